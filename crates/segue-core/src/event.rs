@@ -1,0 +1,86 @@
+//! Facts that the shell reports, in the past tense. The core ignores facts about workers it
+//! no longer knows, so a late one does no harm.
+
+use crate::ids::{AddressId, AskId, Generation, RequestId, SocketRef, WorkerId};
+
+/// Something happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The app is to run. First event of all.
+    StartRequested { request: RequestId },
+    /// Replace every worker with a new generation.
+    ReloadRequested { request: RequestId },
+    /// Change the number of slots.
+    ScaleRequested { request: RequestId, to: Scale },
+    /// Drain everything, then finish. Asked again, it hurries.
+    StopRequested { request: RequestId },
+    /// End everything at once.
+    KillRequested { request: RequestId },
+
+    /// The release of a generation has been resolved; `changed` says that `listen`, arguments or
+    /// environment differ from the serving generation's, so that it may listen elsewhere.
+    Prepared { generation: Generation, changed: bool },
+    /// The release of a generation cannot be resolved.
+    PrepareFailed { generation: Generation },
+
+    /// The process exists.
+    Spawned { worker: WorkerId },
+    /// No process could be made.
+    SpawnFailed { worker: WorkerId },
+    /// The worker wants to listen at an address.
+    Asked { worker: WorkerId, ask: AskId, address: AddressId, kind: AddressKind },
+    /// The worker listens there now.
+    Listened { worker: WorkerId, address: AddressId },
+    /// The worker no longer listens there.
+    Closed { worker: WorkerId, address: AddressId },
+    /// `process.send('ready')`.
+    SaidReady { worker: WorkerId },
+    /// Another process below the worker listens: the worker is a wrapper and will never ask.
+    FoundWrapper { worker: WorkerId },
+    /// The channel is at its end, or no longer usable. The process may still run.
+    ChannelEnded { worker: WorkerId },
+    /// The process is gone, its output has been read, its channel is closed.
+    Exited { worker: WorkerId, status: ExitStatus },
+    /// Answer to [`Action::CheckSettled`](crate::Action::CheckSettled).
+    SettleChecked { worker: WorkerId, clear: bool },
+
+    /// The socket is bound, listens and has its place in the group. `steered` is false where the kernel
+    /// refused the steering program: the address then has this one socket only.
+    Opened { socket: SocketRef, steered: bool },
+    /// The socket could not be made.
+    OpenFailed { socket: SocketRef, errno: i32 },
+    /// The set was not changed. A set that was changed is not reported.
+    SteerFailed { address: AddressId },
+
+    /// [`App::next_deadline`](crate::App::next_deadline) has come.
+    DeadlineReached,
+}
+
+/// A number of slots, absolute or relative.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scale {
+    To(u32),
+    Up(u32),
+    Down(u32),
+}
+
+/// What can be done with the sockets of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddressKind {
+    /// TCP: a group of sockets, steered by a program.
+    Steered,
+    /// A Unix-domain path: a socket for each generation, cut over by rename.
+    Path,
+    /// One socket for everybody: UDP, abstract names. A new generation's answer is held until the cut-over.
+    Single,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitStatus {
+    Code(i32),
+    Signal(i32),
+    /// The process is gone and nobody could say how.
+    Unknown,
+}
+

@@ -1,0 +1,29 @@
+//! What a segue supervisor decides: who is spawned, who gets connections, who leaves and when.
+//!
+//! ```text
+//!   facts (Event) ──▶ App::handle(now, event) ──▶ orders (Action) ──▶ the shell performs them
+//!        ▲                     │                                            │
+//!        │                     └── next_deadline(): wake me then            │
+//!        └──────────────── what came of it ◀────────────────────────────────┘
+//! ```
+//!
+//! The crate is pure: it knows no PID, signal number, path, socket or clock, and has no
+//! dependencies. `clippy.toml` beside its manifest bans what would break that.
+
+#![forbid(unsafe_code)]
+
+mod action;
+mod event;
+mod ids;
+mod settings;
+mod time;
+mod view;
+
+pub use action::{Action, Cause, Failure, Finish, Leaving, Notice, Outcome, Refusal, Signal, Tend};
+pub use event::{AddressKind, Event, ExitStatus, Scale};
+pub use ids::{
+    AddressId, AskId, Generation, ReloadId, RequestId, SlotId, SocketIndex, SocketRef, WorkerId,
+};
+pub use settings::{Distribution, GiveUp, Intensity, ReadyRule, Settings};
+pub use time::Time;
+pub use view::{AddressView, AppPhase, AppView, ReloadView, SlotView, WorkerPhase, WorkerView};

@@ -1,0 +1,16 @@
+//! The Linux calls that segue needs, in safe types. This is the only crate with `unsafe`
+//! code; where rustix has a call, rustix is used.
+//!
+//! It decides nothing: every function is one kernel fact, returns `io::Result`, and leaves
+//! context and recovery to its caller.
+
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
+
+pub mod clock;
+pub mod diag;
+pub mod passing;
+pub mod process;
+pub mod signal;
+pub mod socket;
+pub mod spawn;
+pub mod steering;

@@ -1,0 +1,1 @@
+//! The program that says which socket of a group gets a new connection.

@@ -1,0 +1,1 @@
+//! Configuration: as written, and as meant.

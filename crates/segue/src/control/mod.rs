@@ -1,0 +1,1 @@
+//! The control API: server, client, and the translation between core and wire.

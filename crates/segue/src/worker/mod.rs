@@ -1,0 +1,1 @@
+//! One worker process: how it is launched, its channel, its output.
