@@ -16,21 +16,39 @@ pub enum Action {
     /// No worker of this generation will be spawned any more.
     Forget { generation: Generation },
     /// Start a process. Answered by `Spawned` or `SpawnFailed`.
-    Spawn { worker: WorkerId, slot: SlotId, generation: Generation },
+    Spawn {
+        worker: WorkerId,
+        slot: SlotId,
+        generation: Generation,
+    },
 
     /// Make a socket: the next one of its address's group, or the address's first.
     /// A new steered address comes with a program that sends everything to this first one.
     /// Answered by `Opened` or `OpenFailed`.
     Open { socket: SocketRef },
     /// Answer a worker's question with a socket.
-    Give { worker: WorkerId, ask: AskId, socket: SocketRef },
+    Give {
+        worker: WorkerId,
+        ask: AskId,
+        socket: SocketRef,
+    },
     /// Answer a worker's question with an error (a positive errno).
-    Deny { worker: WorkerId, ask: AskId, errno: i32 },
+    Deny {
+        worker: WorkerId,
+        ask: AskId,
+        errno: i32,
+    },
     /// From now on new connections go to exactly these sockets. Never empty.
-    /// For a path: exactly one, moved onto the path.
-    Steer { address: AddressId, set: Vec<SocketIndex> },
+    /// For a path: exactly one, moved onto the path. Answered by `Steered` or `SteerFailed`.
+    Steer {
+        address: AddressId,
+        set: Vec<SocketIndex>,
+    },
     /// These workers may be handed connections of this address, in turn.
-    Publish { address: AddressId, workers: Vec<WorkerId> },
+    Publish {
+        address: AddressId,
+        workers: Vec<WorkerId>,
+    },
     /// What to do with connections in the queue of a socket that no worker will accept from.
     Tend { socket: SocketRef, how: Tend },
     /// Let no new connection begin at this address; what has begun goes on.
@@ -49,7 +67,10 @@ pub enum Action {
     Signal { worker: WorkerId, signal: Signal },
 
     /// Tell a caller how its request ended. Exactly one for each request.
-    Reply { request: RequestId, outcome: Outcome },
+    Reply {
+        request: RequestId,
+        outcome: Outcome,
+    },
     /// News for logs, event streams and callers that watch.
     Notify(Notice),
     /// Everything is over: end the supervisor's work on this app.
@@ -82,7 +103,11 @@ pub enum Outcome {
     /// Every slot of the first generation is ready.
     Started { took: Duration },
     /// The new generation serves alone.
-    Reloaded { reload: ReloadId, generation: Generation, took: Duration },
+    Reloaded {
+        reload: ReloadId,
+        generation: Generation,
+        took: Duration,
+    },
     /// Nothing has changed; the old generation serves.
     ReloadFailed { reload: ReloadId, failure: Failure },
     /// A later request overtook this one.
@@ -132,7 +157,10 @@ pub enum Cause {
     /// Ready time-out: it listens nowhere.
     NeverListened { within: Duration },
     /// Ready time-out: it does not listen where the serving generation does.
-    NotListeningAt { address: AddressId, within: Duration },
+    NotListeningAt {
+        address: AddressId,
+        within: Duration,
+    },
     /// Ready time-out: no `process.send('ready')`.
     NeverSaidReady { within: Duration },
     /// Another process below it listens.
@@ -178,41 +206,116 @@ pub enum Finish {
 /// News, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
-    WorkerSpawned { worker: WorkerId, slot: SlotId, generation: Generation },
-    WorkerReady { worker: WorkerId, slot: SlotId, took: Duration },
+    WorkerSpawned {
+        worker: WorkerId,
+        slot: SlotId,
+        generation: Generation,
+    },
+    WorkerReady {
+        worker: WorkerId,
+        slot: SlotId,
+        took: Duration,
+    },
     /// A worker failed that had not been asked to leave.
-    WorkerFailed { worker: WorkerId, slot: SlotId, cause: Cause },
+    WorkerFailed {
+        worker: WorkerId,
+        slot: SlotId,
+        cause: Cause,
+    },
     /// Its successor is spawned after this wait.
-    RespawnDue { slot: SlotId, wait: Duration, restarts: u32 },
+    RespawnDue {
+        slot: SlotId,
+        wait: Duration,
+        restarts: u32,
+    },
     /// Restart intensity reached.
-    SlotGivenUp { slot: SlotId, restarts: u32, within: Duration },
-    WorkerLeaving { worker: WorkerId, slot: SlotId, why: Leaving },
+    SlotGivenUp {
+        slot: SlotId,
+        restarts: u32,
+        within: Duration,
+    },
+    WorkerLeaving {
+        worker: WorkerId,
+        slot: SlotId,
+        why: Leaving,
+    },
     /// The worker has no connection left; it is told to end.
-    WorkerDrained { worker: WorkerId, slot: SlotId, took: Duration },
+    WorkerDrained {
+        worker: WorkerId,
+        slot: SlotId,
+        took: Duration,
+    },
     /// The drain's deadline came first.
-    DrainTimedOut { worker: WorkerId, slot: SlotId, limit: Duration },
+    DrainTimedOut {
+        worker: WorkerId,
+        slot: SlotId,
+        limit: Duration,
+    },
     /// It ignored the stop request too.
-    WorkerKilled { worker: WorkerId, slot: SlotId },
+    WorkerKilled {
+        worker: WorkerId,
+        slot: SlotId,
+    },
     /// A worker that was asked to leave is gone.
-    WorkerLeft { worker: WorkerId, slot: SlotId, status: ExitStatus },
+    WorkerLeft {
+        worker: WorkerId,
+        slot: SlotId,
+        status: ExitStatus,
+    },
     /// Everybody who should serve is ready.
-    AppReady { workers: u32, took: Duration },
-    ReloadStarted { reload: ReloadId, generation: Generation },
-    ReloadCommitted { reload: ReloadId, generation: Generation, took: Duration },
-    ReloadFailed { reload: ReloadId, failure: Failure },
-    ReloadSuperseded { reload: ReloadId, by: ReloadId },
-    GenerationGone { generation: Generation },
-    AddressOpened { address: AddressId, steered: bool },
-    AddressClosed { address: AddressId },
+    AppReady {
+        workers: u32,
+        took: Duration,
+    },
+    ReloadStarted {
+        reload: ReloadId,
+        generation: Generation,
+    },
+    ReloadCommitted {
+        reload: ReloadId,
+        generation: Generation,
+        took: Duration,
+    },
+    ReloadFailed {
+        reload: ReloadId,
+        failure: Failure,
+    },
+    ReloadSuperseded {
+        reload: ReloadId,
+        by: ReloadId,
+    },
+    GenerationGone {
+        generation: Generation,
+    },
+    AddressOpened {
+        address: AddressId,
+        steered: bool,
+    },
+    AddressClosed {
+        address: AddressId,
+    },
     /// Nobody will serve this address soon: connections are refused.
-    AddressUnserved { address: AddressId },
+    AddressUnserved {
+        address: AddressId,
+    },
     /// Somebody serves it again.
-    AddressServed { address: AddressId },
+    AddressServed {
+        address: AddressId,
+    },
     /// A held answer was given before the cut-over, because the worker could not get ready without it.
-    HeldReleased { worker: WorkerId, address: AddressId },
+    HeldReleased {
+        worker: WorkerId,
+        address: AddressId,
+    },
     /// Late handshakes or queued connections were still there at the limit; they are handed over.
-    SettleTimedOut { worker: WorkerId, slot: SlotId },
-    Scaled { from: u32, to: u32 },
+    SettleTimedOut {
+        worker: WorkerId,
+        slot: SlotId,
+    },
+    Scaled {
+        from: u32,
+        to: u32,
+    },
     Stopping,
     /// The signal was understood and is not possible now.
     Refused(Refusal),

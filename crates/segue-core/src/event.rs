@@ -19,20 +19,36 @@ pub enum Event {
 
     /// The release of a generation has been resolved; `changed` says that `listen`, arguments or
     /// environment differ from the serving generation's, so that it may listen elsewhere.
-    Prepared { generation: Generation, changed: bool },
+    Prepared {
+        generation: Generation,
+        changed: bool,
+    },
     /// The release of a generation cannot be resolved.
     PrepareFailed { generation: Generation },
 
     /// The process exists.
     Spawned { worker: WorkerId },
+    /// The process speaks over its channel.
+    Attached { worker: WorkerId },
     /// No process could be made.
     SpawnFailed { worker: WorkerId },
     /// The worker wants to listen at an address.
-    Asked { worker: WorkerId, ask: AskId, address: AddressId, kind: AddressKind },
+    Asked {
+        worker: WorkerId,
+        ask: AskId,
+        address: AddressId,
+        kind: AddressKind,
+    },
     /// The worker listens there now.
-    Listened { worker: WorkerId, address: AddressId },
+    Listened {
+        worker: WorkerId,
+        address: AddressId,
+    },
     /// The worker no longer listens there.
-    Closed { worker: WorkerId, address: AddressId },
+    Closed {
+        worker: WorkerId,
+        address: AddressId,
+    },
     /// `process.send('ready')`.
     SaidReady { worker: WorkerId },
     /// Another process below the worker listens: the worker is a wrapper and will never ask.
@@ -40,7 +56,10 @@ pub enum Event {
     /// The channel is at its end, or no longer usable. The process may still run.
     ChannelEnded { worker: WorkerId },
     /// The process is gone, its output has been read, its channel is closed.
-    Exited { worker: WorkerId, status: ExitStatus },
+    Exited {
+        worker: WorkerId,
+        status: ExitStatus,
+    },
     /// Answer to [`Action::CheckSettled`](crate::Action::CheckSettled).
     SettleChecked { worker: WorkerId, clear: bool },
 
@@ -49,7 +68,9 @@ pub enum Event {
     Opened { socket: SocketRef, steered: bool },
     /// The socket could not be made.
     OpenFailed { socket: SocketRef, errno: i32 },
-    /// The set was not changed. A set that was changed is not reported.
+    /// The set is in force.
+    Steered { address: AddressId },
+    /// The set was not changed; the one before it is still in force.
     SteerFailed { address: AddressId },
 
     /// [`App::next_deadline`](crate::App::next_deadline) has come.
@@ -83,4 +104,3 @@ pub enum ExitStatus {
     /// The process is gone and nobody could say how.
     Unknown,
 }
-

@@ -13,13 +13,23 @@
 #![forbid(unsafe_code)]
 
 mod action;
+mod address;
+mod app;
+mod deadline;
 mod event;
 mod ids;
+mod leave;
+mod reload;
+mod serve;
 mod settings;
+mod slot;
+mod stop;
 mod time;
 mod view;
+mod worker;
 
 pub use action::{Action, Cause, Failure, Finish, Leaving, Notice, Outcome, Refusal, Signal, Tend};
+pub use app::App;
 pub use event::{AddressKind, Event, ExitStatus, Scale};
 pub use ids::{
     AddressId, AskId, Generation, ReloadId, RequestId, SlotId, SocketIndex, SocketRef, WorkerId,

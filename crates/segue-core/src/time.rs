@@ -22,7 +22,10 @@ impl Add<Duration> for Time {
     // Rounds up: a deadline may come late by a fraction of a millisecond, never early.
     fn add(self, duration: Duration) -> Self {
         let millis = duration.as_nanos().div_ceil(1_000_000);
-        Self(self.0.saturating_add(u64::try_from(millis).unwrap_or(u64::MAX)))
+        Self(
+            self.0
+                .saturating_add(u64::try_from(millis).unwrap_or(u64::MAX)),
+        )
     }
 }
 

@@ -1,0 +1,308 @@
+//! The model of one address: its group of sockets, who holds which, which are in the set that
+//! gets new connections, and what becomes of a queue that nobody accepts from.
+//!
+//! ```text
+//!   socket:   parked ──Give──▶ held ──holder closed it or is gone──▶ parked
+//!   set:      sockets of ready workers of the generation in front; while there is none, the
+//!             set stays what it was, because its sockets' queues wait for a successor
+//! ```
+//! A socket is never given to a worker that is yet to be proved while new connections, or
+//! handshakes that began earlier, can still reach it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use crate::action::Tend;
+use crate::event::AddressKind;
+use crate::ids::{AddressId, AskId, Generation, SocketIndex, WorkerId};
+use crate::settings::Distribution;
+use crate::time::Time;
+use crate::worker::Worker;
+
+/// A handshake that began before a socket left the set is over by then, or never will be: the kernel
+/// gives up resending its SYN-ACK only later, but a client that has not answered two of them has gone.
+pub(crate) const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Wait before a refused change of the set is tried again.
+const STEER_RETRY: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Address {
+    pub(crate) kind: AddressKind,
+    pub(crate) sockets: Vec<Socket>,
+    /// The last socket of `sockets` has been ordered and not reported yet.
+    pub(crate) is_opening: bool,
+    pub(crate) asks: VecDeque<Ask>,
+    /// Who gets new connections now.
+    pub(crate) set: Vec<SocketIndex>,
+    /// A change of the set that has been ordered and not reported yet.
+    pub(crate) ordered: Option<Vec<SocketIndex>>,
+    pub(crate) retry_at: Option<Time>,
+    /// Who may be handed connections.
+    pub(crate) published: Vec<WorkerId>,
+    /// Since when nobody has served it, nor will soon.
+    pub(crate) unserved_since: Option<Time>,
+    pub(crate) is_refusing: bool,
+    pub(crate) is_announced_unserved: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Socket {
+    /// The generation that it was last given to.
+    pub(crate) generation: Option<Generation>,
+    pub(crate) holders: BTreeSet<WorkerId>,
+    pub(crate) tend: Tend,
+    /// When it left the set, unless no handshake from before is known to be left.
+    pub(crate) left_set: Option<Time>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ask {
+    pub(crate) worker: WorkerId,
+    pub(crate) ask: AskId,
+    /// Not to be held until the cut-over (any more).
+    pub(crate) is_released: bool,
+}
+
+/// What the model must know of a worker that asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Asker {
+    pub(crate) worker: WorkerId,
+    pub(crate) generation: Generation,
+    pub(crate) is_serving: bool,
+    /// It may accept connections as soon as it listens.
+    pub(crate) is_trusted: bool,
+    pub(crate) is_released: bool,
+}
+
+/// How a question is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Choice {
+    Take(SocketIndex),
+    Open(SocketIndex),
+    Hold,
+    /// The worker listens there already.
+    Duplicate,
+    /// The group is as large as an index can name.
+    Full,
+}
+
+pub(crate) type Workers = BTreeMap<WorkerId, Worker>;
+
+impl Address {
+    pub(crate) fn new(kind: AddressKind) -> Self {
+        Self {
+            kind,
+            sockets: Vec::new(),
+            is_opening: false,
+            asks: VecDeque::new(),
+            set: Vec::new(),
+            ordered: None,
+            retry_at: None,
+            published: Vec::new(),
+            unserved_since: None,
+            is_refusing: false,
+            is_announced_unserved: false,
+        }
+    }
+
+    pub(crate) fn indexed(&self) -> impl Iterator<Item = (SocketIndex, &Socket)> {
+        (0_u16..).map(SocketIndex).zip(&self.sockets)
+    }
+
+    pub(crate) fn socket_mut(&mut self, index: SocketIndex) -> Option<&mut Socket> {
+        self.sockets.get_mut(usize::from(index.0))
+    }
+
+    /// New connections reach it, or may at any moment.
+    pub(crate) fn is_in_set(&self, index: SocketIndex) -> bool {
+        self.set.contains(&index)
+            || self
+                .ordered
+                .as_ref()
+                .is_some_and(|set| set.contains(&index))
+    }
+
+    pub(crate) fn choose(&self, asker: Asker, distribution: Distribution, now: Time) -> Choice {
+        if self
+            .sockets
+            .iter()
+            .any(|socket| socket.holders.contains(&asker.worker))
+        {
+            return Choice::Duplicate;
+        }
+        let Ok(next) = u16::try_from(self.sockets.len()) else {
+            return Choice::Full;
+        };
+        let found = match self.kind {
+            AddressKind::Single if self.sockets.is_empty() => None,
+            AddressKind::Single if asker.is_serving || asker.is_released => Some(SocketIndex(0)),
+            AddressKind::Single => return Choice::Hold,
+            AddressKind::Path => self
+                .of_generation(asker.generation)
+                .or(self.free(asker, now)),
+            AddressKind::Steered => match distribution {
+                Distribution::Shared => self
+                    .of_generation(asker.generation)
+                    .or(self.free(asker, now)),
+                Distribution::Spread => self.free(asker, now),
+            },
+        };
+        found.map_or(Choice::Open(SocketIndex(next)), Choice::Take)
+    }
+
+    fn of_generation(&self, generation: Generation) -> Option<SocketIndex> {
+        self.indexed()
+            .find(|(_, socket)| socket.generation == Some(generation) && !socket.holders.is_empty())
+            .map(|(index, _)| index)
+    }
+
+    fn free(&self, asker: Asker, now: Time) -> Option<SocketIndex> {
+        let free = || {
+            self.indexed()
+                .filter(|(_, socket)| socket.holders.is_empty())
+        };
+        if asker.is_trusted {
+            // A queue that waits in the set comes first.
+            free()
+                .find(|(index, _)| self.is_in_set(*index))
+                .or_else(|| free().next())
+                .map(|(index, _)| index)
+        } else {
+            free()
+                .find(|(index, socket)| !self.is_in_set(*index) && socket.is_rested(now))
+                .map(|(index, _)| index)
+        }
+    }
+
+    /// The set as it should be with `front` as the generation that gets new connections.
+    pub(crate) fn desired_set(
+        &self,
+        id: AddressId,
+        front: Generation,
+        workers: &Workers,
+    ) -> Vec<SocketIndex> {
+        let serves = |worker: &WorkerId| {
+            workers.get(worker).is_some_and(|worker| {
+                worker.generation == front && worker.is_ready() && worker.listens.contains(&id)
+            })
+        };
+        let mut members: Vec<SocketIndex> = self
+            .indexed()
+            .filter(|(_, socket)| socket.holders.iter().any(serves))
+            .map(|(index, _)| index)
+            .collect();
+        match self.kind {
+            AddressKind::Steered => {}
+            AddressKind::Path | AddressKind::Single => members.truncate(1),
+        }
+        if members.is_empty() {
+            self.set.clone()
+        } else {
+            members
+        }
+    }
+
+    /// Who may be handed connections: ready workers of the generation in front; failing those,
+    /// proven ones on their way out that still accept.
+    pub(crate) fn desired_publication(
+        &self,
+        id: AddressId,
+        front: Generation,
+        workers: &Workers,
+    ) -> Vec<WorkerId> {
+        let listening = |wanted: fn(&Worker, Generation) -> bool| -> Vec<WorkerId> {
+            workers
+                .iter()
+                .filter(|(_, worker)| {
+                    worker.listens.contains(&id) && worker.has_channel() && wanted(worker, front)
+                })
+                .map(|(id, _)| *id)
+                .collect()
+        };
+        let ready = listening(|worker, front| worker.generation == front && worker.is_ready());
+        if !ready.is_empty() {
+            return ready;
+        }
+        listening(|worker, front| {
+            worker.generation <= front && worker.accepts() && !worker.is_booting()
+        })
+    }
+
+    /// What to do with the queue of a socket.
+    pub(crate) fn desired_tend(&self, socket: &Socket, workers: &Workers) -> Tend {
+        let is_accepted_from = socket
+            .holders
+            .iter()
+            .any(|holder| workers.get(holder).is_some_and(Worker::accepts));
+        if is_accepted_from {
+            Tend::Leave
+        } else if !self.published.is_empty() {
+            Tend::HandOver
+        } else if self.is_refusing {
+            Tend::Reset
+        } else {
+            Tend::Leave
+        }
+    }
+
+    pub(crate) fn steered(&mut self, now: Time) {
+        let Some(ordered) = self.ordered.take() else {
+            return;
+        };
+        for index in std::mem::replace(&mut self.set, ordered) {
+            if !self.set.contains(&index)
+                && let Some(socket) = self.socket_mut(index)
+            {
+                socket.left_set = Some(now);
+            }
+        }
+        self.retry_at = None;
+    }
+
+    pub(crate) fn steer_failed(&mut self, now: Time) {
+        self.ordered = None;
+        self.retry_at = Some(now + STEER_RETRY);
+    }
+
+    /// The worker's sockets hold nothing from before they left the set.
+    pub(crate) fn note_clear(&mut self, worker: WorkerId) {
+        let cleared: Vec<SocketIndex> = self
+            .indexed()
+            .filter(|(index, socket)| socket.holders.contains(&worker) && !self.is_in_set(*index))
+            .map(|(index, _)| index)
+            .collect();
+        for index in cleared {
+            if let Some(socket) = self.socket_mut(index) {
+                socket.left_set = None;
+            }
+        }
+    }
+
+    pub(crate) fn release(&mut self, worker: WorkerId) {
+        for socket in &mut self.sockets {
+            socket.holders.remove(&worker);
+        }
+    }
+
+    pub(crate) fn has_holders(&self) -> bool {
+        self.sockets.iter().any(|socket| !socket.holders.is_empty())
+    }
+}
+
+impl Socket {
+    pub(crate) fn parked() -> Self {
+        Self {
+            generation: None,
+            holders: BTreeSet::new(),
+            tend: Tend::Leave,
+            left_set: None,
+        }
+    }
+
+    /// No handshake from the time when it was in the set can still arrive.
+    fn is_rested(&self, now: Time) -> bool {
+        self.left_set
+            .is_none_or(|left| now >= left + HANDSHAKE_LIMIT)
+    }
+}

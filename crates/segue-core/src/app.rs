@@ -1,0 +1,580 @@
+//! One app: takes facts, keeps what follows from them, and gives orders.
+//!
+//! An event only records what it says; then `converge` moves every part one step towards what
+//! is wanted, until nothing moves. So no event can forget a consequence.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::action::{Action, Cause, Failure, Finish, Leaving, Notice, Outcome, Refusal};
+use crate::address::Address;
+use crate::event::{Event, ExitStatus, Scale};
+use crate::ids::{AddressId, Generation, ReloadId, RequestId, SlotId, WorkerId};
+use crate::reload::{Reload, Waiting};
+use crate::settings::{GiveUp, Settings};
+use crate::slot::{Next, Slot, Verdict};
+use crate::stop::Stop;
+use crate::time::Time;
+use crate::worker::{ChannelState, Worker};
+
+/// No app may have more slots: two generations of sockets must fit into one group with room to spare.
+const MAX_WORKERS: u32 = 1000;
+
+/// A process whose channel has ended has this long to exit by itself.
+pub(crate) const CHANNEL_GRACE: Duration = Duration::from_secs(1);
+
+/// One app's decisions.
+#[derive(Clone, Debug)]
+pub struct App {
+    pub(crate) settings: Settings,
+    pub(crate) now: Time,
+    pub(crate) phase: Phase,
+    pub(crate) slots: BTreeMap<SlotId, Slot>,
+    pub(crate) workers: BTreeMap<WorkerId, Worker>,
+    pub(crate) addresses: BTreeMap<AddressId, Address>,
+    /// The generation that a respawn belongs to.
+    pub(crate) serving: Generation,
+    pub(crate) reload: Option<Reload>,
+    /// The newest reload asked for while another is under way.
+    pub(crate) waiting: Option<Waiting>,
+    /// Workers that have become quiet in this step and whose handshakes are to be noted.
+    pub(crate) newly_quiet: Vec<WorkerId>,
+    /// Generations whose end has not been reported.
+    pub(crate) leaving: Vec<Generation>,
+    last_worker: u32,
+    pub(crate) last_generation: u32,
+    pub(crate) last_reload: u32,
+    actions: Vec<Action>,
+    /// Something changed in this pass that another step may have to follow.
+    pub(crate) has_moved: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    New,
+    /// The first generation's release is being resolved.
+    Preparing {
+        request: RequestId,
+        since: Time,
+        until: Time,
+    },
+    /// No worker has been ready yet, or not all of the first generation.
+    Starting {
+        start: Option<Start>,
+        failure: Option<Failure>,
+        was_ready: bool,
+    },
+    Running,
+    Stopping(Stop),
+    Finished,
+}
+
+/// The first start, until it is reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Start {
+    pub(crate) request: RequestId,
+    pub(crate) since: Time,
+}
+
+impl App {
+    /// An app that has not been started.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            now: Time(0),
+            phase: Phase::New,
+            slots: BTreeMap::new(),
+            workers: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+            serving: Generation(1),
+            reload: None,
+            waiting: None,
+            newly_quiet: Vec::new(),
+            leaving: Vec::new(),
+            last_worker: 0,
+            last_generation: 1,
+            last_reload: 0,
+            actions: Vec::new(),
+            has_moved: false,
+        }
+    }
+
+    /// Takes one fact and returns what to do, in order. Never fails; time never runs backwards.
+    #[must_use]
+    pub fn handle(&mut self, now: Time, event: Event) -> Vec<Action> {
+        self.now = self.now.max(now);
+        self.apply(event);
+        self.converge();
+        debug_assert!(
+            self.next_deadline().is_none_or(|at| at > self.now),
+            "a deadline that has come was not acted upon: the shell would spin"
+        );
+        std::mem::take(&mut self.actions)
+    }
+
+    pub(crate) fn order(&mut self, action: Action) {
+        self.has_moved = true;
+        self.actions.push(action);
+    }
+
+    pub(crate) fn notify(&mut self, notice: Notice) {
+        self.order(Action::Notify(notice));
+    }
+
+    pub(crate) fn reply(&mut self, request: RequestId, outcome: Outcome) {
+        self.order(Action::Reply { request, outcome });
+    }
+
+    fn apply(&mut self, event: Event) {
+        match event {
+            Event::StartRequested { request } => self.start(request),
+            Event::ReloadRequested { request } => self.request_reload(request),
+            Event::ScaleRequested { request, to } => self.scale(request, to),
+            Event::StopRequested { request } => self.request_stop(request),
+            Event::KillRequested { request } => self.request_kill(request),
+            Event::Prepared {
+                generation,
+                changed,
+            } => self.prepared(generation, changed),
+            Event::PrepareFailed { generation } => self.prepare_failed(generation),
+            Event::Spawned { worker } => {
+                if let Some(worker) = self.workers.get_mut(&worker) {
+                    worker.is_spawned = true;
+                }
+            }
+            Event::Attached { worker } => {
+                if let Some(worker) = self.workers.get_mut(&worker) {
+                    worker.is_attached = true;
+                }
+            }
+            Event::SpawnFailed { worker } => {
+                let now = self.now;
+                self.worker_gone(worker, |_| Cause::SpawnFailed, ExitStatus::Unknown, now);
+            }
+            Event::Asked {
+                worker,
+                ask,
+                address,
+                kind,
+            } => self.asked(worker, ask, address, kind),
+            Event::Listened { worker, address } => {
+                if let Some(worker) = self.workers.get_mut(&worker) {
+                    worker.listens.insert(address);
+                    worker.held.retain(|held| held.address != address);
+                }
+            }
+            Event::Closed { worker, address } => self.closed(worker, address),
+            Event::SaidReady { worker } => {
+                if let Some(worker) = self.workers.get_mut(&worker) {
+                    worker.said_ready = true;
+                }
+            }
+            Event::FoundWrapper { worker } => {
+                if self.workers.get(&worker).is_some_and(Worker::is_booting) {
+                    self.fail(worker, Cause::Wrapper, Leaving::NotReady);
+                }
+            }
+            Event::ChannelEnded { worker } => {
+                let at = self.now;
+                if let Some(worker) = self.workers.get_mut(&worker) {
+                    worker.channel = ChannelState::Ended { at };
+                    worker.held.clear();
+                }
+            }
+            Event::Exited { worker, status } => {
+                let now = self.now;
+                self.worker_gone(
+                    worker,
+                    |served| match served {
+                        Some(after) => Cause::ExitedReady { status, after },
+                        None => Cause::ExitedBooting { status },
+                    },
+                    status,
+                    now,
+                );
+            }
+            Event::SettleChecked { worker, clear } => self.settle_checked(worker, clear),
+            Event::Opened { socket, steered } => self.opened(socket, steered),
+            Event::OpenFailed { socket, errno } => self.open_failed(socket, errno),
+            Event::Steered { address } => {
+                let now = self.now;
+                if let Some(address) = self.addresses.get_mut(&address) {
+                    address.steered(now);
+                }
+            }
+            Event::SteerFailed { address } => self.steer_failed(address),
+            Event::DeadlineReached => {}
+        }
+    }
+
+    /// Moves everything towards what is wanted until nothing moves. Each step below acts only
+    /// where something has changed, and every change is towards an end, so this terminates;
+    /// the bound is for bugs.
+    fn converge(&mut self) {
+        for _ in 0..64 {
+            self.has_moved = false;
+            self.spawn_due();
+            self.answer_asks();
+            self.advance_boots();
+            self.advance_reload();
+            self.advance_addresses();
+            self.advance_leavers();
+            self.advance_phase();
+            if !self.has_moved {
+                break;
+            }
+        }
+    }
+
+    fn start(&mut self, request: RequestId) {
+        if self.phase != Phase::New {
+            self.reply(request, Outcome::Refused(Refusal::Starting));
+            return;
+        }
+        for slot in 0..self.settings.workers.clamp(1, MAX_WORKERS) {
+            self.slots.insert(SlotId(slot), Slot::vacant(self.now));
+        }
+        let until = self.now + self.settings.ready_timeout;
+        self.phase = Phase::Preparing {
+            request,
+            since: self.now,
+            until,
+        };
+        self.order(Action::Prepare {
+            generation: self.serving,
+        });
+    }
+
+    pub(crate) fn started_preparing(&mut self, failed: bool) {
+        let Phase::Preparing { request, since, .. } = self.phase else {
+            return;
+        };
+        if failed {
+            let failure = Failure {
+                worker: None,
+                slot: None,
+                cause: Cause::PrepareFailed,
+            };
+            self.reply(request, Outcome::NeverStarted { failure });
+            self.phase = Phase::Stopping(Stop::because(self.now, Finish::NeverStarted(failure)));
+        } else {
+            let start = Some(Start { request, since });
+            self.phase = Phase::Starting {
+                start,
+                failure: None,
+                was_ready: false,
+            };
+        }
+    }
+
+    fn scale(&mut self, request: RequestId, to: Scale) {
+        let from = u32::try_from(self.slots.len()).unwrap_or(MAX_WORKERS);
+        let to = match to {
+            Scale::To(workers) => workers,
+            Scale::Up(by) => from.saturating_add(by),
+            Scale::Down(by) => from.saturating_sub(by),
+        };
+        let refusal = match self.phase {
+            Phase::New | Phase::Preparing { .. } => Some(Refusal::Starting),
+            Phase::Stopping(_) | Phase::Finished => Some(Refusal::Stopping),
+            Phase::Starting { .. } | Phase::Running if self.reload.is_some() => {
+                Some(Refusal::Reloading)
+            }
+            Phase::Starting { .. } | Phase::Running if to == 0 => Some(Refusal::NoWorkers),
+            Phase::Starting { .. } | Phase::Running if to > MAX_WORKERS => Some(Refusal::TooMany),
+            Phase::Starting { .. } | Phase::Running => None,
+        };
+        if let Some(refusal) = refusal {
+            self.reply(request, Outcome::Refused(refusal));
+            return;
+        }
+        for slot in from..to {
+            self.slots.insert(SlotId(slot), Slot::vacant(self.now));
+        }
+        for slot in to..from {
+            let leaver = self
+                .slots
+                .remove(&SlotId(slot))
+                .and_then(|slot| slot.occupant);
+            if let Some(worker) = leaver {
+                self.leave(worker, Leaving::ScaledDown);
+            }
+        }
+        if from != to {
+            self.notify(Notice::Scaled { from, to });
+        }
+        self.reply(request, Outcome::Scaled { from, to });
+    }
+
+    /// Whether vacant slots are to be filled: not before anybody has shown that the app can start.
+    pub(crate) fn respawns(&self) -> bool {
+        match self.phase {
+            Phase::Starting {
+                was_ready, failure, ..
+            } => was_ready || failure.is_none(),
+            Phase::Running => true,
+            Phase::New | Phase::Preparing { .. } | Phase::Stopping(_) | Phase::Finished => false,
+        }
+    }
+
+    fn spawn_due(&mut self) {
+        if !self.respawns() {
+            return;
+        }
+        let due: Vec<SlotId> = self
+            .slots
+            .iter()
+            .filter(|(_, slot)| {
+                slot.occupant.is_none()
+                    && matches!(slot.respawn.next, Next::At(at) if at <= self.now)
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        for slot in due {
+            let worker = self.spawn(slot, self.serving);
+            if let Some(slot) = self.slots.get_mut(&slot) {
+                slot.occupant = Some(worker);
+            }
+        }
+    }
+
+    pub(crate) fn spawn(&mut self, slot: SlotId, generation: Generation) -> WorkerId {
+        self.last_worker += 1;
+        let worker = WorkerId(self.last_worker);
+        let until = self.now + self.settings.ready_timeout;
+        self.workers
+            .insert(worker, Worker::booting(slot, generation, self.now, until));
+        self.order(Action::Spawn {
+            worker,
+            slot,
+            generation,
+        });
+        self.notify(Notice::WorkerSpawned {
+            worker,
+            slot,
+            generation,
+        });
+        worker
+    }
+
+    /// A worker that should have stayed is no good (any more).
+    pub(crate) fn fail(&mut self, worker: WorkerId, cause: Cause, leaving: Leaving) {
+        let Some(found) = self.workers.get(&worker) else {
+            return;
+        };
+        if !found.stays() {
+            return;
+        }
+        let slot = found.slot;
+        let served = found.is_ready().then(|| self.now.since(found.since));
+        self.notify(Notice::WorkerFailed {
+            worker,
+            slot,
+            cause,
+        });
+        self.leave(worker, leaving);
+        self.account_failure(worker, slot, served, cause);
+    }
+
+    /// The process does not exist (any more).
+    fn worker_gone(
+        &mut self,
+        worker: WorkerId,
+        cause: impl Fn(Option<Duration>) -> Cause,
+        status: ExitStatus,
+        now: Time,
+    ) {
+        let Some(found) = self.workers.get(&worker) else {
+            return;
+        };
+        let slot = found.slot;
+        if found.stays() {
+            let served = found.is_ready().then(|| now.since(found.since));
+            let cause = cause(served);
+            self.notify(Notice::WorkerFailed {
+                worker,
+                slot,
+                cause,
+            });
+            self.forget_worker(worker);
+            self.account_failure(worker, slot, served, cause);
+        } else {
+            self.notify(Notice::WorkerLeft {
+                worker,
+                slot,
+                status,
+            });
+            self.forget_worker(worker);
+        }
+    }
+
+    fn forget_worker(&mut self, worker: WorkerId) {
+        self.workers.remove(&worker);
+        self.newly_quiet.retain(|id| *id != worker);
+        for address in self.addresses.values_mut() {
+            address.release(worker);
+            address.asks.retain(|ask| ask.worker != worker);
+        }
+    }
+
+    fn account_failure(
+        &mut self,
+        worker: WorkerId,
+        slot: SlotId,
+        served: Option<Duration>,
+        cause: Cause,
+    ) {
+        let failure = Failure {
+            worker: Some(worker),
+            slot: Some(slot),
+            cause,
+        };
+        if self
+            .reload
+            .as_ref()
+            .is_some_and(|reload| reload.is_incoming(worker))
+        {
+            self.fail_reload(failure);
+            return;
+        }
+        let is_occupant = self
+            .slots
+            .get(&slot)
+            .is_some_and(|slot| slot.occupant == Some(worker));
+        if !is_occupant {
+            return;
+        }
+        if let Phase::Starting {
+            failure: first,
+            was_ready: false,
+            ..
+        } = &mut self.phase
+        {
+            first.get_or_insert(failure);
+        }
+        let settings = self.settings.clone();
+        let Some(place) = self.slots.get_mut(&slot) else {
+            return;
+        };
+        place.occupant = None;
+        let verdict = place.respawn.fail(self.now, served, &settings);
+        let restarts = place.respawn.restarts;
+        if !self.respawns() {
+            return;
+        }
+        match verdict {
+            Verdict::Respawn { wait } => {
+                self.notify(Notice::RespawnDue {
+                    slot,
+                    wait,
+                    restarts,
+                });
+            }
+            Verdict::GiveUp => {
+                let within = settings.intensity.within;
+                self.notify(Notice::SlotGivenUp {
+                    slot,
+                    restarts,
+                    within,
+                });
+            }
+        }
+    }
+
+    /// Decides about the first start, and ends what is at its end.
+    fn advance_phase(&mut self) {
+        self.report_gone_generations();
+        match self.phase.clone() {
+            Phase::New | Phase::Finished => {}
+            Phase::Preparing { until, .. } => {
+                if self.now >= until {
+                    self.started_preparing(true);
+                }
+            }
+            Phase::Starting {
+                start,
+                failure,
+                was_ready,
+            } => {
+                self.advance_start(start, failure, was_ready);
+            }
+            Phase::Running => self.advance_give_up(),
+            Phase::Stopping(stop) => self.advance_stop(stop),
+        }
+    }
+
+    fn advance_start(&mut self, start: Option<Start>, failure: Option<Failure>, was_ready: bool) {
+        let occupants = || {
+            self.slots
+                .values()
+                .map(|slot| slot.occupant.and_then(|worker| self.workers.get(&worker)))
+        };
+        let is_any_ready = occupants().flatten().any(Worker::is_ready);
+        let is_any_booting = occupants().flatten().any(Worker::is_booting);
+        let are_all_ready = occupants().all(|worker| worker.is_some_and(Worker::is_ready));
+        if are_all_ready {
+            if let Some(Start { request, since }) = start {
+                let took = self.now.since(since);
+                let workers = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
+                self.notify(Notice::AppReady { workers, took });
+                self.reply(request, Outcome::Started { took });
+            }
+            self.phase = Phase::Running;
+            return;
+        }
+        match failure {
+            Some(failure) if !is_any_ready && !is_any_booting && !was_ready => {
+                if let Some(Start { request, .. }) = start {
+                    self.reply(request, Outcome::NeverStarted { failure });
+                }
+                self.begin_stop(Stop::because(self.now, Finish::NeverStarted(failure)));
+            }
+            _ if is_any_ready && !was_ready => {
+                self.phase = Phase::Starting {
+                    start,
+                    failure,
+                    was_ready: true,
+                };
+                // Slots that failed before anybody was ready have waited for this.
+                self.spawn_due();
+            }
+            _ => self.advance_give_up(),
+        }
+    }
+
+    fn advance_give_up(&mut self) {
+        let is_given_up = self.reload.is_none()
+            && self.waiting.is_none()
+            && self
+                .slots
+                .values()
+                .all(|slot| slot.occupant.is_none() && slot.respawn.next == Next::GivenUp);
+        if is_given_up && self.settings.give_up == GiveUp::Exit {
+            self.begin_stop(Stop::because(self.now, Finish::GivenUp));
+        }
+    }
+
+    fn report_gone_generations(&mut self) {
+        let gone: Vec<Generation> = self
+            .leaving
+            .iter()
+            .copied()
+            .filter(|generation| {
+                self.workers
+                    .values()
+                    .all(|worker| worker.generation != *generation)
+            })
+            .collect();
+        self.leaving.retain(|generation| !gone.contains(generation));
+        for generation in gone {
+            self.order(Action::Forget { generation });
+            self.notify(Notice::GenerationGone { generation });
+        }
+    }
+
+    pub(crate) fn next_reload_id(&mut self) -> ReloadId {
+        self.last_reload += 1;
+        ReloadId(self.last_reload)
+    }
+}

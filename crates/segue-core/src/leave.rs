@@ -1,0 +1,280 @@
+//! How a worker leaves: it gets no new connections, goes on accepting those on their way,
+//! finishes what is open, is told to end, is killed. Every step has a deadline.
+
+use std::time::Duration;
+
+use crate::action::{Action, Cause, Leaving, Notice, Signal};
+use crate::address::HANDSHAKE_LIMIT;
+use crate::app::{App, CHANNEL_GRACE, Phase as AppState};
+use crate::ids::WorkerId;
+use crate::time::Time;
+use crate::worker::{ChannelState, Check, Phase};
+
+/// Between two looks at a queue that was not empty.
+const CHECK_AGAIN: Duration = Duration::from_millis(50);
+
+/// A drained process may end by itself for so long before it is asked to.
+const EXIT_GRACE: Duration = Duration::from_millis(500);
+
+/// SIGKILL is sent again after this, in case the process was stuck in the kernel.
+const KILL_AGAIN: Duration = Duration::from_secs(5);
+
+impl App {
+    /// Asks a worker to leave. Asked again, nothing changes.
+    pub(crate) fn leave(&mut self, id: WorkerId, why: Leaving) {
+        let now = self.now;
+        let settle = self.settings.settle;
+        let kill_at = now + self.settings.kill_after;
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        if !worker.stays() {
+            return;
+        }
+        let slot = worker.slot;
+        let has_served = worker.is_ready() || !worker.listens.is_empty();
+        let is_unproven = matches!(why, Leaving::Abandoned | Leaving::NotReady);
+        worker.held.clear();
+        if !has_served || (is_unproven && worker.listens.is_empty()) {
+            // No connection has reached it.
+            worker.enter(now, Phase::Stopping { why, kill_at });
+            self.notify(Notice::WorkerLeaving {
+                worker: id,
+                slot,
+                why,
+            });
+            self.order(Action::Signal {
+                worker: id,
+                signal: Signal::Stop,
+            });
+            return;
+        }
+        if is_unproven {
+            // Connections have reached it only where they could not be kept away.
+            self.notify(Notice::WorkerLeaving {
+                worker: id,
+                slot,
+                why,
+            });
+            self.drain_until(id, why, kill_at);
+            return;
+        }
+        let limit = now + HANDSHAKE_LIMIT.max(settle);
+        let check = Check::At(now + settle);
+        worker.enter(now, Phase::Quiet { why, check, limit });
+        self.newly_quiet.push(id);
+        self.notify(Notice::WorkerLeaving {
+            worker: id,
+            slot,
+            why,
+        });
+    }
+
+    pub(crate) fn settle_checked(&mut self, id: WorkerId, clear: bool) {
+        let now = self.now;
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        let Phase::Quiet {
+            why,
+            check: Check::Asked,
+            limit,
+        } = worker.phase
+        else {
+            return;
+        };
+        if clear {
+            for address in self.addresses.values_mut() {
+                address.note_clear(id);
+            }
+            self.begin_drain(id, why);
+        } else {
+            worker.phase = Phase::Quiet {
+                why,
+                check: Check::At(now + CHECK_AGAIN),
+                limit,
+            };
+        }
+    }
+
+    fn begin_drain(&mut self, id: WorkerId, why: Leaving) {
+        let until = self.drain_deadline();
+        self.drain_until(id, why, until);
+    }
+
+    /// Asks the worker to finish what is open: over its channel, or where it has none by the stop request.
+    fn drain_until(&mut self, id: WorkerId, why: Leaving, until: Time) {
+        let now = self.now;
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        if worker.is_attached && worker.has_channel() {
+            worker.enter(now, Phase::Draining { why, until });
+            self.order(Action::Disconnect { worker: id });
+        } else {
+            worker.enter(
+                now,
+                Phase::Stopping {
+                    why,
+                    kill_at: until,
+                },
+            );
+            self.order(Action::Signal {
+                worker: id,
+                signal: Signal::Stop,
+            });
+        }
+    }
+
+    fn drain_deadline(&self) -> Time {
+        match &self.phase {
+            AppState::Stopping(stop) => stop.until,
+            AppState::New
+            | AppState::Preparing { .. }
+            | AppState::Starting { .. }
+            | AppState::Running
+            | AppState::Finished => self.now + self.settings.drain_timeout,
+        }
+    }
+
+    /// Moves every worker whose time has come one phase on.
+    pub(crate) fn advance_leavers(&mut self) {
+        // The sets have been changed by now: what is under way towards these workers began before.
+        for worker in std::mem::take(&mut self.newly_quiet) {
+            self.order(Action::BeginSettle { worker });
+        }
+        let ids: Vec<WorkerId> = self.workers.keys().copied().collect();
+        for id in ids {
+            self.advance_leaver(id);
+        }
+    }
+
+    fn advance_leaver(&mut self, id: WorkerId) {
+        let now = self.now;
+        let kill_at = now + self.settings.kill_after;
+        let stop_by = match &self.phase {
+            AppState::Stopping(stop) => Some(stop.until),
+            AppState::New
+            | AppState::Preparing { .. }
+            | AppState::Starting { .. }
+            | AppState::Running
+            | AppState::Finished => None,
+        };
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        let slot = worker.slot;
+        let took = now.since(worker.since);
+        match worker.phase {
+            Phase::Booting { .. } | Phase::Ready => {
+                if let ChannelState::Ended { at } = worker.channel
+                    && now >= at + CHANNEL_GRACE
+                {
+                    self.fail(id, Cause::ChannelLost, Leaving::ChannelLost);
+                }
+            }
+            Phase::Quiet { why, check, limit } => {
+                if now >= limit {
+                    self.notify(Notice::SettleTimedOut { worker: id, slot });
+                    self.begin_drain(id, why);
+                } else if matches!(check, Check::At(at) if now >= at) {
+                    worker.phase = Phase::Quiet {
+                        why,
+                        check: Check::Asked,
+                        limit,
+                    };
+                    self.order(Action::CheckSettled { worker: id });
+                }
+            }
+            Phase::Draining { why, until } => {
+                let until = stop_by.map_or(until, |stop_by| until.min(stop_by));
+                if let ChannelState::Ended { .. } = worker.channel {
+                    let stop_at = now + EXIT_GRACE;
+                    worker.enter(now, Phase::Drained { why, stop_at });
+                    self.notify(Notice::WorkerDrained {
+                        worker: id,
+                        slot,
+                        took,
+                    });
+                } else if now >= until {
+                    worker.enter(now, Phase::Stopping { why, kill_at });
+                    self.count_cut_off();
+                    self.notify(Notice::DrainTimedOut {
+                        worker: id,
+                        slot,
+                        limit: took,
+                    });
+                    self.order(Action::Signal {
+                        worker: id,
+                        signal: Signal::Stop,
+                    });
+                } else {
+                    worker.phase = Phase::Draining { why, until };
+                }
+            }
+            Phase::Drained { why, stop_at } => {
+                if now >= stop_at {
+                    worker.enter(now, Phase::Stopping { why, kill_at });
+                    self.order(Action::Signal {
+                        worker: id,
+                        signal: Signal::Stop,
+                    });
+                }
+            }
+            Phase::Stopping { kill_at, .. } => {
+                if now >= kill_at {
+                    self.kill(id);
+                }
+            }
+            Phase::Killed { why, again_at } => {
+                if now >= again_at {
+                    worker.phase = Phase::Killed {
+                        why,
+                        again_at: now + KILL_AGAIN,
+                    };
+                    self.order(Action::Signal {
+                        worker: id,
+                        signal: Signal::Kill,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Ends a worker at once, whatever it is doing.
+    pub(crate) fn kill(&mut self, id: WorkerId) {
+        let now = self.now;
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        let (why, is_cut_off) = match worker.phase {
+            Phase::Booting { .. } => (Leaving::Stop, false),
+            Phase::Ready => (Leaving::Stop, true),
+            Phase::Quiet { why, .. } | Phase::Draining { why, .. } => (why, true),
+            Phase::Drained { why, .. } | Phase::Stopping { why, .. } => (why, false),
+            Phase::Killed { .. } => return,
+        };
+        let slot = worker.slot;
+        worker.enter(
+            now,
+            Phase::Killed {
+                why,
+                again_at: now + KILL_AGAIN,
+            },
+        );
+        if is_cut_off {
+            self.count_cut_off();
+        }
+        self.notify(Notice::WorkerKilled { worker: id, slot });
+        self.order(Action::Signal {
+            worker: id,
+            signal: Signal::Kill,
+        });
+    }
+
+    fn count_cut_off(&mut self) {
+        if let AppState::Stopping(stop) = &mut self.phase {
+            stop.cut_off += 1;
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! The end of an app: nothing new begins, what is queued and open is finished, the rest is
+//! killed in time.
+
+use crate::action::{Action, Finish, Leaving, Notice, Outcome, Refusal};
+use crate::app::{App, Phase, Start};
+use crate::ids::{AddressId, RequestId, WorkerId};
+use crate::time::Time;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stop {
+    /// Workers are told to end by then.
+    pub(crate) until: Time,
+    pub(crate) requests: Vec<RequestId>,
+    /// Workers that were ended before they had drained.
+    pub(crate) cut_off: u32,
+    because: Finish,
+}
+
+impl Stop {
+    pub(crate) fn because(now: Time, because: Finish) -> Self {
+        Self {
+            until: now,
+            requests: Vec::new(),
+            cut_off: 0,
+            because,
+        }
+    }
+}
+
+impl App {
+    pub(crate) fn request_stop(&mut self, request: RequestId) {
+        match &mut self.phase {
+            Phase::Finished => self.reply(request, Outcome::Stopped),
+            Phase::Stopping(stop) => {
+                stop.requests.push(request);
+                self.kill_all();
+            }
+            Phase::New | Phase::Preparing { .. } | Phase::Starting { .. } | Phase::Running => {
+                let mut stop = Stop::because(self.now, Finish::Stopped { killed: 0 });
+                stop.requests.push(request);
+                self.begin_stop(stop);
+            }
+        }
+    }
+
+    pub(crate) fn request_kill(&mut self, request: RequestId) {
+        if !matches!(self.phase, Phase::Stopping(_) | Phase::Finished) {
+            self.request_stop(request);
+            self.kill_all();
+        } else {
+            self.request_stop(request);
+        }
+    }
+
+    fn kill_all(&mut self) {
+        let ids: Vec<WorkerId> = self.workers.keys().copied().collect();
+        for id in ids {
+            self.kill(id);
+        }
+    }
+
+    pub(crate) fn begin_stop(&mut self, mut stop: Stop) {
+        stop.until = self.now + self.settings.stop_timeout;
+        let start = match self.phase {
+            Phase::Preparing { request, since, .. } => Some(Start { request, since }),
+            Phase::Starting {
+                start,
+                failure: None,
+                ..
+            } => start,
+            Phase::Starting {
+                start,
+                was_ready: true,
+                ..
+            } => start,
+            Phase::Starting { .. }
+            | Phase::New
+            | Phase::Running
+            | Phase::Stopping(_)
+            | Phase::Finished => None,
+        };
+        self.phase = Phase::Stopping(stop);
+        if let Some(Start { request, .. }) = start {
+            self.reply(request, Outcome::Refused(Refusal::Stopping));
+        }
+        self.notify(Notice::Stopping);
+        for request in [
+            self.waiting.take().map(|waiting| waiting.request),
+            self.abandon().map(|reload| reload.request),
+        ]
+        .into_iter()
+        .flatten()
+        {
+            self.reply(request, Outcome::Refused(Refusal::Stopping));
+        }
+        let addresses: Vec<AddressId> = self.addresses.keys().copied().collect();
+        for address in addresses {
+            self.order(Action::ShutGate { address });
+        }
+        let ids: Vec<WorkerId> = self.workers.keys().copied().collect();
+        for id in ids {
+            self.leave(id, Leaving::Stop);
+        }
+        for slot in self.slots.values_mut() {
+            slot.occupant = None;
+        }
+    }
+
+    pub(crate) fn advance_stop(&mut self, stop: Stop) {
+        if !self.workers.is_empty() {
+            return;
+        }
+        let addresses: Vec<AddressId> = self.addresses.keys().copied().collect();
+        for address in addresses {
+            self.close(address);
+        }
+        for request in &stop.requests {
+            let outcome = match stop.cut_off {
+                0 => Outcome::Stopped,
+                killed => Outcome::StoppedHard { killed },
+            };
+            self.reply(*request, outcome);
+        }
+        self.phase = Phase::Finished;
+        self.order(Action::Finish(match stop.because {
+            Finish::Stopped { .. } => Finish::Stopped {
+                killed: stop.cut_off,
+            },
+            because @ (Finish::NeverStarted(_) | Finish::GivenUp) => because,
+        }));
+    }
+}
