@@ -18,7 +18,7 @@ use crate::time::Time;
 use crate::worker::{ChannelState, Worker};
 
 /// No app may have more slots: two generations of sockets must fit into one group with room to spare.
-const MAX_WORKERS: u32 = 1000;
+pub const MAX_WORKERS: u32 = 1024;
 
 /// A process whose channel has ended has this long to exit by itself.
 pub(crate) const CHANNEL_GRACE: Duration = Duration::from_secs(1);
@@ -177,7 +177,10 @@ impl App {
             }
             Event::ChannelEnded { worker } => {
                 let at = self.now;
-                if let Some(worker) = self.workers.get_mut(&worker) {
+                // A program that never spoke may close what it does not know.
+                if let Some(worker) = self.workers.get_mut(&worker)
+                    && worker.is_attached
+                {
                     worker.channel = ChannelState::Ended { at };
                     worker.held.clear();
                 }

@@ -59,7 +59,7 @@ impl App {
             self.drain_until(id, why, kill_at);
             return;
         }
-        let limit = now + HANDSHAKE_LIMIT.max(settle);
+        let limit = now + HANDSHAKE_LIMIT.max(settle + CHECK_AGAIN * 4);
         let check = Check::At(now + settle);
         worker.enter(now, Phase::Quiet { why, check, limit });
         self.newly_quiet.push(id);

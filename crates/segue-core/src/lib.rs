@@ -29,7 +29,7 @@ mod view;
 mod worker;
 
 pub use action::{Action, Cause, Failure, Finish, Leaving, Notice, Outcome, Refusal, Signal, Tend};
-pub use app::App;
+pub use app::{App, MAX_WORKERS};
 pub use event::{AddressKind, Event, ExitStatus, Scale};
 pub use ids::{
     AddressId, AskId, Generation, ReloadId, RequestId, SlotId, SocketIndex, SocketRef, WorkerId,
