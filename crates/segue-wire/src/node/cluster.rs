@@ -5,6 +5,7 @@
 //! kept unless the cluster protocol needs it.
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::loose::Loose;
@@ -165,7 +166,11 @@ impl Message {
                 _ => Self::User,
             });
         }
-        let envelope: Envelope = serde_json::from_slice(line).ok()?;
+        let Ok(envelope) = serde_json::from_slice::<Envelope>(line) else {
+            // Node writes no member twice and no lone surrogate into those we look at; an app may.
+            serde_json::from_slice::<IgnoredAny>(line).ok()?;
+            return Some(Self::User);
+        };
         let message = match envelope.cmd.text() {
             Some("NODE_CLUSTER") => read_cluster(line).unwrap_or(Self::Unknown),
             Some("NODE_HANDLE") => Self::Handle {
@@ -471,8 +476,13 @@ mod tests {
             "0,".repeat(100_000)
         );
         assert_eq!(Message::read(wide.as_bytes()), Some(Message::Unknown));
-        let surrogate = br#"{"text":"\ud800"}"#;
-        assert_eq!(Message::read(surrogate), Some(Message::User));
+        for odd in [
+            r#"{"text":"\ud800"}"#,
+            r#"{"cmd":"\ud800"}"#,
+            r#"{"cmd":1,"cmd":2}"#,
+        ] {
+            assert_eq!(Message::read(odd.as_bytes()), Some(Message::User), "{odd}");
+        }
     }
 
     proptest! {
