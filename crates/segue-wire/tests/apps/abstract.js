@@ -1,0 +1,3 @@
+'use strict';
+
+require('net').createServer().listen('\0segue-record');

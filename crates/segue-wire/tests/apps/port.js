@@ -1,0 +1,3 @@
+'use strict';
+
+require('http').createServer((request, response) => response.end('ok')).listen(+process.env.PORT);

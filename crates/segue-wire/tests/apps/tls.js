@@ -1,0 +1,3 @@
+'use strict';
+
+require('https').createServer({}).listen(+process.env.PORT);

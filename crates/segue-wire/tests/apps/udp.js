@@ -1,0 +1,3 @@
+'use strict';
+
+require('dgram').createSocket({ type: 'udp4', reuseAddr: true }).bind(+process.env.PORT);
