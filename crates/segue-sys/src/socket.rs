@@ -1,1 +1,218 @@
-//! Placeholder.
+//! Makes listening and datagram sockets, accepts and resets connections. Every descriptor
+//! made here is `O_NONBLOCK` and `CLOEXEC`: a worker that inherits a blocking listener from us
+//! would hang in accept (Node 16 does).
+
+use std::ffi::OsStr;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+
+/// A queue as long as the system allows: the kernel cuts it to `net.core.somaxconn`.
+const LONGEST_QUEUE: i32 = 65_535;
+
+const FLAGS: SocketFlags = SocketFlags::CLOEXEC.union(SocketFlags::NONBLOCK);
+
+/// Binds a TCP socket that nobody else may share the port with. A port in `TIME_WAIT` is no
+/// obstacle, one that anybody listens at is `EADDRINUSE`, sockets with `SO_REUSEPORT` included.
+/// `v6_only` means nothing for IPv4; without it an IPv6 wildcard serves IPv4 too.
+pub fn bind_tcp(address: SocketAddr, v6_only: bool) -> io::Result<OwnedFd> {
+    let socket = inet_socket(address, SocketType::STREAM, v6_only)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    rustix::net::bind(&socket, &address)?;
+    Ok(socket)
+}
+
+/// Binds a TCP socket beside others that share the port: those of [`join_tcp`] and a first one
+/// of [`bind_tcp`] that was opened up with [`share_port`]. All must have one effective user.
+pub fn join_tcp(address: SocketAddr, v6_only: bool) -> io::Result<OwnedFd> {
+    let socket = inet_socket(address, SocketType::STREAM, v6_only)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    sockopt::set_socket_reuseport(&socket, true)?;
+    rustix::net::bind(&socket, &address)?;
+    Ok(socket)
+}
+
+/// Says whether others may join the port of a bound socket. To be called before it listens.
+pub fn share_port(socket: impl AsFd, shared: bool) -> io::Result<()> {
+    Ok(sockopt::set_socket_reuseport(socket, shared)?)
+}
+
+/// Binds a UDP socket. With `reuse_address` others who say the same may bind the address too.
+pub fn bind_udp(address: SocketAddr, v6_only: bool, reuse_address: bool) -> io::Result<OwnedFd> {
+    let socket = inet_socket(address, SocketType::DGRAM, v6_only)?;
+    if reuse_address {
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+    }
+    rustix::net::bind(&socket, &address)?;
+    Ok(socket)
+}
+
+fn inet_socket(address: SocketAddr, kind: SocketType, v6_only: bool) -> io::Result<OwnedFd> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let socket = rustix::net::socket_with(family, kind, FLAGS, None)?;
+    if address.is_ipv6() {
+        // Said either way: the default is the sysctl net.ipv6.bindv6only.
+        sockopt::set_ipv6_v6only(&socket, v6_only)?;
+    }
+    Ok(socket)
+}
+
+/// Binds a stream socket in the abstract namespace. `name` is what follows the NUL byte.
+pub fn bind_abstract(name: &[u8]) -> io::Result<OwnedFd> {
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None)?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new_abstract_name(name)?)?;
+    Ok(socket)
+}
+
+/// Binds a stream socket to `name` in `directory`, however long the directory's path is: the
+/// 108 bytes of `sun_path` hold only the name and a few more. The name must be free.
+pub fn bind_path(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None)?;
+    rustix::net::bind(&socket, &path_address(directory, name)?)?;
+    Ok(socket)
+}
+
+/// What is at a path where a stream socket is to be bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occupant {
+    Nobody,
+    /// A socket that nobody listens on: left behind by a program that is gone.
+    Stale(Inode),
+    /// A socket that somebody listens on.
+    Live,
+    /// A file of another kind.
+    NotASocket,
+}
+
+/// A file, independent of its names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inode {
+    pub device: u64,
+    pub number: u64,
+}
+
+/// Finds out what `name` in `directory` is. Only a refused connection proves a socket stale;
+/// whatever else the attempt gives (a full queue, no permission), it counts as live.
+pub fn path_occupant(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<Occupant> {
+    let status = match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(status) => status,
+        Err(Errno::NOENT) => return Ok(Occupant::Nobody),
+        Err(error) => return Err(error.into()),
+    };
+    if FileType::from_raw_mode(status.st_mode) != FileType::Socket {
+        return Ok(Occupant::NotASocket);
+    }
+    let client = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None)?;
+    match rustix::net::connect(&client, &path_address(directory, name)?) {
+        Err(Errno::CONNREFUSED) => Ok(Occupant::Stale(inode(&status))),
+        Err(Errno::NOENT) => Ok(Occupant::Nobody),
+        _ => Ok(Occupant::Live),
+    }
+}
+
+/// The file `name` in `directory`, or `None` if there is none.
+pub fn path_inode(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<Option<Inode>> {
+    match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(status) => Ok(Some(inode(&status))),
+        Err(Errno::NOENT) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Adds the permissions that Node's `readableAll` and `writableAll` stand for: for user, group
+/// and others.
+pub fn open_path_to_all(
+    directory: BorrowedFd<'_>,
+    name: &OsStr,
+    readable: bool,
+    writable: bool,
+) -> io::Result<()> {
+    let status = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    let mut mode = Mode::from_raw_mode(status.st_mode);
+    if readable {
+        mode |= Mode::RUSR | Mode::RGRP | Mode::ROTH;
+    }
+    if writable {
+        mode |= Mode::WUSR | Mode::WGRP | Mode::WOTH;
+    }
+    Ok(rustix::fs::chmodat(
+        directory,
+        name,
+        mode,
+        AtFlags::empty(),
+    )?)
+}
+
+/// Opens a directory for the `*_path` calls of this module; needs no read permission.
+pub fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+}
+
+fn inode(status: &rustix::fs::Stat) -> Inode {
+    Inode {
+        device: status.st_dev,
+        number: status.st_ino,
+    }
+}
+
+fn path_address(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<SocketAddrUnix> {
+    let mut path = format!("/proc/self/fd/{}/", directory.as_raw_fd()).into_bytes();
+    path.extend_from_slice(name.as_bytes());
+    Ok(SocketAddrUnix::new(path)?)
+}
+
+/// Starts to listen, or makes the queue of a listening socket as long as the system allows
+/// again: each `listen` sets the length anew, a worker's own included.
+pub fn listen(socket: impl AsFd) -> io::Result<()> {
+    Ok(rustix::net::listen(socket, LONGEST_QUEUE)?)
+}
+
+/// Takes the next connection from the queue, `O_NONBLOCK` and `CLOEXEC`.
+///
+/// # Errors
+/// `WouldBlock` when the queue is empty; see accept(2) for those of a connection that died in
+/// the queue, and for `EMFILE`.
+pub fn accept(socket: impl AsFd) -> io::Result<OwnedFd> {
+    Ok(rustix::net::accept_with(socket, FLAGS)?)
+}
+
+/// Closes a connection so that its peer learns at once that it is not served: with a reset for
+/// TCP, with the end of the stream for a Unix-domain socket.
+pub fn reset(connection: OwnedFd) {
+    // Without it the close below is an orderly one, which a client may take for an empty answer.
+    let _ = sockopt::set_socket_linger(&connection, Some(Duration::ZERO));
+    drop(connection);
+}
+
+/// The address a TCP or UDP socket is bound to.
+pub fn local_address(socket: impl AsFd) -> io::Result<SocketAddr> {
+    Ok(SocketAddr::try_from(rustix::net::getsockname(socket)?)?)
+}
+
+/// The number of a network interface, for the zone of a link-local address such as `fe80::1%eth0`.
+pub fn interface_index(name: &str) -> io::Result<u32> {
+    let any = rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, FLAGS, None)?;
+    Ok(rustix::net::netdevice::name_to_index(&any, name)?)
+}
+
+/// Whether a connection waits in the queue of a listening socket.
+pub fn has_waiting(socket: impl AsFd) -> io::Result<bool> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut poll_fds = [PollFd::new(&socket, PollFlags::IN)];
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    Ok(poll(&mut poll_fds, Some(&now))? > 0)
+}
