@@ -1,1 +1,27 @@
 //! The listener pool: a socket for each worker, who gets connections, and queues without a worker.
+//!
+//! ```text
+//!   place     what a worker asks for          → an AddressId
+//!   pool      the sockets of every address    ← Action::{Open, Give, Steer, ShutGate, Close}
+//!     bind      makes TCP, UDP and abstract sockets
+//!     path      makes Unix-domain sockets and moves them onto their path
+//!     steer     who of a TCP group gets new connections
+//!     settle    whether a quieted worker has connections coming
+//!   straggler queues that no worker accepts from ← Action::{Publish, Tend}
+//! ```
+//!
+//! It decides nothing: which socket is whose and which are in the set is the core's business.
+//! Accepted connections never come here, except stragglers.
+
+mod bind;
+mod path;
+mod place;
+mod pool;
+mod settle;
+mod steer;
+mod straggler;
+
+pub(crate) use place::{Place, Wish};
+pub(crate) use pool::{Opened, Pool};
+pub(crate) use steer::allowed_by_environment;
+pub(crate) use straggler::{Counts, HandOver, Stragglers};

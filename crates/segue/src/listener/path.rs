@@ -1,0 +1,241 @@
+//! Unix-domain sockets with a path: one socket for each generation, of which one is on the path.
+//!
+//! A socket is bound under a private name beside the path and moved onto it by rename(2), which
+//! replaces what is there in one step: new connections go to the new socket, the queue of the
+//! old one keeps its own. The one that is replaced gets a private name, so that it can be moved
+//! back. A path that somebody else took meanwhile is never touched.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, RenameFlags};
+use rustix::io::Errno;
+use segue_core::SocketIndex;
+use segue_sys::socket::{self, Inode, Occupant};
+
+use super::place::Manner;
+
+/// The names of an address's sockets.
+#[derive(Debug)]
+pub(super) struct Names {
+    directory: OwnedFd,
+    /// The path's last part.
+    name: OsString,
+    /// By socket index.
+    members: Vec<Member>,
+    /// Which of them is on the path, unless somebody took it away.
+    on_path: Option<SocketIndex>,
+}
+
+#[derive(Debug)]
+struct Member {
+    inode: Inode,
+    /// Its private name, while it is not on the path.
+    private: Option<OsString>,
+}
+
+impl Names {
+    /// # Errors
+    /// Those of open(2) for the directory.
+    pub(super) fn new(path: &Path) -> io::Result<Self> {
+        let directory = path.parent().unwrap_or(Path::new("/"));
+        let name = path.file_name().ok_or(Errno::INVAL)?;
+        Ok(Self {
+            directory: socket::open_directory(directory)?,
+            name: name.to_owned(),
+            members: Vec::new(),
+            on_path: None,
+        })
+    }
+
+    /// One more socket, listening. The first one is on the path when this returns.
+    ///
+    /// # Errors
+    /// `EADDRINUSE` if the path is that of a living socket, or of something else; else those of bind(2).
+    pub(super) fn open(&mut self, how: Manner) -> io::Result<OwnedFd> {
+        let (socket, private) = self.bind_private()?;
+        match self.admit(&socket, &private, how) {
+            Ok(()) => Ok(socket),
+            Err(error) => {
+                let _ = self.unlink(&private);
+                Err(error)
+            }
+        }
+    }
+
+    fn admit(&mut self, socket: &OwnedFd, private: &OsStr, how: Manner) -> io::Result<()> {
+        let directory = self.directory.as_fd();
+        if how.readable_all || how.writable_all {
+            socket::open_path_to_all(directory, private, how.readable_all, how.writable_all)?;
+        }
+        socket::listen(socket)?;
+        let inode = socket::path_inode(directory, private)?.ok_or(Errno::NOENT)?;
+        let is_first = self.members.is_empty();
+        if is_first {
+            self.claim(private)?;
+            self.on_path = Some(SocketIndex(0));
+        }
+        self.members.push(Member {
+            inode,
+            private: (!is_first).then(|| private.to_owned()),
+        });
+        Ok(())
+    }
+
+    /// Moves the first socket onto the path, which must be free or stale.
+    fn claim(&self, private: &OsStr) -> io::Result<()> {
+        // More than one round only if others come and go at the same path just now.
+        for _ in 0..4 {
+            match self.rename_onto_nothing(private, &self.name) {
+                Err(Errno::EXIST) => {}
+                result => return Ok(result?),
+            }
+            match socket::path_occupant(self.directory.as_fd(), &self.name)? {
+                Occupant::Nobody => {}
+                Occupant::Stale(inode) => self.remove_stale(inode)?,
+                Occupant::Live | Occupant::NotASocket => break,
+            }
+        }
+        Err(Errno::ADDRINUSE.into())
+    }
+
+    /// Removes a socket that nobody listens on. Between the look and the removal somebody else
+    /// may have put a living one there: so it is moved aside first, and put back if it is
+    /// another than the one looked at.
+    fn remove_stale(&self, stale: Inode) -> io::Result<()> {
+        let aside = self.free_name(|name| match self.rename_onto_nothing(&self.name, name) {
+            Err(Errno::NOENT) => Ok(()),
+            result => result,
+        })?;
+        match socket::path_inode(self.directory.as_fd(), &aside)? {
+            Some(inode) if inode == stale => Ok(self.unlink(&aside)?),
+            Some(_) => Ok(self.rename_onto_nothing(&aside, &self.name)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Moves a socket onto the path, in one step.
+    ///
+    /// # Errors
+    /// `EINVAL` for an unknown socket, `EADDRINUSE` if the path is somebody else's now, `ENOENT`
+    /// if the socket has lost its name; else those of link(2) and rename(2).
+    pub(super) fn steer(&mut self, index: SocketIndex) -> io::Result<()> {
+        let position = usize::from(index.0);
+        let member = self.members.get(position).ok_or(Errno::INVAL)?;
+        let present = socket::path_inode(self.directory.as_fd(), &self.name)?;
+        if present == Some(member.inode) {
+            self.on_path = Some(index);
+            return Ok(());
+        }
+        let private = member.private.clone().ok_or(Errno::NOENT)?;
+        match present {
+            None => self.rename_onto_nothing(&private, &self.name)?,
+            Some(present) => {
+                let replaced = self.members.iter().position(|other| other.inode == present);
+                let replaced = replaced.ok_or(Errno::ADDRINUSE)?;
+                let kept = self.free_name(|name| self.link_path_to(name))?;
+                if let Err(error) = self.rename_onto_path(&private) {
+                    let _ = self.unlink(&kept);
+                    return Err(error.into());
+                }
+                if let Some(replaced) = self.members.get_mut(replaced) {
+                    replaced.private = Some(kept);
+                }
+            }
+        }
+        if let Some(member) = self.members.get_mut(position) {
+            member.private = None;
+        }
+        self.on_path = Some(index);
+        Ok(())
+    }
+
+    /// Takes the path away, if it is still ours: nobody finds the socket any more.
+    pub(super) fn leave_path(&mut self) {
+        let Some(index) = self.on_path.take() else {
+            return;
+        };
+        let ours = self
+            .members
+            .get(usize::from(index.0))
+            .map(|member| member.inode);
+        let present = socket::path_inode(self.directory.as_fd(), &self.name);
+        if let Ok(Some(present)) = present
+            && Some(present) == ours
+        {
+            let _ = self.unlink(&self.name);
+        }
+    }
+
+    /// Takes all names away.
+    pub(super) fn close(mut self) {
+        self.leave_path();
+        for private in self
+            .members
+            .iter()
+            .filter_map(|member| member.private.as_ref())
+        {
+            let _ = self.unlink(private);
+        }
+    }
+
+    fn bind_private(&self) -> io::Result<(OwnedFd, OsString)> {
+        let mut bound = None;
+        let private = self.free_name(|name| {
+            let socket = socket::bind_path(self.directory.as_fd(), name);
+            bound = Some(socket.map_err(|error| match Errno::from_io_error(&error) {
+                Some(Errno::ADDRINUSE) => Errno::EXIST,
+                Some(errno) => errno,
+                None => Errno::IO,
+            })?);
+            Ok(())
+        })?;
+        let socket = bound.ok_or(Errno::IO)?;
+        Ok((socket, private))
+    }
+
+    /// Tries private names with `make` until one was free (`EEXIST` says it was not). Other
+    /// supervisors may use the directory too, even with our pid, in another pid namespace.
+    fn free_name(
+        &self,
+        mut make: impl FnMut(&OsStr) -> rustix::io::Result<()>,
+    ) -> io::Result<OsString> {
+        let pid = std::process::id();
+        for number in 0..1_000 {
+            let name = OsString::from(format!(".segue-{pid}-{number}"));
+            match make(&name) {
+                Ok(()) => return Ok(name),
+                Err(Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Errno::EXIST.into())
+    }
+
+    fn rename_onto_nothing(&self, from: &OsStr, to: &OsStr) -> rustix::io::Result<()> {
+        let directory = &self.directory;
+        match rustix::fs::renameat_with(directory, from, directory, to, RenameFlags::NOREPLACE) {
+            // A file system without this flag: a link cannot replace anything either.
+            Err(Errno::INVAL) => {
+                rustix::fs::linkat(directory, from, directory, to, AtFlags::empty())?;
+                self.unlink(from)
+            }
+            result => result,
+        }
+    }
+
+    fn rename_onto_path(&self, from: &OsStr) -> rustix::io::Result<()> {
+        rustix::fs::renameat(&self.directory, from, &self.directory, &self.name)
+    }
+
+    fn link_path_to(&self, name: &OsStr) -> rustix::io::Result<()> {
+        let directory = &self.directory;
+        rustix::fs::linkat(directory, &self.name, directory, name, AtFlags::empty())
+    }
+
+    fn unlink(&self, name: &OsStr) -> rustix::io::Result<()> {
+        rustix::fs::unlinkat(&self.directory, name, AtFlags::empty())
+    }
+}

@@ -1,0 +1,377 @@
+//! The pool: the listening sockets of every address, in the order that steering counts them.
+//!
+//! A socket of the pool stays open while its address is in use, whoever has a copy of it: closing
+//! one would reset what its queue holds and move the last one into its place. Copies for workers
+//! and for the stragglers' watch come from [`Pool::lend`].
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+
+use rustix::io::Errno;
+use segue_core::{AddressId, AddressKind, SocketIndex, SocketRef, WorkerId};
+use segue_sys::{diag, socket};
+use segue_wire::node::{self, QueryServer, TicketKeys};
+use serde_json::Value;
+
+use super::path::Names;
+use super::place::{Manner, Place, Places, Wish};
+use super::settle::{self, Handshakes, Settling, Watched};
+use super::{bind, steer};
+
+/// Every listening socket of one app.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    steering_allowed: bool,
+    places: Places,
+    /// What the last question about an address said.
+    manners: BTreeMap<AddressId, Manner>,
+    tickets: BTreeMap<AddressId, TicketKeys>,
+    /// Descriptors of workers that are to become an address's socket.
+    adopted: BTreeMap<AddressId, OwnedFd>,
+    open: BTreeMap<AddressId, Open>,
+    settling: Settling,
+}
+
+/// A socket was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Opened {
+    /// False where the kernel refused to steer: the address has this one socket only.
+    pub(crate) steered: bool,
+}
+
+/// An address in use.
+#[derive(Debug)]
+struct Open {
+    sockets: Vec<OwnedFd>,
+    /// Sockets that get new connections.
+    set: Vec<SocketIndex>,
+    gate_is_shut: bool,
+    nature: Nature,
+    /// Handshakes right after the set last changed, once somebody needed to know.
+    handshakes: Option<Handshakes>,
+}
+
+#[derive(Debug)]
+enum Nature {
+    Group {
+        local: SocketAddr,
+    },
+    /// TCP where the kernel refuses to steer.
+    Alone {
+        local: SocketAddr,
+    },
+    Udp {
+        local: SocketAddr,
+    },
+    Path(Names),
+    /// Abstract names and descriptors of the worker.
+    Fixed,
+}
+
+impl Pool {
+    /// An empty pool. Without `steering_allowed` each TCP address has one socket, as on a kernel
+    /// that refuses to steer.
+    pub(crate) fn new(steering_allowed: bool) -> Self {
+        Self {
+            steering_allowed,
+            places: Places::default(),
+            manners: BTreeMap::new(),
+            tickets: BTreeMap::new(),
+            adopted: BTreeMap::new(),
+            open: BTreeMap::new(),
+            settling: Settling::default(),
+        }
+    }
+
+    /// The address that a worker's question is about. The answer's errno is for the worker.
+    ///
+    /// # Errors
+    /// `EINVAL` for a question that names no place, `ENODEV` for an unknown network interface.
+    pub(crate) fn asked(&mut self, query: &QueryServer) -> Result<(AddressId, AddressKind), Errno> {
+        let wish = Wish::of(&query.place, query.index)?;
+        let kind = wish.place.kind();
+        let address = self.places.intern(wish.place);
+        self.manners.insert(address, wish.how);
+        Ok((address, kind))
+    }
+
+    /// The address that a worker's `listening` message is about; `None` if nobody ever asked for it.
+    pub(crate) fn listened(&self, place: &node::Place, index: u64) -> Option<AddressId> {
+        let port_of = |address| Some(self.open.get(&address)?.nature.local()?.port());
+        self.places.listening(place, index, port_of)
+    }
+
+    /// Where an address is, as messages of the worker describe it.
+    pub(crate) fn place(&self, address: AddressId) -> Option<&Place> {
+        self.places.place(address)
+    }
+
+    /// The copy of a worker's own descriptor that becomes the socket of a [`Place::Descriptor`],
+    /// unless that is open already. Needed before its [`open`](Self::open).
+    pub(crate) fn adopt(&mut self, address: AddressId, descriptor: OwnedFd) {
+        if !self.open.contains_key(&address) {
+            self.adopted.insert(address, descriptor);
+        }
+    }
+
+    /// Makes the next socket of its address. The first one gets all connections until
+    /// [`steer`](Self::steer) is called; later ones get none.
+    ///
+    /// # Errors
+    /// What the app is to see; `EINVAL` if it is not the next one or the address takes no more.
+    pub(crate) fn open(&mut self, socket: SocketRef) -> Result<Opened, Errno> {
+        let opened = match self.open.contains_key(&socket.address) {
+            true => self.open_next(socket),
+            false if socket.index == SocketIndex(0) => self.open_first(socket.address),
+            false => Err(Errno::INVAL.into()),
+        };
+        opened.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+    }
+
+    fn open_first(&mut self, address: AddressId) -> io::Result<Opened> {
+        let how = self.manners.get(&address).copied().unwrap_or_default();
+        let place = self.places.place(address).ok_or(Errno::INVAL)?;
+        let (socket, nature) = match place {
+            Place::Tcp(inet) => {
+                let first = bind::first_tcp(inet, how, self.steering_allowed)?;
+                let local = first.local;
+                let nature = match first.steered {
+                    true => Nature::Group { local },
+                    false => Nature::Alone { local },
+                };
+                (first.socket, nature)
+            }
+            Place::Udp(inet) => {
+                let (socket, local) = bind::udp(inet, how)?;
+                (socket, Nature::Udp { local })
+            }
+            Place::Path(path) => {
+                let mut names = Names::new(path)?;
+                (names.open(how)?, Nature::Path(names))
+            }
+            Place::Abstract(name) => (bind::abstract_name(name)?, Nature::Fixed),
+            Place::Descriptor(_) => {
+                let adopted = self.adopted.remove(&address).ok_or(Errno::BADF)?;
+                (adopted, Nature::Fixed)
+            }
+        };
+        let opened = Opened {
+            steered: !matches!(nature, Nature::Alone { .. }),
+        };
+        let open = Open {
+            sockets: vec![socket],
+            set: vec![SocketIndex(0)],
+            gate_is_shut: false,
+            nature,
+            handshakes: None,
+        };
+        self.open.insert(address, open);
+        Ok(opened)
+    }
+
+    fn open_next(&mut self, socket: SocketRef) -> io::Result<Opened> {
+        let how = self
+            .manners
+            .get(&socket.address)
+            .copied()
+            .unwrap_or_default();
+        let place = self.places.place(socket.address).ok_or(Errno::INVAL)?;
+        let open = self.open.get_mut(&socket.address).ok_or(Errno::INVAL)?;
+        // Its number must be its place in the kernel's group.
+        if usize::from(socket.index.0) != open.sockets.len() {
+            return Err(Errno::INVAL.into());
+        }
+        let next = match (&mut open.nature, place) {
+            (Nature::Group { local }, Place::Tcp(inet)) => bind::next_tcp(inet, *local)?,
+            (Nature::Path(names), _) => names.open(how)?,
+            _ => return Err(Errno::INVAL.into()),
+        };
+        if open.gate_is_shut && matches!(open.nature, Nature::Group { .. }) {
+            steer::drop_new(&next)?;
+        }
+        open.sockets.push(next);
+        Ok(Opened { steered: true })
+    }
+
+    /// A copy of a socket, for a worker or a watch.
+    ///
+    /// # Errors
+    /// `EBADF` for a socket that is not open, `EMFILE`.
+    pub(crate) fn lend(&self, socket: SocketRef) -> io::Result<OwnedFd> {
+        self.socket(socket).ok_or(Errno::BADF)?.try_clone()
+    }
+
+    fn socket(&self, socket: SocketRef) -> Option<&OwnedFd> {
+        let open = self.open.get(&socket.address)?;
+        open.sockets.get(usize::from(socket.index.0))
+    }
+
+    /// The `data` of the answer to a question that came with `asked`: the ticket keys that the
+    /// address's first TLS server came with, for all who come later, after a close too.
+    pub(crate) fn ticket_data(&mut self, address: AddressId, asked: &Value) -> Value {
+        self.tickets.entry(address).or_default().answer(asked)
+    }
+
+    /// Sends new connections to exactly these sockets, from one moment on. Where an address has
+    /// only one socket there is nothing to do.
+    ///
+    /// # Errors
+    /// `EINVAL` for a set that is empty, names a socket that is not open, or for a path is not
+    /// one socket; else the kernel's. The set is then as it was.
+    pub(crate) fn steer(&mut self, address: AddressId, set: &[SocketIndex]) -> io::Result<()> {
+        let open = self.open.get_mut(&address).ok_or(Errno::INVAL)?;
+        let mut set = set.to_vec();
+        set.sort_unstable();
+        set.dedup();
+        let is_open = |index: &SocketIndex| usize::from(index.0) < open.sockets.len();
+        // A number beyond the group would let the kernel choose among all, unproven ones too.
+        if set.is_empty() || !set.iter().all(is_open) {
+            return Err(Errno::INVAL.into());
+        }
+        match (&mut open.nature, open.sockets.first()) {
+            (Nature::Group { .. }, Some(member)) => {
+                let numbers: Vec<u16> = set.iter().map(|index| index.0).collect();
+                steer::send_to(member, &numbers)?;
+            }
+            (Nature::Path(names), _) => match set[..] {
+                [index] => names.steer(index)?,
+                _ => return Err(Errno::INVAL.into()),
+            },
+            _ => {}
+        }
+        open.set = set;
+        open.handshakes = None;
+        Ok(())
+    }
+
+    /// Makes the queues of an address as long as the system allows again: a worker's own
+    /// `listen` has set the length it asked for.
+    pub(crate) fn raise_backlog(&self, address: AddressId) {
+        let Some(open) = self.open.get(&address) else {
+            return;
+        };
+        if matches!(open.nature, Nature::Udp { .. }) {
+            return;
+        }
+        for socket in &open.sockets {
+            if let Err(error) = socket::listen(socket) {
+                tracing::debug!(%error, address = self.describe(address), "queue stays as it is");
+            }
+        }
+    }
+
+    /// Lets no new connection begin: what has begun is served, and clients that come now are
+    /// as if the server were not there (a path is gone, TCP does not answer). Abstract names and
+    /// UDP have no gate.
+    pub(crate) fn shut_gate(&mut self, address: AddressId) {
+        let name = self.describe(address);
+        let Some(open) = self.open.get_mut(&address) else {
+            return;
+        };
+        open.gate_is_shut = true;
+        open.handshakes = None;
+        match &mut open.nature {
+            Nature::Group { .. } | Nature::Alone { .. } => {
+                for socket in &open.sockets {
+                    if let Err(error) = steer::drop_new(socket) {
+                        tracing::warn!(
+                            %error,
+                            address = name,
+                            "cannot hold back new connections: some may be reset at the end"
+                        );
+                    }
+                }
+            }
+            Nature::Path(names) => names.leave_path(),
+            Nature::Udp { .. } | Nature::Fixed => {}
+        }
+    }
+
+    /// Closes every socket of an address. Copies of workers live on; a watch on one of them must
+    /// have ended before (`Stragglers::forget`), or the port stays taken. The address keeps its number.
+    pub(crate) fn close(&mut self, address: AddressId) {
+        self.adopted.remove(&address);
+        if let Some(open) = self.open.remove(&address)
+            && let Nature::Path(names) = open.nature
+        {
+            names.close();
+        }
+    }
+
+    /// Remembers what is on its way to a worker that has just been taken out of the set. Sockets
+    /// that still get new connections do not count: they are never quiet.
+    pub(crate) fn begin_settle(&mut self, worker: WorkerId, sockets: &[SocketRef]) {
+        let mut watched = Watched::default();
+        for &socket in sockets {
+            let Some(open) = self.open.get_mut(&socket.address) else {
+                continue;
+            };
+            let gets_more = open.set.contains(&socket.index) && !open.gate_is_shut;
+            if gets_more || matches!(open.nature, Nature::Udp { .. }) {
+                continue;
+            }
+            watched.sockets.push(socket);
+            if let Some(port) = open.nature.tcp_port() {
+                // Whoever is in this list and was not there when the set changed came later, to
+                // another socket. So a list made after the change serves all who were taken out by it.
+                let present = open
+                    .handshakes
+                    .get_or_insert_with(|| settle::handshakes(port));
+                let known = watched.handshakes.entry(port).or_default();
+                known.extend(present.iter().copied());
+            }
+        }
+        self.settling.begin(worker, watched);
+    }
+
+    /// Whether the worker's queues are empty and the remembered handshakes are over.
+    pub(crate) fn check_settled(&mut self, worker: WorkerId) -> bool {
+        let open = &self.open;
+        self.settling.is_clear(worker, |socket| {
+            let sockets = open.get(&socket.address).map(|open| &open.sockets);
+            sockets
+                .and_then(|sockets| sockets.get(usize::from(socket.index.0)))
+                .is_some_and(|socket| socket::has_waiting(socket).unwrap_or(false))
+        })
+    }
+
+    /// A name for messages to people: `[::]:3000`, `/run/app.sock`, `udp 127.0.0.1:53`, `@name`.
+    pub(crate) fn describe(&self, address: AddressId) -> String {
+        let local = self.open.get(&address).and_then(|open| open.nature.local());
+        self.places.describe(address, local)
+    }
+
+    /// Where an open TCP or UDP address is bound, with its real port.
+    pub(crate) fn local(&self, address: AddressId) -> Option<SocketAddr> {
+        self.open.get(&address)?.nature.local()
+    }
+
+    /// How many connections wait in each socket of an address, in order; `None` where that is not known.
+    pub(crate) fn queue_lengths(&self, address: AddressId) -> Vec<Option<u32>> {
+        let Some(open) = self.open.get(&address) else {
+            return Vec::new();
+        };
+        open.sockets
+            .iter()
+            .map(|socket| diag::queue_length(socket).ok())
+            .collect()
+    }
+}
+
+impl Nature {
+    fn local(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Group { local } | Self::Alone { local } | Self::Udp { local } => Some(*local),
+            Self::Path(_) | Self::Fixed => None,
+        }
+    }
+
+    fn tcp_port(&self) -> Option<u16> {
+        match self {
+            Self::Group { local } | Self::Alone { local } => Some(local.port()),
+            Self::Udp { .. } | Self::Path(_) | Self::Fixed => None,
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! Who of a group of TCP sockets gets new connections: turns a set into a program of the kernel.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use segue_sys::steering::{Instruction, attach_filter, attach_group_program};
+use segue_wire::steering::{self, Steering};
+
+/// Whether the environment allows steering. `SEGUE_STEERING=off` stands for a kernel that
+/// refuses it: every address then has one socket that all workers share.
+pub(crate) fn allowed_by_environment() -> bool {
+    std::env::var_os("SEGUE_STEERING").is_none_or(|value| value != "off")
+}
+
+/// Sends new connections of the group that `member` belongs to, to exactly these of its
+/// sockets, evenly, from one moment on.
+pub(super) fn send_to(member: impl AsFd, set: &[u16]) -> io::Result<()> {
+    let weighted: Vec<(u16, u32)> = set.iter().map(|&index| (index, 1)).collect();
+    let program = Steering::new(&weighted).and_then(|steering| steering.program());
+    let program = program.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    attach_group_program(member, &for_kernel(&program))
+}
+
+/// Lets no new connection begin at this socket; handshakes under way go on.
+pub(super) fn drop_new(socket: impl AsFd) -> io::Result<()> {
+    attach_filter(socket, &for_kernel(&steering::syn_drop()))
+}
+
+fn for_kernel(program: &[steering::Instruction]) -> Vec<Instruction> {
+    program
+        .iter()
+        .map(|instruction| Instruction {
+            code: instruction.code,
+            jt: instruction.jt,
+            jf: instruction.jf,
+            k: instruction.k,
+        })
+        .collect()
+}

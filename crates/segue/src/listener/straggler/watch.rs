@@ -1,0 +1,146 @@
+//! Accepts from one socket, when there is something to accept, until told to stop.
+
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use segue_sys::socket;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep};
+
+use super::Tally;
+use super::courier::{PATIENCE, Straggler};
+
+/// How long accepting pauses when descriptors or memory have run out.
+const SHORTAGE: Duration = Duration::from_millis(100);
+
+/// A task that accepts; it ends, and its copy of the socket is closed, when this is dropped.
+#[derive(Debug)]
+pub(super) struct Watch {
+    queue: Queue,
+    task: AbortHandle,
+}
+
+impl Watch {
+    /// Sends what it accepts to a courier, as long as there is room.
+    pub(super) fn hand_over(
+        socket: OwnedFd,
+        room: Arc<Semaphore>,
+        stragglers: mpsc::UnboundedSender<Straggler>,
+    ) -> io::Result<Self> {
+        Self::spawn(socket, async move |queue: Queue| {
+            // Room first: between accepting and passing on nothing is awaited, so that the end of
+            // the task cannot come with a connection in its hands.
+            while let Ok(room) = Arc::clone(&room).acquire_owned().await {
+                let Some(connection) = queue.accept().await else {
+                    return;
+                };
+                let straggler = Straggler {
+                    connection,
+                    tried: Vec::new(),
+                    expires: Instant::now() + PATIENCE,
+                    _room: room,
+                };
+                if let Err(undelivered) = stragglers.send(straggler) {
+                    socket::reset(undelivered.0.connection);
+                    return;
+                }
+            }
+        })
+    }
+
+    /// Resets what it accepts.
+    pub(super) fn reset(socket: OwnedFd, tally: Arc<Tally>) -> io::Result<Self> {
+        Self::spawn(socket, async move |queue: Queue| {
+            while let Some(connection) = queue.accept().await {
+                socket::reset(connection);
+                tally.reset.fetch_add(1, Ordering::Relaxed);
+            }
+        })
+    }
+
+    fn spawn<F>(socket: OwnedFd, accept: impl FnOnce(Queue) -> F) -> io::Result<Self>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let queue = Queue::new(socket)?;
+        let task = tokio::spawn(accept(queue.clone())).abort_handle();
+        Ok(Self { queue, task })
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        // An aborted task is dropped at its next turn only; the socket must be closed now, so
+        // that its port is free once the pool has closed it too.
+        self.queue.close();
+        self.task.abort();
+    }
+}
+
+/// A listening socket that can be closed while a task waits on it.
+#[derive(Clone, Debug)]
+struct Queue(Arc<Mutex<Option<AsyncFd<OwnedFd>>>>);
+
+impl Queue {
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe for the sake of types whose descriptor can change; an \
+                  OwnedFd keeps it open and the same for as long as it is registered"
+    )]
+    fn new(socket: OwnedFd) -> io::Result<Self> {
+        let socket = AsyncFd::with_interest(socket, Interest::READABLE)?;
+        Ok(Self(Arc::new(Mutex::new(Some(socket)))))
+    }
+
+    fn close(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// The next connection; `None` when the socket is closed or does not listen any more.
+    async fn accept(&self) -> Option<OwnedFd> {
+        loop {
+            let error = match poll_fn(|context| self.poll_accept(context)).await? {
+                Ok(connection) => return Some(connection),
+                Err(error) => error,
+            };
+            match Errno::from_io_error(&error) {
+                Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                    tracing::warn!(%error, "cannot accept from the queue of an absent worker: trying again");
+                    sleep(SHORTAGE).await;
+                }
+                Some(Errno::BADF | Errno::INVAL | Errno::NOTSOCK | Errno::OPNOTSUPP) => {
+                    tracing::error!(%error, "a queue without a worker cannot be emptied");
+                    return None;
+                }
+                // The connection died in the queue, or a network error of its was passed on: see
+                // accept(2). The next one may be well.
+                _ => {}
+            }
+        }
+    }
+
+    fn poll_accept(&self, context: &mut Context<'_>) -> Poll<Option<io::Result<OwnedFd>>> {
+        let queue = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(socket) = &*queue else {
+            return Poll::Ready(None);
+        };
+        loop {
+            let mut readiness = match ready!(socket.poll_read_ready(context)) {
+                Ok(readiness) => readiness,
+                Err(error) => return Poll::Ready(Some(Err(error))),
+            };
+            if let Ok(accepted) = readiness.try_io(socket::accept) {
+                return Poll::Ready(Some(accepted));
+            }
+        }
+    }
+}
