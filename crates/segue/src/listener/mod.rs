@@ -20,6 +20,8 @@ mod pool;
 mod settle;
 mod steer;
 mod straggler;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use place::{Place, Wish};
 pub(crate) use pool::{Opened, Pool};

@@ -223,3 +223,145 @@ impl Places {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tcp(address: Option<&str>, port: i64) -> node::Place {
+        node::Place {
+            address: address.map(str::to_owned),
+            port: Some(port),
+            address_type: AddressType::V4,
+            ..node::Place::default()
+        }
+    }
+
+    fn at(address_type: AddressType, address: &str) -> node::Place {
+        node::Place {
+            address: Some(address.to_owned()),
+            port: Some(-1),
+            address_type,
+            ..node::Place::default()
+        }
+    }
+
+    fn check(place: &node::Place, name: &str, kind: AddressKind) {
+        let wish = Wish::of(place, 0).expect("a place");
+        assert_eq!(wish.place.to_string(), name);
+        assert_eq!(wish.place.kind(), kind);
+    }
+
+    #[test]
+    fn places_have_names_and_kinds() {
+        check(&tcp(None, 3000), "[::]:3000", AddressKind::Steered);
+        check(
+            &tcp(Some("0.0.0.0"), 80),
+            "0.0.0.0:80",
+            AddressKind::Steered,
+        );
+        check(
+            &tcp(Some("fe80::1%1"), 80),
+            "[fe80::1%1]:80",
+            AddressKind::Steered,
+        );
+        check(
+            &at(AddressType::Path, "/run/x.sock"),
+            "/run/x.sock",
+            AddressKind::Path,
+        );
+        check(
+            &at(AddressType::Path, "/srv/\0x"),
+            "@x",
+            AddressKind::Single,
+        );
+        let udp = node::Place {
+            port: Some(53),
+            fd: Some(-1),
+            ..at(AddressType::Udp4, "127.0.0.1")
+        };
+        check(&udp, "udp 127.0.0.1:53", AddressKind::Single);
+        let any_udp = node::Place {
+            port: None,
+            address: None,
+            ..udp
+        };
+        check(&any_udp, "udp 0.0.0.0:0", AddressKind::Single);
+        let descriptor = node::Place {
+            fd: Some(7),
+            address_type: AddressType::Fd,
+            ..node::Place::default()
+        };
+        check(&descriptor, "fd 7", AddressKind::Single);
+    }
+
+    #[test]
+    fn nonsense_names_no_place() {
+        let nonsense = [
+            node::Place::default(),
+            tcp(Some("localhost"), 80),
+            tcp(Some("127.0.0.1%lo"), 80),
+            tcp(None, 65_536),
+            tcp(None, -1),
+            at(AddressType::Path, "relative"),
+            at(AddressType::Path, "/"),
+            node::Place {
+                address: None,
+                ..at(AddressType::Path, "")
+            },
+        ];
+        for place in nonsense {
+            assert_eq!(Wish::of(&place, 0), Err(Errno::INVAL), "{place:?}");
+        }
+        let unknown = tcp(Some("fe80::1%no-such-if"), 80);
+        assert_eq!(Wish::of(&unknown, 0), Err(Errno::NODEV));
+    }
+
+    #[test]
+    fn what_means_the_same_has_one_number() {
+        let mut places = Places::default();
+        let mut number = |place: &node::Place, index| {
+            places.intern(Wish::of(place, index).expect("a place").place)
+        };
+        let any = number(&tcp(None, 3000), 0);
+        // An index left over from a server that was closed, and the wildcard spelt out.
+        assert_eq!(number(&tcp(None, 3000), 1), any);
+        assert_eq!(number(&tcp(Some("::"), 3000), 0), any);
+        assert_ne!(number(&tcp(Some("0.0.0.0"), 3000), 0), any);
+        let v6_only = node::Place {
+            flags: 1,
+            ..tcp(None, 3000)
+        };
+        assert_ne!(number(&v6_only, 0), any);
+
+        let first = number(&tcp(None, 0), 0);
+        assert_ne!(number(&tcp(None, 0), 1), first);
+        assert_eq!(number(&tcp(None, 0), 0), first);
+    }
+
+    #[test]
+    fn a_real_port_leads_back_to_port_0() {
+        let mut places = Places::default();
+        let mut number = |place: &node::Place, index| {
+            places.intern(Wish::of(place, index).expect("a place").place)
+        };
+        let first = number(&tcp(None, 0), 0);
+        let second = number(&tcp(None, 0), 1);
+        // Asked for and refused: it has no socket.
+        let refused = number(&tcp(None, 4001), 0);
+        let fixed = number(&tcp(None, 3000), 0);
+        let port_of = |address| match address {
+            _ if address == first => Some(4001),
+            _ if address == second => Some(4002),
+            _ if address == fixed => Some(3000),
+            _ => None,
+        };
+        let find = |port, index| places.listening(&tcp(None, port), index, port_of);
+        assert_eq!(find(4001, 0), Some(first));
+        assert_eq!(find(4002, 1), Some(second));
+        assert_eq!(find(3000, 1), Some(fixed));
+        assert_eq!(find(4002, 0), None);
+        assert_eq!(find(4003, 0), None);
+        assert_ne!(refused, first);
+    }
+}

@@ -18,7 +18,12 @@ pub(super) fn send_to(member: impl AsFd, set: &[u16]) -> io::Result<()> {
     let weighted: Vec<(u16, u32)> = set.iter().map(|&index| (index, 1)).collect();
     let program = Steering::new(&weighted).and_then(|steering| steering.program());
     let program = program.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-    attach_group_program(member, &for_kernel(&program))
+    attach(member, &program)
+}
+
+/// Puts a program in charge of the group that `member` belongs to.
+pub(super) fn attach(member: impl AsFd, program: &[steering::Instruction]) -> io::Result<()> {
+    attach_group_program(member, &for_kernel(program))
 }
 
 /// Lets no new connection begin at this socket; handshakes under way go on.

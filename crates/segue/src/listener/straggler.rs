@@ -11,6 +11,8 @@
 //! channels nor who is ready.
 
 mod courier;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use std::collections::BTreeMap;

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use segue_sys::socket;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
 
@@ -37,12 +37,9 @@ impl Watch {
         stragglers: mpsc::UnboundedSender<Straggler>,
     ) -> io::Result<Self> {
         Self::spawn(socket, async move |queue: Queue| {
-            // Room first: between accepting and passing on nothing is awaited, so that the end of
-            // the task cannot come with a connection in its hands.
-            while let Ok(room) = Arc::clone(&room).acquire_owned().await {
-                let Some(connection) = queue.accept().await else {
-                    return;
-                };
+            // Nothing is awaited between accepting and passing on, so that the end of the task
+            // cannot come with a connection in its hands.
+            while let Some((connection, room)) = queue.accept(&room).await {
                 let straggler = Straggler {
                     connection,
                     tried: Vec::new(),
@@ -60,7 +57,8 @@ impl Watch {
     /// Resets what it accepts.
     pub(super) fn reset(socket: OwnedFd, tally: Arc<Tally>) -> io::Result<Self> {
         Self::spawn(socket, async move |queue: Queue| {
-            while let Some(connection) = queue.accept().await {
+            let room = Arc::new(Semaphore::new(1));
+            while let Some((connection, _)) = queue.accept(&room).await {
                 socket::reset(connection);
                 tally.reset.fetch_add(1, Ordering::Relaxed);
             }
@@ -105,13 +103,21 @@ impl Queue {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    /// The next connection; `None` when the socket is closed or does not listen any more.
-    async fn accept(&self) -> Option<OwnedFd> {
+    /// The next connection, and its place in the room, which is taken only when there seems to be
+    /// a connection; `None` when the socket is closed or does not listen any more.
+    async fn accept(&self, room: &Arc<Semaphore>) -> Option<(OwnedFd, OwnedSemaphorePermit)> {
         loop {
-            let error = match poll_fn(|context| self.poll_accept(context)).await? {
-                Ok(connection) => return Some(connection),
-                Err(error) => error,
+            poll_fn(|context| self.poll_readable(context)).await?;
+            let place = Arc::clone(room).acquire_owned().await.ok()?;
+            let accepted = poll_fn(|context| Poll::Ready(self.poll_accept(context))).await;
+            let error = match accepted {
+                // Somebody else took it.
+                Poll::Pending => continue,
+                Poll::Ready(None) => return None,
+                Poll::Ready(Some(Ok(connection))) => return Some((connection, place)),
+                Poll::Ready(Some(Err(error))) => error,
             };
+            drop(place);
             match Errno::from_io_error(&error) {
                 Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
                     tracing::warn!(%error, "cannot accept from the queue of an absent worker: trying again");
@@ -121,10 +127,20 @@ impl Queue {
                     tracing::error!(%error, "a queue without a worker cannot be emptied");
                     return None;
                 }
+                // The runtime ends.
+                None => return None,
                 // The connection died in the queue, or a network error of its was passed on: see
                 // accept(2). The next one may be well.
-                _ => {}
+                Some(_) => {}
             }
+        }
+    }
+
+    fn poll_readable(&self, context: &mut Context<'_>) -> Poll<Option<()>> {
+        let queue = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*queue {
+            Some(socket) => socket.poll_read_ready(context).map(|_| Some(())),
+            None => Poll::Ready(None),
         }
     }
 
@@ -133,14 +149,12 @@ impl Queue {
         let Some(socket) = &*queue else {
             return Poll::Ready(None);
         };
-        loop {
-            let mut readiness = match ready!(socket.poll_read_ready(context)) {
-                Ok(readiness) => readiness,
-                Err(error) => return Poll::Ready(Some(Err(error))),
-            };
-            if let Ok(accepted) = readiness.try_io(socket::accept) {
-                return Poll::Ready(Some(accepted));
-            }
+        match ready!(socket.poll_read_ready(context)) {
+            Ok(mut readiness) => match readiness.try_io(socket::accept) {
+                Ok(accepted) => Poll::Ready(Some(accepted)),
+                Err(_) => Poll::Pending,
+            },
+            Err(error) => Poll::Ready(Some(Err(error))),
         }
     }
 }

@@ -1,0 +1,575 @@
+//! The pool against the real kernel, on loopback and in a directory of its own.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use segue_core::{AddressId, AddressKind, SocketIndex, SocketRef, WorkerId};
+use segue_sys::socket;
+use segue_sys::steering::{Instruction, attach_filter};
+use segue_wire::node::{self, AddressType, QueryServer};
+use serde_json::{Value, json};
+
+use super::{Opened, Pool};
+
+const WORKER: WorkerId = WorkerId(1);
+
+pub(super) fn query(place: node::Place, index: u64) -> QueryServer {
+    QueryServer {
+        seq: 1,
+        index,
+        data: Value::Null,
+        place,
+    }
+}
+
+pub(super) fn tcp(port: i64) -> node::Place {
+    node::Place {
+        address: Some("127.0.0.1".into()),
+        port: Some(port),
+        address_type: AddressType::V4,
+        ..node::Place::default()
+    }
+}
+
+fn at_path(path: &Path) -> node::Place {
+    node::Place {
+        address: path.to_str().map(str::to_owned),
+        port: Some(-1),
+        address_type: AddressType::Path,
+        ..node::Place::default()
+    }
+}
+
+pub(super) fn at(address: AddressId, index: u16) -> SocketRef {
+    let index = SocketIndex(index);
+    SocketRef { address, index }
+}
+
+fn set(indexes: &[u16]) -> Vec<SocketIndex> {
+    indexes.iter().copied().map(SocketIndex).collect()
+}
+
+/// Opens `count` sockets of a place.
+pub(super) fn open(pool: &mut Pool, place: node::Place, count: u16) -> AddressId {
+    let (address, _) = pool.asked(&query(place, 0)).expect("a place");
+    for index in 0..count {
+        let opened = pool.open(at(address, index));
+        assert_eq!(opened, Ok(Opened { steered: true }));
+    }
+    address
+}
+
+pub(super) fn connect(pool: &Pool, address: AddressId) -> TcpStream {
+    TcpStream::connect(pool.local(address).expect("it is open")).expect("it listens")
+}
+
+/// Waits until the kernel has got there: what a client has begun may end a moment later.
+pub(super) fn eventually(mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < Duration::from_secs(10), "it never was so");
+        std::thread::yield_now();
+    }
+}
+
+fn waiting(pool: &Pool, address: AddressId) -> Vec<u32> {
+    let lengths = pool.queue_lengths(address);
+    lengths
+        .into_iter()
+        .map(|length| length.expect("it listens"))
+        .collect()
+}
+
+#[test]
+fn new_connections_go_to_the_set_only() {
+    let mut pool = Pool::new(true);
+    let address = open(&mut pool, tcp(0), 4);
+    let clients: Vec<_> = (0..20).map(|_| connect(&pool, address)).collect();
+    eventually(|| waiting(&pool, address) == [20, 0, 0, 0]);
+
+    pool.steer(address, &set(&[3, 1])).expect("both are open");
+    let more: Vec<_> = (0..400).map(|_| connect(&pool, address)).collect();
+    eventually(|| waiting(&pool, address).iter().sum::<u32>() == 420);
+    let lengths = waiting(&pool, address);
+    assert_eq!([lengths[0], lengths[2]], [20, 0]);
+    assert!(lengths[1].abs_diff(lengths[3]) < 120, "{lengths:?}");
+    drop((clients, more));
+}
+
+#[test]
+fn weights_are_kept() {
+    let mut pool = Pool::new(true);
+    let address = open(&mut pool, tcp(0), 3);
+    let program = segue_wire::steering::Steering::new(&[(1, 9), (2, 1)])
+        .and_then(|steering| steering.program())
+        .expect("a valid set");
+    let member = pool.lend(at(address, 0)).expect("it is open");
+    super::steer::attach(member, &program).expect("the kernel takes it");
+    let clients: Vec<_> = (0..1_000).map(|_| connect(&pool, address)).collect();
+    eventually(|| waiting(&pool, address).iter().sum::<u32>() == 1_000);
+    let lengths = waiting(&pool, address);
+    assert_eq!(lengths[0], 0);
+    // Six standard deviations around 100.
+    assert!((43..157).contains(&lengths[2]), "{lengths:?}");
+    drop(clients);
+}
+
+#[test]
+fn a_set_that_makes_no_sense_is_refused() {
+    let mut pool = Pool::new(true);
+    let address = open(&mut pool, tcp(0), 2);
+    for nonsense in [&[][..], &[2], &[0, 9]] {
+        let refused = pool
+            .steer(address, &set(nonsense))
+            .expect_err("no such socket");
+        assert_eq!(refused.kind(), ErrorKind::InvalidInput);
+    }
+    assert!(pool.steer(AddressId(77), &set(&[0])).is_err());
+    assert_eq!(
+        pool.open(at(address, 3)),
+        Err(Errno::INVAL),
+        "not the next one"
+    );
+    assert!(pool.lend(at(address, 2)).is_err());
+    // What was refused has changed nothing.
+    let _client = connect(&pool, address);
+    eventually(|| waiting(&pool, address) == [1, 0]);
+}
+
+#[test]
+fn a_port_that_is_taken_is_refused() {
+    let holder = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = holder.local_addr().expect("it is bound").port();
+    let mut pool = Pool::new(true);
+    let (address, kind) = pool.asked(&query(tcp(port.into()), 0)).expect("a place");
+    assert_eq!(kind, AddressKind::Steered);
+    assert_eq!(pool.open(at(address, 0)), Err(Errno::ADDRINUSE));
+    assert_eq!(pool.describe(address), format!("127.0.0.1:{port}"));
+    drop(holder);
+    assert_eq!(pool.open(at(address, 0)), Ok(Opened { steered: true }));
+    // Another supervisor of the same user.
+    let mut other = Pool::new(true);
+    let (theirs, _) = other.asked(&query(tcp(port.into()), 0)).expect("a place");
+    assert_eq!(other.open(at(theirs, 0)), Err(Errno::ADDRINUSE));
+
+    pool.close(address);
+    assert_eq!(other.open(at(theirs, 0)), Ok(Opened { steered: true }));
+}
+
+#[test]
+fn without_a_host_both_families_are_served() {
+    let mut pool = Pool::new(true);
+    let anywhere = node::Place {
+        address: None,
+        ..tcp(0)
+    };
+    let address = open(&mut pool, anywhere, 2);
+    let port = pool.local(address).expect("it is open").port();
+    assert_eq!(pool.describe(address), format!("[::]:{port}"));
+    let clients = ["127.0.0.1", "::1"].map(|host| TcpStream::connect((host, port)));
+    assert!(clients.iter().all(Result::is_ok));
+}
+
+#[test]
+fn port_0_becomes_one_port_for_all() {
+    let mut pool = Pool::new(true);
+    let first = open(&mut pool, tcp(0), 2);
+    let (second, _) = pool.asked(&query(tcp(0), 1)).expect("a place");
+    pool.open(at(second, 0)).expect("another free port");
+    let port = |address| pool.local(address).map(|local| i64::from(local.port()));
+    let (first_port, second_port) = (port(first), port(second));
+    assert_ne!(first_port, second_port);
+    let listened = |port: Option<i64>, index| pool.listened(&tcp(port.expect("a port")), index);
+    assert_eq!(listened(first_port, 0), Some(first));
+    assert_eq!(listened(second_port, 1), Some(second));
+    assert_eq!(listened(second_port, 0), None);
+}
+
+#[test]
+fn where_steering_is_refused_there_is_one_socket() {
+    let mut pool = Pool::new(false);
+    let (address, _) = pool.asked(&query(tcp(0), 0)).expect("a place");
+    assert_eq!(pool.open(at(address, 0)), Ok(Opened { steered: false }));
+    assert_eq!(pool.open(at(address, 1)), Err(Errno::INVAL));
+    pool.steer(address, &set(&[0])).expect("nothing to do");
+    let local = pool.local(address).expect("it is open");
+    let stranger = socket::join_tcp(local, false).expect_err("the port is not shared");
+    assert_eq!(stranger.kind(), ErrorKind::AddrInUse);
+}
+
+#[test]
+fn udp_and_abstract_sockets_are_single() {
+    let mut pool = Pool::new(true);
+    let udp = node::Place {
+        address_type: AddressType::Udp4,
+        ..tcp(0)
+    };
+    let (address, kind) = pool.asked(&query(udp, 0)).expect("a place");
+    assert_eq!(kind, AddressKind::Single);
+    pool.open(at(address, 0)).expect("a free port");
+    assert!(pool.describe(address).starts_with("udp 127.0.0.1:"));
+    assert_eq!(pool.queue_lengths(address), [None]);
+    pool.raise_backlog(address);
+    pool.shut_gate(address);
+
+    let name = format!("/srv/\0segue-pool-{}", std::process::id());
+    let (address, kind) = pool
+        .asked(&query(at_path(Path::new(&name)), 0))
+        .expect("a place");
+    assert_eq!(kind, AddressKind::Single);
+    pool.open(at(address, 0)).expect("a free name");
+    assert_eq!(waiting(&pool, address), [0]);
+}
+
+#[test]
+fn a_workers_own_descriptor_is_adopted() {
+    let mut pool = Pool::new(true);
+    let theirs = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let local = theirs.local_addr().expect("it is bound");
+    let place = node::Place {
+        fd: Some(7),
+        address_type: AddressType::Fd,
+        ..node::Place::default()
+    };
+    let (address, kind) = pool.asked(&query(place, 0)).expect("a place");
+    assert_eq!(kind, AddressKind::Single);
+    assert_eq!(pool.open(at(address, 0)), Err(Errno::BADF));
+    pool.adopt(address, OwnedFd::from(theirs));
+    pool.open(at(address, 0)).expect("it is there");
+    let lent = pool.lend(at(address, 0)).expect("it is open");
+    assert_eq!(socket::local_address(&lent).expect("it is bound"), local);
+}
+
+#[test]
+fn an_address_keeps_its_number_and_tickets() {
+    let mut pool = Pool::new(true);
+    let address = open(&mut pool, tcp(0), 1);
+    let keys = |byte: &str| json!({"ticketKeys": byte.repeat(48)});
+    assert_eq!(pool.ticket_data(address, &Value::Null), Value::Null);
+    assert_eq!(pool.ticket_data(address, &keys("0a")), keys("0a"));
+    pool.close(address);
+    assert_eq!(pool.local(address), None);
+    assert_eq!(
+        pool.asked(&query(tcp(0), 0)),
+        Ok((address, AddressKind::Steered))
+    );
+    assert_eq!(pool.open(at(address, 0)), Ok(Opened { steered: true }));
+    assert_eq!(pool.ticket_data(address, &keys("0b")), keys("0a"));
+}
+
+#[test]
+fn a_workers_short_queue_is_raised() {
+    let mut pool = Pool::new(true);
+    let address = open(&mut pool, tcp(0), 1);
+    let worker = pool.lend(at(address, 0)).expect("it is open");
+    rustix::net::listen(&worker, 1).expect("it is bound");
+    pool.raise_backlog(address);
+    let clients: Vec<_> = (0..30).map(|_| connect(&pool, address)).collect();
+    eventually(|| waiting(&pool, address) == [30]);
+    drop(clients);
+}
+
+/// Says something to whoever listens at the path, and what they answer.
+fn queue_at(path: &Path) -> UnixStream {
+    UnixStream::connect(path).expect("somebody listens")
+}
+
+fn answer(pool: &Pool, socket: SocketRef, text: &str) -> usize {
+    let listener = pool.lend(socket).expect("it is open");
+    let mut answered = 0;
+    while let Ok(connection) = socket::accept(&listener) {
+        let mut connection = UnixStream::from(connection);
+        connection
+            .write_all(text.as_bytes())
+            .expect("the client waits");
+        answered += 1;
+    }
+    answered
+}
+
+fn hear(mut client: UnixStream) -> String {
+    let mut text = String::new();
+    client.read_to_string(&mut text).expect("no reset");
+    text
+}
+
+fn names_in(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).expect("a directory");
+    let names = entries.map(|entry| entry.expect("an entry").file_name());
+    names
+        .map(|name| name.to_string_lossy().into_owned())
+        .collect()
+}
+
+#[test]
+fn a_path_is_cut_over_and_back_in_one_step() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("app.sock");
+    let mut pool = Pool::new(true);
+    let address = open(&mut pool, at_path(&path), 1);
+    assert_eq!(pool.describe(address), path.display().to_string());
+    assert_eq!(
+        names_in(directory.path()).len(),
+        1,
+        "the path and nothing else"
+    );
+
+    let old_client = queue_at(&path);
+    pool.open(at(address, 1)).expect("a second one");
+    let still_old = queue_at(&path);
+    pool.steer(address, &set(&[1])).expect("it moves");
+    let new_client = queue_at(&path);
+    assert_eq!(waiting(&pool, address), [2, 1]);
+    assert_eq!(answer(&pool, at(address, 0), "old"), 2);
+    assert_eq!(answer(&pool, at(address, 1), "new"), 1);
+    assert_eq!(
+        [old_client, still_old, new_client].map(hear),
+        ["old", "old", "new"]
+    );
+
+    pool.steer(address, &set(&[0])).expect("it moves back");
+    pool.steer(address, &set(&[0]))
+        .expect("it is there already");
+    let client = queue_at(&path);
+    assert_eq!(answer(&pool, at(address, 0), "old"), 1);
+    assert_eq!(hear(client), "old");
+    assert!(
+        pool.steer(address, &set(&[0, 1])).is_err(),
+        "one path, one socket"
+    );
+
+    pool.close(address);
+    assert!(names_in(directory.path()).is_empty());
+}
+
+#[test]
+fn cutting_a_path_over_under_load_loses_nothing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("app.sock");
+    let mut pool = Pool::new(true);
+    let address = open(&mut pool, at_path(&path), 2);
+    let client = std::thread::spawn(move || {
+        (0..2_000)
+            .filter(|_| UnixStream::connect(&path).is_err())
+            .count()
+    });
+    let mut flips = 0;
+    while !client.is_finished() {
+        pool.steer(address, &set(&[flips % 2])).expect("it moves");
+        for index in 0..2 {
+            let listener = pool.lend(at(address, index)).expect("it is open");
+            while socket::accept(&listener).is_ok() {}
+        }
+        flips += 1;
+    }
+    assert_eq!(client.join().expect("it ends"), 0, "after {flips} flips");
+}
+
+#[test]
+fn only_a_stale_path_is_taken_over() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("app.sock");
+    let mut pool = Pool::new(true);
+    let (address, kind) = pool.asked(&query(at_path(&path), 0)).expect("a place");
+    assert_eq!(kind, AddressKind::Path);
+
+    std::fs::write(&path, "precious").expect("writable");
+    assert_eq!(pool.open(at(address, 0)), Err(Errno::ADDRINUSE));
+    std::fs::remove_file(&path).expect("writable");
+
+    let holder = UnixListener::bind(&path).expect("a free path");
+    assert_eq!(pool.open(at(address, 0)), Err(Errno::ADDRINUSE));
+    drop(holder);
+    assert_eq!(names_in(directory.path()), ["app.sock"]);
+
+    pool.open(at(address, 0)).expect("it was stale");
+    let _client = queue_at(&path);
+    assert_eq!(names_in(directory.path()), ["app.sock"]);
+}
+
+#[test]
+fn a_path_that_somebody_else_took_is_left_alone() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("app.sock");
+    let mut pool = Pool::new(true);
+    let address = open(&mut pool, at_path(&path), 2);
+    std::fs::remove_file(&path).expect("writable");
+    pool.steer(address, &set(&[1]))
+        .expect("a path that is gone comes back");
+    let _client = queue_at(&path);
+
+    std::fs::remove_file(&path).expect("writable");
+    let _holder = UnixListener::bind(&path).expect("a free path");
+    let refused = pool
+        .steer(address, &set(&[0]))
+        .expect_err("it is theirs now");
+    assert_eq!(
+        refused.raw_os_error(),
+        Some(Errno::NOENT.raw_os_error()),
+        "it lost its name"
+    );
+    pool.close(address);
+    let _client = queue_at(&path);
+    assert_eq!(names_in(directory.path()), ["app.sock"]);
+}
+
+#[test]
+fn a_missing_directory_is_the_apps_error() {
+    let mut pool = Pool::new(true);
+    let missing = at_path(Path::new("/no/such/directory/app.sock"));
+    let (address, _) = pool.asked(&query(missing, 0)).expect("a place");
+    assert_eq!(pool.open(at(address, 0)), Err(Errno::NOENT));
+}
+
+#[test]
+fn permissions_come_with_the_question() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("app.sock");
+    let mut pool = Pool::new(true);
+    let place = node::Place {
+        readable_all: true,
+        writable_all: true,
+        ..at_path(&path)
+    };
+    open(&mut pool, place, 1);
+    let mode = std::fs::metadata(&path)
+        .expect("it is there")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o666, 0o666);
+}
+
+#[test]
+fn a_shut_gate_lets_nobody_in() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("app.sock");
+    let mut pool = Pool::new(true);
+    let by_path = open(&mut pool, at_path(&path), 1);
+    let by_port = open(&mut pool, tcp(0), 2);
+    let early = (queue_at(&path), connect(&pool, by_port));
+    for address in [by_path, by_port] {
+        eventually(|| waiting(&pool, address)[0] == 1);
+        pool.shut_gate(address);
+    }
+    let refused = UnixStream::connect(&path).expect_err("the path is gone");
+    assert_eq!(refused.kind(), ErrorKind::NotFound);
+    let local = pool.local(by_port).expect("it is open");
+    let refused = TcpStream::connect_timeout(&local, Duration::from_millis(50));
+    assert_eq!(refused.expect_err("no answer").kind(), ErrorKind::TimedOut);
+    assert_eq!(waiting(&pool, by_port), [1, 0]);
+    assert_eq!(answer(&pool, at(by_path, 0), "served"), 1);
+    assert_eq!(hear(early.0), "served");
+}
+
+#[test]
+fn a_worker_settles_when_its_queue_is_empty() {
+    let mut pool = Pool::new(true);
+    let address = open(&mut pool, tcp(0), 2);
+    let _client = connect(&pool, address);
+    eventually(|| waiting(&pool, address) == [1, 0]);
+    pool.steer(address, &set(&[1])).expect("it is open");
+    pool.begin_settle(WORKER, &[at(address, 0)]);
+    assert!(!pool.check_settled(WORKER));
+    let worker = pool.lend(at(address, 0)).expect("it is open");
+    socket::accept(&worker).expect("one waits");
+    assert!(pool.check_settled(WORKER));
+    assert!(pool.check_settled(WorkerId(9)), "nothing is known of it");
+}
+
+#[test]
+fn a_socket_in_the_set_is_not_waited_for() {
+    let mut pool = Pool::new(true);
+    let address = open(&mut pool, tcp(0), 1);
+    let _client = connect(&pool, address);
+    eventually(|| waiting(&pool, address) == [1]);
+    pool.begin_settle(WORKER, &[at(address, 0), at(AddressId(77), 0)]);
+    assert!(pool.check_settled(WORKER));
+    // Behind a shut gate its queue comes to an end.
+    pool.shut_gate(address);
+    pool.begin_settle(WORKER, &[at(address, 0)]);
+    assert!(!pool.check_settled(WORKER));
+}
+
+#[test]
+fn late_handshakes_are_waited_for() {
+    let mut pool = Pool::new(true);
+    let address = open(&mut pool, tcp(0), 2);
+    let old = pool.lend(at(address, 0)).expect("it is open");
+    // Drops what has no payload, so that the last packet of a handshake does not arrive: 32 bytes
+    // of header (with time stamps) and nothing behind them.
+    let plain = |code, k| Instruction {
+        code,
+        jt: 0,
+        jf: 0,
+        k,
+    };
+    let bare_ack = [
+        plain(0x30, 13),
+        Instruction {
+            code: 0x15,
+            jt: 0,
+            jf: 1,
+            k: 0x10,
+        },
+        plain(0x06, 0),
+        plain(0x06, u32::MAX),
+    ];
+    attach_filter(&old, &bare_ack).expect("the kernel takes it");
+    let mut late = connect(&pool, address);
+
+    pool.steer(address, &set(&[1])).expect("it is open");
+    let other = WorkerId(2);
+    pool.begin_settle(WORKER, &[at(address, 0)]);
+    pool.begin_settle(other, &[at(address, 0)]);
+    assert_eq!(waiting(&pool, address), [0, 0], "not even queued yet");
+    assert!(!pool.check_settled(WORKER));
+
+    // With data (ACK and PSH) the handshake is over: to the old socket, long after the flip.
+    late.write_all(b"x")
+        .expect("the client thinks it is connected");
+    eventually(|| waiting(&pool, address) == [1, 0]);
+    assert!(!pool.check_settled(WORKER), "now it is queued");
+    socket::accept(&old).expect("one waits");
+    assert!(pool.check_settled(WORKER));
+    assert!(pool.check_settled(other));
+}
+
+#[test]
+fn a_queue_survives_its_worker_and_feeds_the_next() {
+    let mut pool = Pool::new(true);
+    let address = open(&mut pool, tcp(0), 2);
+    let worker = pool.lend(at(address, 0)).expect("it is open");
+    let mut client = connect(&pool, address);
+    eventually(|| waiting(&pool, address) == [1, 0]);
+    drop(worker);
+    pool.steer(address, &set(&[1])).expect("it is open");
+    let successor = pool.lend(at(address, 0)).expect("it is open");
+    let connection = socket::accept(&successor).expect("one waits");
+    TcpStream::from(connection)
+        .write_all(b"ok")
+        .expect("the client waits");
+    let mut text = String::new();
+    client.read_to_string(&mut text).expect("no reset");
+    assert_eq!(text, "ok");
+}
+
+#[test]
+fn loopback_addresses_are_told_apart() {
+    let mut pool = Pool::new(true);
+    let address = open(&mut pool, tcp(0), 1);
+    let port = pool.local(address).expect("it is open").port();
+    let elsewhere = node::Place {
+        address: Some("127.0.0.2".into()),
+        ..tcp(port.into())
+    };
+    let other = open(&mut pool, elsewhere, 1);
+    assert_ne!(other, address);
+    let local = SocketAddr::from(([127, 0, 0, 2], port));
+    assert_eq!(pool.local(other), Some(local));
+}
