@@ -1,1 +1,37 @@
-//! Placeholder.
+//! The clock that every deadline is measured by. It keeps no state and knows no calendar.
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// Milliseconds of `CLOCK_MONOTONIC`: since boot, without the time the machine was suspended.
+///
+/// Not `CLOCK_BOOTTIME`: epoll and futex time-outs, which wake us, run on the monotonic clock,
+/// and after a suspend every drain would be over at once although no worker had a moment to
+/// finish anything. Both clocks are the same for all processes of one boot, so a deadline
+/// survives an exec (clock_gettime(2)).
+#[must_use]
+pub fn monotonic_millis() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    let nanos = u64::try_from(now.tv_nsec).unwrap_or(0);
+    seconds
+        .saturating_mul(1000)
+        .saturating_add(nanos / 1_000_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::monotonic_millis;
+
+    #[test]
+    fn runs_with_the_clock_of_timers() {
+        let (millis, instant) = (monotonic_millis(), Instant::now());
+        while instant.elapsed() < Duration::from_millis(5) {
+            std::hint::spin_loop();
+        }
+        let passed = monotonic_millis() - millis;
+        let limit = instant.elapsed().as_millis() + 1;
+        assert!(passed >= 4 && u128::from(passed) <= limit, "{passed} ms");
+    }
+}

@@ -1,1 +1,434 @@
-//! Placeholder.
+//! Starts a process with exactly the descriptors, environment, directory, limits and signal
+//! state it is given, and holds it by a pidfd from its first moment. It chooses none of these.
+//!
+//! `clone` with CLONE_PIDFD makes process and pidfd in one step, so the pidfd can never name
+//! another process. The old `clone` call is used and not `clone3`, because seccomp filters of
+//! container runtimes refuse the latter. Between clone and exec the child makes system calls
+//! only: memory for everything else is ready before, so other threads' locks do not matter.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::io::Errno;
+use rustix::process::{Pid, Rlimit, WaitId, WaitIdOptions};
+
+pub use rustix::process::Signal;
+
+/// What to start. Of stdin, stdout and stderr, those without an entry in `descriptors` are
+/// inherited.
+#[derive(Debug)]
+pub struct Spawn<'a> {
+    /// The executable; a relative path is relative to `cwd`. No search is done.
+    pub program: &'a Path,
+    /// With the zeroth argument.
+    pub argv: &'a [OsString],
+    /// The whole environment.
+    pub env: &'a [(OsString, OsString)],
+    pub cwd: &'a Path,
+    /// Each goes to the number beside it. All others are closed by the exec.
+    pub descriptors: Vec<(OwnedFd, RawFd)>,
+    /// `RLIMIT_NOFILE` of the process; ours if `None`.
+    pub descriptor_limit: Option<Rlimit>,
+    pub mask: Mask,
+}
+
+/// Which signals are blocked in the new process. Dispositions are always reset to the default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mask {
+    /// None.
+    Clear,
+    /// Those that the spawning thread blocks: a program of ours, which will read them itself,
+    /// can then not be killed by a signal before it has got that far.
+    Inherit,
+}
+
+/// A process, leader of a process group of its own.
+#[derive(Debug)]
+pub struct Child {
+    pub pid: u32,
+    /// Readable once the process has ended (pidfd_open(2)).
+    pub pidfd: OwnedFd,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    Code(i32),
+    Signal(i32),
+    /// Somebody else has reaped it.
+    Unknown,
+}
+
+/// What could not be done on the way to the new program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    Arguments,
+    Descriptors,
+    Clone,
+    ProcessGroup,
+    Directory,
+    Limit,
+    Exec,
+}
+
+/// Why there is no process. Nothing is left of it.
+#[derive(Debug)]
+pub struct SpawnError {
+    pub step: Step,
+    pub source: io::Error,
+}
+
+impl fmt::Display for SpawnError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.step {
+            Step::Arguments => "an argument or variable cannot be passed on",
+            Step::Descriptors => "its descriptors could not be set up",
+            Step::Clone => "no process could be made",
+            Step::ProcessGroup => "its process group could not be made",
+            Step::Directory => "its directory could not be entered",
+            Step::Limit => "its limit of open files could not be set",
+            Step::Exec => "its program could not be started",
+        };
+        write!(f, "{what}: {}", self.source)
+    }
+}
+
+impl std::error::Error for SpawnError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+impl From<SpawnError> for io::Error {
+    fn from(error: SpawnError) -> Self {
+        Self::new(error.source.kind(), error)
+    }
+}
+
+impl Spawn<'_> {
+    /// Starts it. Returns when the new program runs, or with the step that failed.
+    ///
+    /// # Errors
+    /// See [`Step`]; `source` is the kernel's error, with a NUL byte in a string as
+    /// `InvalidInput`.
+    pub fn start(self) -> Result<Child, SpawnError> {
+        let program = c_string(self.program.as_os_str())?;
+        let cwd = c_string(self.cwd.as_os_str())?;
+        let argv = CStrings::new(self.argv.iter().map(|arg| c_string(arg)))?;
+        let env = CStrings::new(self.env.iter().map(|(key, value)| {
+            let mut pair = key.clone();
+            pair.push("=");
+            pair.push(value);
+            c_string(&pair)
+        }))?;
+
+        // Sources must lie above every target, or placing one could overwrite another.
+        let above = self.descriptors.iter().map(|(_, to)| to + 1).max();
+        let above = above.unwrap_or(0).max(3);
+        let mut descriptors = Vec::with_capacity(self.descriptors.len());
+        for (from, to) in self.descriptors {
+            descriptors.push((lift(from, above)?, to));
+        }
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+            .map_err(|errno| failed(Step::Descriptors, errno))?;
+        let writer = lift(writer, above)?;
+        let moves: Vec<(RawFd, RawFd)> = descriptors
+            .iter()
+            .map(|(from, to)| (from.as_raw_fd(), *to))
+            .collect();
+
+        let plan = Plan {
+            program: &program,
+            argv: argv.pointers.as_ptr(),
+            env: env.pointers.as_ptr(),
+            cwd: &cwd,
+            moves: &moves,
+            limit: self.descriptor_limit,
+            errors: writer.as_raw_fd(),
+        };
+        // No handler of ours may run in the child, where half of this process is missing.
+        let blocked = BlockedSignals::all();
+        let mask = match self.mask {
+            Mask::Clear => empty_set(),
+            Mask::Inherit => blocked.before,
+        };
+        let child = plan.clone_and_run(&mask)?;
+        drop(blocked);
+        drop(writer);
+
+        let mut report = [0; 8];
+        let mut reader = File::from(reader);
+        match reader.read_exact(&mut report) {
+            // The exec has closed the other end without a word.
+            Err(_) => Ok(child),
+            Ok(()) => {
+                // It is about to exit by itself; without this it would stay a zombie.
+                let _ = rustix::process::waitid(
+                    WaitId::PidFd(child.pidfd.as_fd()),
+                    WaitIdOptions::EXITED,
+                );
+                let [step, _, _, _, errno @ ..] = report;
+                Err(SpawnError {
+                    step: Step::from_byte(step),
+                    source: io::Error::from_raw_os_error(i32::from_ne_bytes(errno)),
+                })
+            }
+        }
+    }
+}
+
+impl Step {
+    fn from_byte(byte: u8) -> Self {
+        [
+            Self::Descriptors,
+            Self::ProcessGroup,
+            Self::Directory,
+            Self::Limit,
+        ]
+        .into_iter()
+        .find(|step| *step as u8 == byte)
+        .unwrap_or(Self::Exec)
+    }
+}
+
+/// Everything the child needs, in memory that exists before it does.
+struct Plan<'a> {
+    program: &'a CString,
+    argv: *const *const libc::c_char,
+    env: *const *const libc::c_char,
+    cwd: &'a CString,
+    moves: &'a [(RawFd, RawFd)],
+    limit: Option<Rlimit>,
+    errors: RawFd,
+}
+
+impl Plan<'_> {
+    /// Makes the process, in which nothing but `run` happens.
+    fn clone_and_run(&self, mask: &libc::sigset_t) -> Result<Child, SpawnError> {
+        let mut pidfd: libc::c_int = -1;
+        let flags = libc::CLONE_PIDFD | libc::SIGCHLD;
+        // Without CLONE_VM this is fork(2), less the handlers that libc would run for its locks. A
+        // stack of 0 keeps the current one. CLONE_PIDFD writes to the third argument, which is in
+        // the same place on x86-64 and arm64, unlike the last two, which are not used (clone(2)).
+        // SAFETY: the child has a copy of all memory, and `run` keeps to system calls.
+        let pid = unsafe {
+            libc::syscall(
+                libc::SYS_clone,
+                libc::c_ulong::from(flags.unsigned_abs()),
+                0 as libc::c_ulong,
+                &raw mut pidfd,
+                0 as libc::c_ulong,
+                0 as libc::c_ulong,
+            )
+        };
+        match pid {
+            0 => self.run(mask),
+            1.. => Ok(Child {
+                pid: u32::try_from(pid).unwrap_or(0),
+                // SAFETY: the kernel has made this descriptor for us in the clone.
+                pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
+            }),
+            _ => Err(SpawnError {
+                step: Step::Clone,
+                source: io::Error::last_os_error(),
+            }),
+        }
+    }
+
+    /// The child's whole life in our program. Must not allocate, lock or unwind.
+    fn run(&self, mask: &libc::sigset_t) -> ! {
+        let (step, errno) = self.become_program(mask);
+        let mut report = [0; 8];
+        report[0] = step as u8;
+        report[4..].copy_from_slice(&errno.to_ne_bytes());
+        // SAFETY: the buffer is ours and 8 bytes long. A pipe takes so few at once.
+        unsafe { libc::write(self.errors, report.as_ptr().cast(), report.len()) };
+        // SAFETY: ends the child without running the parent's exit handlers.
+        unsafe { libc::_exit(127) }
+    }
+
+    /// Returns only on failure.
+    fn become_program(&self, mask: &libc::sigset_t) -> (Step, i32) {
+        if let Err(errno) = rustix::process::setpgid(None, None) {
+            return (Step::ProcessGroup, errno.raw_os_error());
+        }
+        // Ignored signals stay ignored over an exec; Rust's start-up ignores SIGPIPE. The
+        // kernel is asked directly, because libc refuses the two signals it keeps for itself.
+        for number in 1..=64 {
+            let default = [0_u64; 4];
+            // SAFETY: zeros are a kernel `sigaction` with SIG_DFL, of at most this size; 8 is
+            // the size of its mask. SIGKILL and SIGSTOP are refused, and are never ignored.
+            unsafe {
+                libc::syscall(
+                    libc::SYS_rt_sigaction,
+                    number,
+                    default.as_ptr(),
+                    std::ptr::null_mut::<u64>(),
+                    8_usize,
+                )
+            };
+        }
+        // Everything of ours is close-on-exec already; this also stops descriptors that we
+        // inherited ourselves. Before Linux 5.11 the flag is refused, and those pass.
+        // SAFETY: marks descriptors of this process only, which owns no Rust object any more.
+        unsafe {
+            libc::syscall(
+                libc::SYS_close_range,
+                3,
+                libc::c_uint::MAX,
+                libc::CLOSE_RANGE_CLOEXEC,
+            )
+        };
+        for &(from, to) in self.moves {
+            // SAFETY: `from` is open; what `to` was belongs to nobody in this process.
+            if unsafe { libc::dup2(from, to) } < 0 {
+                return (Step::Descriptors, last_errno());
+            }
+        }
+        if let Err(errno) = rustix::process::chdir(self.cwd.as_c_str()) {
+            return (Step::Directory, errno.raw_os_error());
+        }
+        if let Some(limit) = self.limit
+            && let Err(errno) = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit)
+        {
+            return (Step::Limit, errno.raw_os_error());
+        }
+        // SAFETY: `mask` is initialised; the old set is not asked for.
+        unsafe { libc::sigprocmask(libc::SIG_SETMASK, mask, std::ptr::null_mut()) };
+        // SAFETY: all three are NUL-terminated and, the lists, NULL-terminated; they live in the
+        // parent's frame, of which this process has a copy.
+        unsafe { libc::execve(self.program.as_ptr(), self.argv, self.env) };
+        (Step::Exec, last_errno())
+    }
+}
+
+/// Blocks every signal of this thread until dropped.
+struct BlockedSignals {
+    before: libc::sigset_t,
+}
+
+impl BlockedSignals {
+    fn all() -> Self {
+        let mut full = empty_set();
+        // SAFETY: the set is initialised.
+        unsafe { libc::sigfillset(&raw mut full) };
+        let mut before = empty_set();
+        // SAFETY: both sets are initialised. With these arguments the call cannot fail.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const full, &raw mut before) };
+        Self { before }
+    }
+}
+
+impl Drop for BlockedSignals {
+    fn drop(&mut self) {
+        // SAFETY: restores a set that the kernel gave us.
+        unsafe {
+            libc::pthread_sigmask(
+                libc::SIG_SETMASK,
+                &raw const self.before,
+                std::ptr::null_mut(),
+            )
+        };
+    }
+}
+
+/// Strings as exec wants them: a list of pointers, ended by a null one.
+struct CStrings {
+    pointers: Vec<*const libc::c_char>,
+    _owned: Vec<CString>,
+}
+
+impl CStrings {
+    fn new(strings: impl Iterator<Item = Result<CString, SpawnError>>) -> Result<Self, SpawnError> {
+        let owned: Vec<CString> = strings.collect::<Result<_, _>>()?;
+        let mut pointers: Vec<_> = owned.iter().map(|string| string.as_ptr()).collect();
+        pointers.push(std::ptr::null());
+        Ok(Self {
+            pointers,
+            _owned: owned,
+        })
+    }
+}
+
+/// Sends a signal to the process that the pidfd names, and to no other.
+///
+/// # Errors
+/// `ESRCH` if it has been reaped, else as pidfd_send_signal(2).
+pub fn send_signal(pidfd: impl AsFd, signal: Signal) -> io::Result<()> {
+    Ok(rustix::process::pidfd_send_signal(pidfd, signal)?)
+}
+
+/// Sends a signal to every process of the group that a spawned process leads. Only sound while
+/// the leader has not been reaped: until then its number names no other group.
+///
+/// # Errors
+/// `ESRCH` if nobody is left in it, else as kill(2).
+pub fn send_group(leader: u32, signal: Signal) -> io::Result<()> {
+    let group = i32::try_from(leader).ok().and_then(Pid::from_raw);
+    let group = group.ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(rustix::process::kill_process_group(group, signal)?)
+}
+
+/// Collects the exit of a child, if it has ended. Never waits: the caller waits until the pidfd
+/// is readable.
+///
+/// # Errors
+/// As waitid(2); that the process is no child of ours any more is [`Exit::Unknown`].
+pub fn reap(pidfd: impl AsFd) -> io::Result<Option<Exit>> {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+    loop {
+        return match rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), options) {
+            Ok(status) => Ok(status.map(|status| {
+                let code = status.exit_status().map(Exit::Code);
+                let signal = status.terminating_signal().map(Exit::Signal);
+                code.or(signal).unwrap_or(Exit::Unknown)
+            })),
+            Err(Errno::CHILD) => Ok(Some(Exit::Unknown)),
+            Err(Errno::INTR) => continue,
+            Err(errno) => Err(errno.into()),
+        };
+    }
+}
+
+fn c_string(string: &OsStr) -> Result<CString, SpawnError> {
+    CString::new(string.as_bytes()).map_err(|nul| SpawnError {
+        step: Step::Arguments,
+        source: io::Error::new(io::ErrorKind::InvalidInput, nul),
+    })
+}
+
+fn lift(fd: OwnedFd, above: RawFd) -> Result<OwnedFd, SpawnError> {
+    if fd.as_raw_fd() >= above {
+        return Ok(fd);
+    }
+    rustix::io::fcntl_dupfd_cloexec(&fd, above).map_err(|errno| failed(Step::Descriptors, errno))
+}
+
+fn failed(step: Step, errno: Errno) -> SpawnError {
+    SpawnError {
+        step,
+        source: errno.into(),
+    }
+}
+
+fn empty_set() -> libc::sigset_t {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset initialises the set it is given.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    // SAFETY: initialised by the line above.
+    unsafe { set.assume_init() }
+}
+
+fn last_errno() -> i32 {
+    io::Error::last_os_error().raw_os_error().unwrap_or(0)
+}
+
+#[cfg(test)]
+#[path = "spawn_tests.rs"]
+mod tests;
