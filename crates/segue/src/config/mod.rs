@@ -1,1 +1,8 @@
 //! Configuration: as written, and as meant.
+
+pub(crate) mod app;
+pub(crate) mod command;
+pub(crate) mod duration;
+pub(crate) mod env_file;
+pub(crate) mod package;
+pub(crate) mod processors;

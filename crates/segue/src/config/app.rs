@@ -1,0 +1,30 @@
+//! One app as it is meant: what to run and in which surroundings. Only strings and paths; the
+//! numbers are `segue_core::Settings`. Nothing here is resolved: symlinks, PATH and env files
+//! are read afresh for each generation.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use super::command::Command;
+
+/// One app.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AppConfig {
+    pub(crate) name: String,
+    pub(crate) command: Command,
+    /// What follows the command, untouched.
+    pub(crate) args: Vec<OsString>,
+    /// Which node runs scripts: a path, or a name that is looked up with the workers' PATH.
+    pub(crate) node: OsString,
+    /// Between node and the script.
+    pub(crate) node_args: Vec<OsString>,
+    /// Absolute, with the symlinks it was reached by: see `command::logical_directory`.
+    pub(crate) cwd: PathBuf,
+    /// The environment of the caller. Later ones win: this, `env_files` in order, `env`.
+    pub(crate) caller_env: Vec<(OsString, OsString)>,
+    /// Relative ones are below `cwd`.
+    pub(crate) env_files: Vec<PathBuf>,
+    pub(crate) env: Vec<(OsString, OsString)>,
+    /// As written: only compared, to see whether a new generation may listen elsewhere.
+    pub(crate) listen: Vec<String>,
+}
