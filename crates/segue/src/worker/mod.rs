@@ -1,1 +1,6 @@
 //! One worker process: how it is launched, its channel, its output.
+
+pub(crate) mod launch;
+pub(crate) mod output;
+pub(crate) mod wrapper;
+pub(crate) mod writer;
