@@ -1,1 +1,273 @@
+//! What a worker prints: read from its pipes as it comes, cut into lines, named, and handed to
+//! the writer. Reading never depends on the writer's pace, so a worker's `console.log` never
+//! waits for whoever reads our stdout.
 
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use segue_core::{Generation, SlotId};
+use tokio::net::unix::pipe::Receiver;
+use tokio::sync::watch;
+
+use super::writer::{Stream, Writer};
+
+/// A longer line is cut, with a mark at both sides of the cut.
+const LONGEST_LINE: usize = 64 << 10;
+/// How many lines of stderr are kept for the report of a failure, and how much of each.
+const TAIL_LINES: usize = 20;
+const TAIL_BYTES: usize = 2 << 10;
+/// How long the report of an exit waits for output: another process may hold the pipes.
+const DRAIN_LIMIT: Duration = Duration::from_millis(250);
+/// Read at once; lives on the stack, so that an idle worker costs nothing.
+const CHUNK: usize = 16 << 10;
+
+/// Whose line it is.
+#[derive(Clone, Debug)]
+pub(crate) struct Label {
+    pub(crate) app: String,
+    pub(crate) slot: SlotId,
+    pub(crate) generation: Generation,
+}
+
+impl Label {
+    fn prefix(&self, with_generation: bool, coloured: bool) -> String {
+        let Self {
+            app,
+            slot: SlotId(slot),
+            generation: Generation(generation),
+        } = self;
+        let name = if with_generation {
+            format!("{app}.{slot} g{generation} |")
+        } else {
+            format!("{app}.{slot} |")
+        };
+        if coloured {
+            // Cyan, yellow, green, magenta, blue: a slot keeps its colour.
+            let colours = [36, 33, 32, 35, 34];
+            let colour = colours.into_iter().cycle().nth(*slot as usize % 5);
+            format!("\x1b[{}m{name}\x1b[0m ", colour.unwrap_or(36))
+        } else {
+            format!("{name} ")
+        }
+    }
+}
+
+/// The output of one worker, while it is read and after.
+#[derive(Debug)]
+pub(crate) struct Output {
+    tail: Arc<Mutex<Tail>>,
+    open: watch::Receiver<u8>,
+}
+
+/// How much of a worker's output has been seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Drained {
+    /// All there will ever be.
+    Whole,
+    /// Another process holds the pipes, and may print more. It is still read.
+    StillHeld,
+}
+
+impl Output {
+    /// Reads both pipes until their ends, whoever holds them, in tasks of the current runtime.
+    ///
+    /// # Errors
+    /// That a descriptor is no pipe or cannot be watched.
+    pub(crate) fn read(
+        label: &Label,
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+        writer: &Writer,
+    ) -> io::Result<Self> {
+        let tail = Arc::new(Mutex::new(Tail::default()));
+        let (closing, open) = watch::channel(2);
+        let closing = Arc::new(closing);
+        for (stream, pipe) in [(Stream::Out, stdout), (Stream::Err, stderr)] {
+            let reader = Reader {
+                pipe: Receiver::from_owned_fd(pipe)?,
+                stream,
+                label: label.clone(),
+                writer: writer.clone(),
+                lines: Lines::default(),
+                tail: matches!(stream, Stream::Err).then(|| Arc::clone(&tail)),
+            };
+            let closing = Arc::clone(&closing);
+            tokio::spawn(async move {
+                reader.read_to_end().await;
+                closing.send_modify(|open| *open -= 1);
+            });
+        }
+        Ok(Self { tail, open })
+    }
+
+    /// The last lines of stderr, 20 at most, oldest first.
+    pub(crate) fn tail(&self) -> Vec<String> {
+        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        tail.lines.iter().cloned().collect()
+    }
+
+    /// To be awaited after the worker's exit: returns when all its output has been read, and
+    /// after 250 ms in any case.
+    pub(crate) fn drained(&self) -> impl Future<Output = Drained> + use<> {
+        let mut open = self.open.clone();
+        async move {
+            let closed = open.wait_for(|open| *open == 0);
+            match tokio::time::timeout(DRAIN_LIMIT, closed).await {
+                Ok(_) => Drained::Whole,
+                Err(_) => Drained::StillHeld,
+            }
+        }
+    }
+}
+
+struct Reader {
+    pipe: Receiver,
+    stream: Stream,
+    label: Label,
+    writer: Writer,
+    lines: Lines,
+    tail: Option<Arc<Mutex<Tail>>>,
+}
+
+impl Reader {
+    async fn read_to_end(mut self) {
+        while self.pipe.readable().await.is_ok() && self.read_some() {
+            // A worker that floods its output must not keep the others waiting.
+            tokio::task::yield_now().await;
+        }
+        self.hand_over(None);
+    }
+
+    /// False at the end.
+    fn read_some(&mut self) -> bool {
+        let mut chunk = [0; CHUNK];
+        match self.pipe.try_read(&mut chunk) {
+            Ok(0) => false,
+            Ok(length) => {
+                self.hand_over(chunk.get(..length));
+                true
+            }
+            Err(error) => matches!(
+                error.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+            ),
+        }
+    }
+
+    /// Passes on the lines that `bytes` complete; without any, what is left.
+    fn hand_over(&mut self, bytes: Option<&[u8]>) {
+        let coloured = self.writer.is_coloured(self.stream);
+        let prefix = self.label.prefix(self.writer.shows_generations(), coloured);
+        let mut batch = Vec::new();
+        let mut tail = self
+            .tail
+            .as_ref()
+            .map(|tail| tail.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut each = |piece: Piece<'_>| {
+            batch.extend_from_slice(prefix.as_bytes());
+            if piece.is_continuation {
+                batch.extend_from_slice("… ".as_bytes());
+            }
+            batch.extend_from_slice(piece.text);
+            batch.extend_from_slice(if piece.is_cut { " …\n" } else { "\n" }.as_bytes());
+            if let Some(tail) = &mut tail {
+                tail.push(piece.text);
+            }
+        };
+        match bytes {
+            Some(bytes) => self.lines.feed(bytes, &mut each),
+            None => self.lines.finish(&mut each),
+        }
+        self.writer.push(self.stream, &batch);
+    }
+}
+
+/// A line, or a part of one that is too long.
+#[derive(Debug, PartialEq, Eq)]
+struct Piece<'a> {
+    text: &'a [u8],
+    is_continuation: bool,
+    is_cut: bool,
+}
+
+/// Cuts bytes into lines, keeping what has no end yet.
+#[derive(Debug, Default)]
+struct Lines {
+    partial: Vec<u8>,
+    is_continuation: bool,
+}
+
+impl Lines {
+    fn feed(&mut self, bytes: &[u8], each: &mut impl FnMut(Piece<'_>)) {
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let (text, ended) = match part.strip_suffix(b"\n") {
+                Some(text) => (text, true),
+                None => (part, false),
+            };
+            self.partial.extend_from_slice(text);
+            while self.partial.len() > LONGEST_LINE {
+                let at = cut_position(&self.partial, LONGEST_LINE);
+                let rest = self.partial.split_off(at);
+                self.emit(true, each);
+                self.partial = rest;
+            }
+            if ended {
+                self.emit(false, each);
+                self.partial.clear();
+            }
+        }
+        if self.partial.is_empty() {
+            self.partial = Vec::new();
+        }
+    }
+
+    /// The last line may lack its end.
+    fn finish(&mut self, each: &mut impl FnMut(Piece<'_>)) {
+        if !self.partial.is_empty() {
+            self.emit(false, each);
+            self.partial = Vec::new();
+        }
+    }
+
+    fn emit(&mut self, is_cut: bool, each: &mut impl FnMut(Piece<'_>)) {
+        each(Piece {
+            text: &self.partial,
+            is_continuation: self.is_continuation,
+            is_cut,
+        });
+        self.is_continuation = is_cut;
+    }
+}
+
+/// At most `limit`, and not inside a UTF-8 character.
+fn cut_position(bytes: &[u8], limit: usize) -> usize {
+    let is_inside = |at: usize| bytes.get(at).is_some_and(|byte| byte & 0xC0 == 0x80);
+    (limit.saturating_sub(3)..=limit)
+        .rev()
+        .find(|at| !is_inside(*at))
+        .unwrap_or(limit)
+}
+
+#[derive(Debug, Default)]
+struct Tail {
+    lines: VecDeque<String>,
+}
+
+impl Tail {
+    fn push(&mut self, text: &[u8]) {
+        if self.lines.len() == TAIL_LINES {
+            self.lines.pop_front();
+        }
+        let kept = cut_position(text, TAIL_BYTES.min(text.len()));
+        let (kept, _) = text.split_at(kept.min(text.len()));
+        self.lines
+            .push_back(String::from_utf8_lossy(kept).into_owned());
+    }
+}
+
+#[cfg(test)]
+#[path = "output_tests.rs"]
+mod tests;

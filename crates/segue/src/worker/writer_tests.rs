@@ -1,0 +1,143 @@
+//! A writer over real pipes and files, with readers that stall, leave or come back.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, PipeReader, Read, pipe};
+
+use super::*;
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn writer() -> (Writer, PipeReader, PipeReader) {
+    let (out, out_end) = pipe().unwrap();
+    let (err, err_end) = pipe().unwrap();
+    let writer = Writer::over(out_end.into(), err_end.into()).unwrap();
+    (writer, out, err)
+}
+
+fn all(mut reader: impl Read) -> String {
+    let mut text = String::new();
+    reader.read_to_string(&mut text).unwrap();
+    text
+}
+
+#[test]
+fn lines_go_where_they_belong_and_the_end_writes_the_rest() {
+    let (writer, out, err) = writer();
+    writer.push(Stream::Out, b"one\n");
+    writer.push(Stream::Err, b"two\n");
+    writer.clone().push(Stream::Out, b"three\n");
+    assert!(writer.flush(SOON));
+    writer.push(Stream::Out, b"four\n");
+    drop(writer);
+    assert_eq!(all(out), "one\nthree\nfour\n");
+    assert_eq!(all(err), "two\n");
+}
+
+#[test]
+fn one_file_for_both_keeps_the_order() {
+    let (reader, end) = pipe().unwrap();
+    let both = end.try_clone().unwrap();
+    let writer = Writer::over(end.into(), both.into()).unwrap();
+    let mut expected = String::new();
+    for number in 0..1000 {
+        let stream = [Stream::Out, Stream::Err][number % 2];
+        let line = format!("{number}\n");
+        writer.push(stream, line.as_bytes());
+        expected.push_str(&line);
+    }
+    drop(writer);
+    assert_eq!(all(reader), expected);
+}
+
+#[test]
+fn a_stalled_reader_costs_a_mebibyte_then_counted_lines() {
+    let (writer, out, err) = writer();
+    let line = [b"x".repeat(1023), b"\n".to_vec()].concat();
+    let pushed = 3000;
+    for _ in 0..pushed {
+        writer.push(Stream::Out, &line);
+    }
+    assert!(!writer.flush(Duration::from_millis(1)));
+    // The other stream is not held up.
+    writer.push(Stream::Err, b"alive\n");
+    let mut err = BufReader::new(err);
+    let mut text = String::new();
+    err.read_line(&mut text).unwrap();
+    assert_eq!(text, "alive\n");
+
+    let mut out = BufReader::new(out);
+    let mut kept = 0;
+    let note = loop {
+        let mut text = String::new();
+        out.read_line(&mut text).unwrap();
+        if text.starts_with('x') {
+            kept += 1;
+        } else {
+            break text;
+        }
+    };
+    let held = LIMIT / line.len();
+    // What the pipe itself takes comes on top.
+    assert!((held..held + 80).contains(&kept), "{kept}");
+    let dropped = pushed - kept;
+    assert_eq!(
+        note,
+        format!("segue: … {dropped} lines dropped: the reader of stdout is too slow\n")
+    );
+    // It has recovered, and says nothing more about it.
+    assert!(writer.flush(SOON));
+    writer.push(Stream::Out, b"again\n");
+    drop(writer);
+    assert_eq!(all(out), "again\n");
+}
+
+#[test]
+fn a_reader_that_has_left_is_given_up() {
+    let (writer, out, err) = writer();
+    drop(out);
+    writer.push(Stream::Out, b"lost\n");
+    assert!(writer.flush(SOON));
+    for _ in 0..5000 {
+        writer.push(Stream::Out, &[b'\n'; 1024]);
+    }
+    assert!(writer.flush(Duration::ZERO), "nothing is queued any more");
+    writer.push(Stream::Err, b"alive\n");
+    drop(writer);
+    assert_eq!(all(err), "alive\n");
+}
+
+#[test]
+fn a_full_disk_is_waited_out_and_told() {
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let full = OwnedFd::from(full);
+    let mut sink = Sink {
+        file: &full,
+        lost: 0,
+        why: None,
+        mid_line: false,
+    };
+    for _ in 0..3 {
+        assert!(sink.write(b"a\nb\n", "stdout").is_ok());
+    }
+    let (reader, end) = pipe().unwrap();
+    let end = OwnedFd::from(end);
+    let mut sink = Sink { file: &end, ..sink };
+    assert!(sink.write(b"c\n", "stdout").is_ok());
+    drop(end);
+    assert_eq!(
+        all(reader),
+        "segue: … 6 lines lost: stdout could not be written: No space left on device (os error 28)\nc\n"
+    );
+}
+
+#[test]
+fn a_file_that_others_made_non_blocking_is_still_written_whole() {
+    let (reader, end) = pipe().unwrap();
+    rustix::io::ioctl_fionbio(&end, true).unwrap();
+    let other = File::open("/dev/null").unwrap();
+    let writer = Writer::over(end.into(), other.into()).unwrap();
+    let text = "y\n".repeat(200_000);
+    writer.push(Stream::Out, text.as_bytes());
+    drop(writer);
+    assert_eq!(all(reader), text);
+}
