@@ -1,1 +1,27 @@
-//! JSON bodies of the /v1/ control API.
+//! JSON bodies of the `/v1/` control API: what is asked, what is answered, what is streamed.
+//!
+//! The bodies are tolerant in both directions, so that a client and a supervisor of different
+//! releases understand each other: unknown fields are ignored, missing ones have a default, and
+//! an unknown word in an enumeration reads as `Unknown`. `docs/control-protocol.md` describes the
+//! same shapes for people; a change here is a change there. Nothing here knows the core or HTTP
+//! beyond a method, a path and a body.
+
+mod event;
+mod problem;
+mod request;
+mod sse;
+mod status;
+
+pub use event::{Failure, Level, Missed, Notice, Outcome, OutcomeKind, Progress};
+pub use problem::{Problem, ProblemBody, ProblemCode};
+pub use request::{
+    MAX_BODY, ReloadBody, Request, ScaleBody, Wait, apps_path, parse, percent_decode,
+    percent_encode,
+};
+pub use sse::{Decoder, Frame, MAX_FRAME, SseError, encode};
+pub use status::{Address, App, AppPhase, Reload, Slot, Status, Supervisor, Worker, WorkerPhase};
+
+/// The media type of every body that is not a stream.
+pub const JSON: &str = "application/json";
+/// The media type of a stream of progress.
+pub const EVENT_STREAM: &str = "text/event-stream";

@@ -1,0 +1,327 @@
+//! From a method, a path and a body to what is asked. Total: any bytes give a request or a problem.
+
+use serde::{Deserialize, Serialize};
+
+use super::problem::{Problem, ProblemCode};
+
+/// The longest request body that is read, in bytes.
+pub const MAX_BODY: usize = 64 * 1024;
+
+/// Longest app name that a path may carry, in bytes after decoding.
+const MAX_NAME: usize = 256;
+
+/// One request of the control API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// `GET /v1/status`
+    Status,
+    /// `POST /v1/apps/{app}/reload`, or `POST /v1/reload` for every app.
+    Reload { app: Option<String>, wait: Wait },
+    /// `POST /v1/apps/{app}/scale`
+    Scale { app: String, scale: ScaleBody },
+    /// `POST /v1/apps/{app}/stop`
+    Stop { app: String },
+    /// `POST /v1/shutdown`
+    Shutdown,
+    /// `GET /v1/events`
+    Events,
+}
+
+/// The body of a reload; an empty body means the defaults.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadBody {
+    #[serde(default)]
+    pub wait: Wait,
+}
+
+/// When a reload is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wait {
+    /// When the new generation serves alone, or the reload has failed.
+    #[default]
+    Committed,
+    /// When the old generation is gone too.
+    Drained,
+    /// When the request has been accepted.
+    None,
+}
+
+/// The body of a scale: exactly one of the two fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScaleBody {
+    /// So many workers.
+    To(u32),
+    /// So many more, or fewer if negative.
+    By(i32),
+}
+
+/// Reads one request. `path` may carry a query, which is ignored.
+///
+/// # Errors
+/// The problem to answer with: no such path, wrong method, or a body that cannot be read.
+pub fn parse(method: &str, path: &str, body: &[u8]) -> Result<Request, Problem> {
+    let path = path.split('?').next().unwrap_or_default();
+    let mut segments = path.split('/').skip(1);
+    if !path.starts_with('/') || segments.next() != Some("v1") {
+        return Err(no_such_path(path));
+    }
+    let segments: Vec<&str> = segments.take(4).collect();
+    match segments.as_slice() {
+        ["status"] => only("GET", method).map(|()| Request::Status),
+        ["events"] => only("GET", method).map(|()| Request::Events),
+        ["shutdown"] => only("POST", method).map(|()| Request::Shutdown),
+        ["reload"] => {
+            only("POST", method)?;
+            let ReloadBody { wait } = decode_or_default(body)?;
+            Ok(Request::Reload { app: None, wait })
+        }
+        ["apps", app, verb @ ("reload" | "scale" | "stop")] => {
+            only("POST", method)?;
+            let app = app_name(app)?;
+            match *verb {
+                "reload" => {
+                    let ReloadBody { wait } = decode_or_default(body)?;
+                    Ok(Request::Reload {
+                        app: Some(app),
+                        wait,
+                    })
+                }
+                "scale" => {
+                    let scale = decode_scale(body)?;
+                    Ok(Request::Scale { app, scale })
+                }
+                _ => Ok(Request::Stop { app }),
+            }
+        }
+        _ => Err(no_such_path(path)),
+    }
+}
+
+/// The path of one app's verb.
+#[must_use]
+pub fn apps_path(app: &str, verb: &str) -> String {
+    format!("/v1/apps/{}/{verb}", percent_encode(app))
+}
+
+/// Writes a name as one path segment.
+#[must_use]
+pub fn percent_encode(name: &str) -> String {
+    let mut encoded = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
+/// Reads a path segment; `None` where it is not percent-encoded UTF-8.
+#[must_use]
+pub fn percent_decode(segment: &str) -> Option<String> {
+    let mut bytes = segment.bytes();
+    let mut decoded = Vec::with_capacity(segment.len());
+    while let Some(byte) = bytes.next() {
+        if byte == b'%' {
+            let high = char::from(bytes.next()?).to_digit(16)?;
+            let low = char::from(bytes.next()?).to_digit(16)?;
+            decoded.push(u8::try_from(high * 16 + low).ok()?);
+        } else {
+            decoded.push(byte);
+        }
+    }
+    String::from_utf8(decoded).ok()
+}
+
+fn app_name(segment: &str) -> Result<String, Problem> {
+    percent_decode(segment)
+        .filter(|name| !name.is_empty() && name.len() <= MAX_NAME)
+        .ok_or_else(|| {
+            bad("the app's name in the path is not percent-encoded UTF-8 of 1 to 256 bytes")
+        })
+}
+
+fn only(allowed: &str, method: &str) -> Result<(), Problem> {
+    if method == allowed {
+        return Ok(());
+    }
+    Err(Problem::new(
+        ProblemCode::MethodNotAllowed,
+        "this path is not for this method",
+        format!("use {allowed}"),
+    ))
+}
+
+fn decode_or_default(body: &[u8]) -> Result<ReloadBody, Problem> {
+    if body.trim_ascii().is_empty() {
+        return Ok(ReloadBody::default());
+    }
+    serde_json::from_slice(body).map_err(|error| bad(format!("the body cannot be read: {error}")))
+}
+
+// A plain struct first: an externally tagged enum would refuse unknown fields beside its own.
+fn decode_scale(body: &[u8]) -> Result<ScaleBody, Problem> {
+    #[derive(Deserialize)]
+    struct Fields {
+        to: Option<u32>,
+        by: Option<i32>,
+    }
+    let fields: Fields = serde_json::from_slice(body)
+        .map_err(|error| bad(format!("the body cannot be read: {error}")))?;
+    match (fields.to, fields.by) {
+        (Some(to), None) => Ok(ScaleBody::To(to)),
+        (None, Some(by)) => Ok(ScaleBody::By(by)),
+        _ => Err(bad("the body must hold either \"to\" or \"by\"")),
+    }
+}
+
+fn bad(message: impl Into<String>) -> Problem {
+    Problem::new(
+        ProblemCode::BadRequest,
+        message,
+        "see the control protocol in the manual",
+    )
+}
+
+fn no_such_path(path: &str) -> Problem {
+    let shown: String = path.chars().take(80).collect();
+    Problem::new(
+        ProblemCode::NoSuchPath,
+        format!("there is no {shown:?} in this API"),
+        "a newer segue may have it; GET /v1/status tells the version",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn check(method: &str, path: &str, body: &str, expected: Result<Request, ProblemCode>) {
+        let parsed = parse(method, path, body.as_bytes()).map_err(|problem| problem.code);
+        assert_eq!(parsed, expected, "{method} {path} {body}");
+    }
+
+    #[test]
+    fn requests() {
+        let web = || "web".to_owned();
+        check("GET", "/v1/status", "", Ok(Request::Status));
+        check("GET", "/v1/status?pretty", "", Ok(Request::Status));
+        check("GET", "/v1/events", "", Ok(Request::Events));
+        check("POST", "/v1/shutdown", "", Ok(Request::Shutdown));
+        check(
+            "POST",
+            "/v1/apps/web/stop",
+            "",
+            Ok(Request::Stop { app: web() }),
+        );
+        let all = Request::Reload {
+            app: None,
+            wait: Wait::Committed,
+        };
+        check("POST", "/v1/reload", "", Ok(all));
+        for (body, wait) in [
+            ("", Wait::Committed),
+            ("{}", Wait::Committed),
+            ("{\"wait\":\"drained\"}", Wait::Drained),
+            ("{\"wait\":\"none\",\"later\":[1]}", Wait::None),
+        ] {
+            let reload = Request::Reload {
+                app: Some(web()),
+                wait,
+            };
+            check("POST", "/v1/apps/web/reload", body, Ok(reload));
+        }
+        for (body, scale) in [
+            ("{\"to\":4}", ScaleBody::To(4)),
+            ("{\"by\":-2,\"later\":null}", ScaleBody::By(-2)),
+        ] {
+            check(
+                "POST",
+                "/v1/apps/web/scale",
+                body,
+                Ok(Request::Scale { app: web(), scale }),
+            );
+        }
+        let scoped = Request::Stop {
+            app: "@shop/web é".to_owned(),
+        };
+        check("POST", &apps_path("@shop/web é", "stop"), "", Ok(scoped));
+    }
+
+    #[test]
+    fn refusals() {
+        for path in [
+            "",
+            "/",
+            "v1/status",
+            "/v2/status",
+            "/v1",
+            "/v1/apps/web",
+            "/v1/status/x",
+        ] {
+            check("GET", path, "", Err(ProblemCode::NoSuchPath));
+        }
+        check("POST", "/v1/status", "", Err(ProblemCode::MethodNotAllowed));
+        check(
+            "GET",
+            "/v1/apps/web/reload",
+            "",
+            Err(ProblemCode::MethodNotAllowed),
+        );
+        for path in [
+            "/v1/apps//stop",
+            "/v1/apps/%/stop",
+            "/v1/apps/%ff/stop",
+            "/v1/apps/%zz/stop",
+        ] {
+            check("POST", path, "", Err(ProblemCode::BadRequest));
+        }
+        for body in [
+            "",
+            "{}",
+            "{\"to\":1,\"by\":1}",
+            "{\"to\":-1}",
+            "{\"to\":\"3\"}",
+            "[",
+            "4",
+        ] {
+            check(
+                "POST",
+                "/v1/apps/web/scale",
+                body,
+                Err(ProblemCode::BadRequest),
+            );
+        }
+        check(
+            "POST",
+            "/v1/reload",
+            "{\"wait\":\"soon\"}",
+            Err(ProblemCode::BadRequest),
+        );
+    }
+
+    #[test]
+    fn scale_bodies_are_written_as_they_are_read() {
+        for scale in [ScaleBody::To(3), ScaleBody::By(-1)] {
+            let body = serde_json::to_vec(&scale).unwrap();
+            assert_eq!(decode_scale(&body), Ok(scale));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn names_survive_the_path(name in "\\PC{1,60}") {
+            prop_assert_eq!(percent_decode(&percent_encode(&name)), Some(name));
+        }
+
+        #[test]
+        fn any_bytes_are_answered(method in "[A-Z]{0,7}", path in "\\PC{0,80}", body: Vec<u8>) {
+            let _ = parse(&method, &path, &body);
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! `GET /v1/status`: a picture of the supervisor and its apps.
+//!
+//! Times are distances in milliseconds from the moment of the answer, so that no two clocks need
+//! agree: `*_since_ms` lies in the past, `*_in_ms` ahead. Sizes are bytes.
+
+use serde::{Deserialize, Serialize};
+
+use super::event::Failure;
+
+/// The whole answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    #[serde(default)]
+    pub supervisor: Supervisor,
+    #[serde(default)]
+    pub apps: Vec<App>,
+}
+
+/// The process that answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Supervisor {
+    pub version: String,
+    pub pid: u32,
+    /// The main process: the one that a terminal, systemd and `--pid-file` see.
+    pub keeper_pid: Option<u32>,
+    /// How long the supervisor has been running.
+    pub since_ms: u64,
+    /// The control socket that it listens at.
+    pub control: Option<String>,
+}
+
+/// One app.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct App {
+    pub name: String,
+    pub phase: AppPhase,
+    /// The generation that serves.
+    pub generation: u32,
+    /// The directory that the serving generation runs from, symlinks followed.
+    pub release: Option<String>,
+    /// The reload that is under way.
+    pub reload: Option<Reload>,
+    pub addresses: Vec<Address>,
+    pub slots: Vec<Slot>,
+    pub workers: Vec<Worker>,
+}
+
+/// Where an app is in its life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AppPhase {
+    /// No worker has been ready yet.
+    Starting,
+    Running,
+    Stopping,
+    Finished,
+    /// A word of a newer release.
+    #[default]
+    #[serde(other)]
+    Unknown,
+}
+
+/// A reload that is under way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Reload {
+    pub reload: u32,
+    /// The generation that is to serve.
+    pub generation: u32,
+    pub since_ms: u64,
+}
+
+/// A place that the app listens at.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Address {
+    /// As in a URL: `0.0.0.0:3000`, `[::]:3000`; a path for a Unix-domain socket.
+    pub name: String,
+    /// Sockets in the pool.
+    pub sockets: u16,
+    /// Positions of the sockets that get new connections.
+    pub set: Vec<u16>,
+    /// Workers that accept from the set.
+    pub serving: Vec<u32>,
+    /// Connections that wait to be accepted, in all queues together; where known.
+    pub queued: Option<u32>,
+    /// Whether a steering program says who gets new connections.
+    pub steered: bool,
+    /// Nobody will serve here soon: connections are reset.
+    pub refusing: bool,
+}
+
+/// A stable place for one worker.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Slot {
+    pub slot: u32,
+    /// The worker that serves, or will.
+    pub worker: Option<u32>,
+    /// Respawns since the last reload.
+    pub restarts: u32,
+    /// Restart intensity was reached; the slot is tried again at the next reload.
+    pub given_up: bool,
+    /// When the next worker is spawned, if one is awaited.
+    pub respawn_in_ms: Option<u64>,
+    pub last_failure: Option<Failure>,
+}
+
+/// One process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Worker {
+    /// Its id, new at each spawn; the app sees it as `cluster.worker.id`.
+    pub worker: u32,
+    pub slot: u32,
+    pub generation: u32,
+    pub pid: Option<u32>,
+    pub phase: WorkerPhase,
+    /// When this phase began.
+    pub since_ms: u64,
+    /// When this phase ends by force.
+    pub until_in_ms: Option<u64>,
+    /// How long the process has been there; where known.
+    pub age_ms: Option<u64>,
+    /// Resident memory in bytes; where known.
+    pub memory: Option<u64>,
+    /// Processor time used since it began, in milliseconds; where known.
+    pub cpu_ms: Option<u64>,
+    /// Open connections; where known.
+    pub connections: Option<u32>,
+    /// Respawns of its slot since the last reload.
+    pub restarts: u32,
+}
+
+/// Where a worker is in its life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkerPhase {
+    Booting,
+    Ready,
+    /// Gets no new connections, still accepts those on their way.
+    Quiet,
+    /// Finishes what is open.
+    Draining,
+    /// Was told to end.
+    Stopping,
+    /// Was killed.
+    Killed,
+    /// A word of a newer release.
+    #[default]
+    #[serde(other)]
+    Unknown,
+}
+
+impl WorkerPhase {
+    /// Whether the worker is on its way out.
+    #[must_use]
+    pub const fn is_leaving(self) -> bool {
+        match self {
+            Self::Quiet | Self::Draining | Self::Stopping | Self::Killed => true,
+            Self::Booting | Self::Ready | Self::Unknown => false,
+        }
+    }
+
+    /// The word in the JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Booting => "booting",
+            Self::Ready => "ready",
+            Self::Quiet => "quiet",
+            Self::Draining => "draining",
+            Self::Stopping => "stopping",
+            Self::Killed => "killed",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl AppPhase {
+    /// The word in the JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+            Self::Finished => "finished",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_newer_supervisor_is_understood() {
+        let text = r#"{
+            "supervisor": {"version": "9.0.0", "pid": 7, "mood": "fine"},
+            "apps": [{"name": "web", "phase": "pondering", "workers": [
+                {"worker": 3, "phase": "hibernating", "warmth": 3}, {"worker": 4, "phase": "ready"}
+            ]}],
+            "galaxy": {}
+        }"#;
+        let status: Status = serde_json::from_str(text).unwrap();
+        assert_eq!(status.supervisor.pid, 7);
+        let app = &status.apps[0];
+        assert_eq!(app.phase, AppPhase::Unknown);
+        assert_eq!(app.workers[0].phase, WorkerPhase::Unknown);
+        assert_eq!(app.workers[1].phase, WorkerPhase::Ready);
+        assert_eq!(app.workers[1].pid, None);
+    }
+
+    #[test]
+    fn an_empty_answer_is_understood() {
+        assert_eq!(
+            serde_json::from_str::<Status>("{}").unwrap(),
+            Status::default()
+        );
+    }
+
+    #[test]
+    fn words_are_those_of_the_json() {
+        for phase in [
+            WorkerPhase::Booting,
+            WorkerPhase::Ready,
+            WorkerPhase::Quiet,
+            WorkerPhase::Draining,
+            WorkerPhase::Stopping,
+            WorkerPhase::Killed,
+        ] {
+            assert_eq!(serde_json::to_value(phase).unwrap(), phase.as_str());
+        }
+        for phase in [
+            AppPhase::Starting,
+            AppPhase::Running,
+            AppPhase::Stopping,
+            AppPhase::Finished,
+        ] {
+            assert_eq!(serde_json::to_value(phase).unwrap(), phase.as_str());
+        }
+    }
+}
