@@ -59,6 +59,9 @@ mod tests {
         assert_eq!(Exit::all([]), Exit::Done);
         assert_eq!(Exit::all([Exit::Failed, Exit::Failed]), Exit::Failed);
         assert_eq!(Exit::all([Exit::Done, Exit::Failed]), Exit::Partly);
-        assert_eq!(Exit::all([Exit::Done, Exit::Failed, Exit::Done]), Exit::Partly);
+        assert_eq!(
+            Exit::all([Exit::Done, Exit::Failed, Exit::Done]),
+            Exit::Partly
+        );
     }
 }

@@ -6,3 +6,5 @@ pub(crate) mod duration;
 pub(crate) mod env_file;
 pub(crate) mod package;
 pub(crate) mod processors;
+pub(crate) mod quantity;
+pub(crate) mod settings;

@@ -1,1 +1,5 @@
 //! The control API: server, client, and the translation between core and wire.
+
+pub(crate) mod convert;
+pub(crate) mod names;
+mod wording;

@@ -1,0 +1,327 @@
+//! From the core's picture and news to the wire's. The two crates know nothing of each other, so
+//! that neither format follows the other by accident; every field is named here once.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use segue_core::{
+    AppPhase, AppView, Cause, ExitStatus, Failure, Notice, Outcome, Scale, Time, WorkerPhase,
+    WorkerView,
+};
+use segue_wire::control as wire;
+
+use super::names::{Measures, Names};
+use super::wording;
+
+/// One app as `status` shows it.
+pub(crate) fn app(view: &AppView, now: Time, measures: &impl Measures) -> wire::App {
+    wire::App {
+        name: measures.app().to_owned(),
+        phase: match view.phase {
+            AppPhase::Starting => wire::AppPhase::Starting,
+            AppPhase::Running => wire::AppPhase::Running,
+            AppPhase::Stopping => wire::AppPhase::Stopping,
+            AppPhase::Finished => wire::AppPhase::Finished,
+        },
+        generation: view.serving.0,
+        release: measures.release(view.serving),
+        reload: view.reload.map(|reload| wire::Reload {
+            reload: reload.reload.0,
+            generation: reload.generation.0,
+            since_ms: millis(now.since(reload.since)),
+        }),
+        addresses: view
+            .addresses
+            .iter()
+            .map(|address| wire::Address {
+                name: measures.address(address.address),
+                sockets: address.sockets,
+                set: address.set.iter().map(|index| index.0).collect(),
+                serving: address.serving.iter().map(|worker| worker.0).collect(),
+                queued: measures.queued(address.address),
+                steered: address.steered,
+                refusing: address.refusing,
+            })
+            .collect(),
+        slots: view
+            .slots
+            .iter()
+            .map(|slot| wire::Slot {
+                slot: slot.slot.0,
+                worker: slot.worker.map(|worker| worker.0),
+                restarts: slot.restarts,
+                given_up: slot.given_up,
+                respawn_in_ms: slot.respawn_at.map(|at| millis(at.since(now))),
+                last_failure: measures.last_failure(slot.slot),
+            })
+            .collect(),
+        workers: view
+            .workers
+            .iter()
+            .map(|worker| self::worker(worker, view, now, measures))
+            .collect(),
+    }
+}
+
+/// News of an app, with its text.
+pub(crate) fn notice(notice: &Notice, names: &impl Names, at: SystemTime) -> wire::Notice {
+    let (level, text) = wording::notice(notice, names);
+    let mut told = wire::Notice {
+        kind: notice_kind(notice).to_owned(),
+        app: names.app().to_owned(),
+        at_ms: at.duration_since(UNIX_EPOCH).map_or(0, millis),
+        level,
+        text,
+        ..wire::Notice::default()
+    };
+    match notice {
+        Notice::WorkerSpawned {
+            worker,
+            slot,
+            generation,
+        } => {
+            told.worker = Some(worker.0);
+            told.slot = Some(slot.0);
+            told.generation = Some(generation.0);
+        }
+        Notice::WorkerReady { worker, slot, took }
+        | Notice::WorkerDrained { worker, slot, took } => {
+            told.worker = Some(worker.0);
+            told.slot = Some(slot.0);
+            told.took_ms = Some(millis(*took));
+        }
+        Notice::WorkerFailed {
+            worker,
+            slot,
+            cause,
+        } => {
+            told.worker = Some(worker.0);
+            told.slot = Some(slot.0);
+            let failure = Failure {
+                worker: Some(*worker),
+                slot: Some(*slot),
+                cause: *cause,
+            };
+            told.failure = Some(self::failure(&failure, names));
+        }
+        Notice::RespawnDue { slot, .. } | Notice::SlotGivenUp { slot, .. } => {
+            told.slot = Some(slot.0);
+        }
+        Notice::WorkerLeaving { worker, slot, .. }
+        | Notice::DrainTimedOut { worker, slot, .. }
+        | Notice::WorkerKilled { worker, slot }
+        | Notice::WorkerLeft { worker, slot, .. }
+        | Notice::SettleTimedOut { worker, slot } => {
+            told.worker = Some(worker.0);
+            told.slot = Some(slot.0);
+        }
+        Notice::AppReady { took, .. } => told.took_ms = Some(millis(*took)),
+        Notice::ReloadStarted { reload, generation } => {
+            told.reload = Some(reload.0);
+            told.generation = Some(generation.0);
+        }
+        Notice::ReloadCommitted {
+            reload,
+            generation,
+            took,
+        } => {
+            told.reload = Some(reload.0);
+            told.generation = Some(generation.0);
+            told.took_ms = Some(millis(*took));
+        }
+        Notice::ReloadFailed { reload, failure } => {
+            told.reload = Some(reload.0);
+            told.worker = failure.worker.map(|worker| worker.0);
+            told.slot = failure.slot.map(|slot| slot.0);
+            told.failure = Some(self::failure(failure, names));
+        }
+        Notice::ReloadSuperseded { reload, by } => {
+            told.reload = Some(reload.0);
+            told.by = Some(by.0);
+        }
+        Notice::GenerationGone { generation } => told.generation = Some(generation.0),
+        Notice::AddressOpened { address, .. }
+        | Notice::AddressClosed { address }
+        | Notice::AddressUnserved { address }
+        | Notice::AddressServed { address } => told.address = Some(names.address(*address)),
+        Notice::HeldReleased { worker, address } => {
+            told.worker = Some(worker.0);
+            told.address = Some(names.address(*address));
+        }
+        Notice::Scaled { .. } | Notice::Stopping | Notice::Refused(_) => {}
+    }
+    told.pid = told
+        .worker
+        .and_then(|worker| names.pid(segue_core::WorkerId(worker)));
+    told
+}
+
+/// How a request ended, with its text.
+pub(crate) fn outcome(outcome: &Outcome, names: &impl Names) -> wire::Outcome {
+    let (text, next) = wording::outcome(outcome, names);
+    let blank = wire::Outcome {
+        app: names.app().to_owned(),
+        text,
+        next,
+        ..wire::Outcome::default()
+    };
+    match outcome {
+        Outcome::Started { took } => wire::Outcome {
+            kind: wire::OutcomeKind::Started,
+            took_ms: Some(millis(*took)),
+            ..blank
+        },
+        Outcome::Reloaded {
+            reload,
+            generation,
+            took,
+        } => wire::Outcome {
+            kind: wire::OutcomeKind::Reloaded,
+            reload: Some(reload.0),
+            generation: Some(generation.0),
+            took_ms: Some(millis(*took)),
+            ..blank
+        },
+        Outcome::ReloadFailed { reload, failure } => wire::Outcome {
+            kind: wire::OutcomeKind::ReloadFailed,
+            reload: Some(reload.0),
+            failure: Some(self::failure(failure, names)),
+            ..blank
+        },
+        Outcome::Superseded { by } => wire::Outcome {
+            kind: wire::OutcomeKind::Superseded,
+            by: Some(by.0),
+            ..blank
+        },
+        Outcome::Scaled { from, to } => wire::Outcome {
+            kind: wire::OutcomeKind::Scaled,
+            from: Some(*from),
+            to: Some(*to),
+            ..blank
+        },
+        Outcome::Stopped => wire::Outcome {
+            kind: wire::OutcomeKind::Stopped,
+            ..blank
+        },
+        Outcome::StoppedHard { killed } => wire::Outcome {
+            kind: wire::OutcomeKind::StoppedHard,
+            killed: Some(*killed),
+            ..blank
+        },
+        Outcome::NeverStarted { failure } => wire::Outcome {
+            kind: wire::OutcomeKind::NeverStarted,
+            failure: Some(self::failure(failure, names)),
+            ..blank
+        },
+        Outcome::Refused(why) => wire::Outcome {
+            kind: wire::OutcomeKind::Refused,
+            refusal: Some(wording::refusal_code(*why).to_owned()),
+            ..blank
+        },
+    }
+}
+
+/// What was wrong, with the worker's last words.
+pub(crate) fn failure(failure: &Failure, names: &impl Names) -> wire::Failure {
+    let (exit_code, signal) = match failure.cause {
+        Cause::ExitedBooting { status } | Cause::ExitedReady { status, .. } => match status {
+            ExitStatus::Code(code) => (Some(code), None),
+            ExitStatus::Signal(signal) => (None, Some(wording::signal_name(signal))),
+            ExitStatus::Unknown => (None, None),
+        },
+        Cause::NeverListened { .. }
+        | Cause::NotListeningAt { .. }
+        | Cause::NeverSaidReady { .. }
+        | Cause::Wrapper
+        | Cause::ChannelLost
+        | Cause::SpawnFailed
+        | Cause::PrepareFailed
+        | Cause::SteerFailed { .. } => (None, None),
+    };
+    wire::Failure {
+        worker: failure.worker.map(|worker| worker.0),
+        slot: failure.slot.map(|slot| slot.0),
+        pid: failure.worker.and_then(|worker| names.pid(worker)),
+        cause: wording::cause_code(&failure.cause).to_owned(),
+        text: wording::failure(failure, names),
+        next: wording::advice(failure, names),
+        exit_code,
+        signal,
+        stderr: failure
+            .worker
+            .map_or_else(Vec::new, |worker| names.tail(worker)),
+    }
+}
+
+/// What a scale asks of the core.
+pub(crate) fn scale(scale: wire::ScaleBody) -> Scale {
+    match scale {
+        wire::ScaleBody::To(to) => Scale::To(to),
+        wire::ScaleBody::By(by) if by < 0 => Scale::Down(by.unsigned_abs()),
+        wire::ScaleBody::By(by) => Scale::Up(by.unsigned_abs()),
+    }
+}
+
+fn worker(
+    worker: &WorkerView,
+    view: &AppView,
+    now: Time,
+    measures: &impl Measures,
+) -> wire::Worker {
+    let usage = measures.usage(worker.worker);
+    let slot = view.slots.iter().find(|slot| slot.slot == worker.slot);
+    wire::Worker {
+        worker: worker.worker.0,
+        slot: worker.slot.0,
+        generation: worker.generation.0,
+        pid: measures.pid(worker.worker),
+        phase: match worker.phase {
+            WorkerPhase::Booting => wire::WorkerPhase::Booting,
+            WorkerPhase::Ready => wire::WorkerPhase::Ready,
+            WorkerPhase::Quiet => wire::WorkerPhase::Quiet,
+            WorkerPhase::Draining => wire::WorkerPhase::Draining,
+            WorkerPhase::Stopping => wire::WorkerPhase::Stopping,
+            WorkerPhase::Killed => wire::WorkerPhase::Killed,
+        },
+        since_ms: millis(now.since(worker.since)),
+        until_in_ms: worker.until.map(|until| millis(until.since(now))),
+        age_ms: usage.map(|usage| usage.age_ms),
+        memory: usage.map(|usage| usage.memory),
+        cpu_ms: usage.map(|usage| usage.cpu_ms),
+        connections: measures.connections(worker.worker),
+        restarts: slot.map_or(0, |slot| slot.restarts),
+    }
+}
+
+const fn notice_kind(notice: &Notice) -> &'static str {
+    match notice {
+        Notice::WorkerSpawned { .. } => "worker_spawned",
+        Notice::WorkerReady { .. } => "worker_ready",
+        Notice::WorkerFailed { .. } => "worker_failed",
+        Notice::RespawnDue { .. } => "respawn_due",
+        Notice::SlotGivenUp { .. } => "slot_given_up",
+        Notice::WorkerLeaving { .. } => "worker_leaving",
+        Notice::WorkerDrained { .. } => "worker_drained",
+        Notice::DrainTimedOut { .. } => "drain_timed_out",
+        Notice::WorkerKilled { .. } => "worker_killed",
+        Notice::WorkerLeft { .. } => "worker_left",
+        Notice::AppReady { .. } => "app_ready",
+        Notice::ReloadStarted { .. } => "reload_started",
+        Notice::ReloadCommitted { .. } => "reload_committed",
+        Notice::ReloadFailed { .. } => "reload_failed",
+        Notice::ReloadSuperseded { .. } => "reload_superseded",
+        Notice::GenerationGone { .. } => "generation_gone",
+        Notice::AddressOpened { .. } => "address_opened",
+        Notice::AddressClosed { .. } => "address_closed",
+        Notice::AddressUnserved { .. } => "address_unserved",
+        Notice::AddressServed { .. } => "address_served",
+        Notice::HeldReleased { .. } => "held_released",
+        Notice::SettleTimedOut { .. } => "settle_timed_out",
+        Notice::Scaled { .. } => "scaled",
+        Notice::Stopping => "stopping",
+        Notice::Refused(_) => "refused",
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

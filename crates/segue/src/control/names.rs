@@ -1,0 +1,48 @@
+//! What the shell knows and the core does not: the names and measures behind its numbers.
+
+use segue_core::{AddressId, Failure, Generation, SlotId, WorkerId};
+use segue_wire::control as wire;
+
+/// Names needed to tell people what happened in one app.
+pub(crate) trait Names {
+    /// The name of the app.
+    fn app(&self) -> &str;
+    /// The process of a worker, also for a while after its end.
+    fn pid(&self, worker: WorkerId) -> Option<u32>;
+    /// An address as people write it.
+    fn address(&self, address: AddressId) -> String;
+    /// The number of slots.
+    fn workers(&self) -> u32;
+    /// The worker's last lines on stderr, oldest first; also for a while after its end.
+    fn tail(&self, worker: WorkerId) -> Vec<String>;
+    /// What the system said: the error text of a spawn, a release or a steering that failed.
+    fn detail(&self, failure: &Failure) -> Option<String>;
+    /// What to do about it, where the shell knows better than the general text: for instance the
+    /// command to write instead of a wrapper.
+    fn advice(&self, failure: &Failure) -> Option<String>;
+}
+
+/// Measures needed for a status.
+pub(crate) trait Measures: Names {
+    /// What the process uses; `None` when it is gone.
+    fn usage(&self, worker: WorkerId) -> Option<Usage>;
+    /// Open connections of a worker, where they can be counted.
+    fn connections(&self, worker: WorkerId) -> Option<u32>;
+    /// Connections that wait to be accepted, in all queues of an address together.
+    fn queued(&self, address: AddressId) -> Option<u32>;
+    /// The directory that a generation is pinned to.
+    fn release(&self, generation: Generation) -> Option<String>;
+    /// The slot's last failure, as it was told.
+    fn last_failure(&self, slot: SlotId) -> Option<wire::Failure>;
+}
+
+/// What a process uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Usage {
+    /// Resident memory in bytes.
+    pub(crate) memory: u64,
+    /// Processor time since it began, in milliseconds.
+    pub(crate) cpu_ms: u64,
+    /// How long it has been there, in milliseconds.
+    pub(crate) age_ms: u64,
+}
