@@ -1,0 +1,161 @@
+//! What callers ask of the supervisor loop, and how it answers them without ever waiting for one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use segue_wire::control::{Missed, Notice, Outcome, Problem, Progress, ScaleBody, Status, Wait};
+use tokio::sync::{mpsc, oneshot};
+
+/// How many events may wait for a caller that reads slowly.
+const QUEUE: usize = 512;
+/// Places of the queue that notices leave free, so that outcomes always find one.
+const RESERVED: usize = 128;
+
+/// One request, for the supervisor loop to answer.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Status {
+        reply: oneshot::Sender<Status>,
+    },
+    /// Without `app`, every app; each has its own outcome.
+    Reload {
+        app: Option<String>,
+        wait: Wait,
+        caller: Caller,
+    },
+    /// Answered with the outcome, a refusal included.
+    Scale {
+        app: String,
+        scale: ScaleBody,
+        reply: oneshot::Sender<Result<Outcome, Problem>>,
+    },
+    Stop {
+        app: String,
+        caller: Caller,
+    },
+    /// Stop every app, then end.
+    Shutdown {
+        caller: Caller,
+    },
+    /// All notices of all apps from now on.
+    Events {
+        caller: Caller,
+    },
+}
+
+/// Somebody who waits to be told whether the request is accepted. Dropping it says that the
+/// supervisor is ending.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    begun: oneshot::Sender<Result<mpsc::Receiver<Progress>, Problem>>,
+}
+
+/// The answer that a [`Caller`] gets.
+pub(crate) type Begun = oneshot::Receiver<Result<mpsc::Receiver<Progress>, Problem>>;
+
+/// Where an accepted caller is told what goes on. Its stream ends when every clone is dropped.
+#[derive(Clone, Debug)]
+pub(crate) struct Teller {
+    events: mpsc::Sender<Progress>,
+    missed: Arc<AtomicU64>,
+}
+
+impl Caller {
+    pub(crate) fn new() -> (Self, Begun) {
+        let (begun, answer) = oneshot::channel();
+        (Self { begun }, answer)
+    }
+
+    /// Begins the stream.
+    pub(crate) fn accept(self) -> Teller {
+        let (events, receiver) = mpsc::channel(QUEUE);
+        // A caller that has gone does not cancel what it asked for.
+        let _ = self.begun.send(Ok(receiver));
+        Teller {
+            events,
+            missed: Arc::default(),
+        }
+    }
+
+    /// Nothing will be done.
+    pub(crate) fn refuse(self, problem: Problem) {
+        let _ = self.begun.send(Err(problem));
+    }
+}
+
+impl Teller {
+    /// Passes a notice on. A caller who does not read misses some and is told how many.
+    pub(crate) fn notice(&self, notice: &Notice) {
+        if self.events.capacity() <= RESERVED {
+            self.missed.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        self.tell_missed();
+        let _ = self
+            .events
+            .try_send(Progress::Notice(Box::new(notice.clone())));
+    }
+
+    /// Passes the outcome for one app on.
+    pub(crate) fn outcome(&self, outcome: Outcome) {
+        self.tell_missed();
+        let _ = self.events.try_send(Progress::Outcome(Box::new(outcome)));
+    }
+
+    /// Whether nobody listens any more.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.events.is_closed()
+    }
+
+    fn tell_missed(&self) {
+        let count = self.missed.swap(0, Ordering::Relaxed);
+        if count > 0 {
+            let _ = self.events.try_send(Progress::Missed(Missed { count }));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use segue_wire::control::OutcomeKind;
+
+    use super::*;
+
+    #[test]
+    fn a_caller_that_reads_nothing_still_gets_the_outcome() {
+        let (caller, mut begun) = Caller::new();
+        let teller = caller.accept();
+        let mut events = begun.try_recv().unwrap().unwrap();
+        for _ in 0..QUEUE * 2 {
+            teller.notice(&Notice::default());
+        }
+        teller.outcome(Outcome {
+            kind: OutcomeKind::Reloaded,
+            ..Outcome::default()
+        });
+        drop(teller);
+        let mut told = 0;
+        let mut missed = 0;
+        let mut outcomes = 0;
+        while let Ok(event) = events.try_recv() {
+            match event {
+                Progress::Notice(_) => told += 1,
+                Progress::Missed(Missed { count }) => missed += count,
+                Progress::Outcome(_) => outcomes += 1,
+            }
+        }
+        assert_eq!(told, QUEUE - RESERVED);
+        assert_eq!(missed, (QUEUE + RESERVED) as u64);
+        assert_eq!(outcomes, 1);
+    }
+
+    #[test]
+    fn callers_that_left_are_no_trouble() {
+        let (caller, begun) = Caller::new();
+        drop(begun);
+        let teller = caller.accept();
+        assert!(teller.is_gone());
+        teller.notice(&Notice::default());
+        teller.outcome(Outcome::default());
+    }
+}
