@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use super::sse::{self, Frame};
 
-/// One event of a stream of progress.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One event of a stream of progress. Its JSON form, for lines of JSON, is the data with the name of the
+/// event as `event`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
 pub enum Progress {
     /// `event: notice`
     Notice(Box<Notice>),

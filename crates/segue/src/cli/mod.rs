@@ -1,1 +1,84 @@
-//! Commands and flags: what a user types.
+//! Commands and flags: what a user types. Commands speak to a supervisor only through its control socket.
+
+pub(crate) mod args;
+mod error;
+mod follow;
+pub(crate) mod output;
+mod reload;
+mod scale;
+mod status;
+mod stop;
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use self::args::{Cli, Command, RunArgs};
+use self::error::Trouble;
+use self::output::Output;
+use crate::exit::Exit;
+
+/// Parses the command line and does what it says. `run` is the supervisor itself, on a floor that
+/// this module does not know.
+pub(crate) fn main(run: impl FnOnce(RunArgs) -> Exit) -> ExitCode {
+    match parse(std::env::args_os()) {
+        Ok(Command::Run(args)) => run(*args),
+        Ok(Command::Reload(args)) => {
+            drive(args.common.output(), |output| reload::run(args, output))
+        }
+        Ok(Command::Status(args)) => {
+            drive(args.common.output(), |output| status::run(args, output))
+        }
+        Ok(Command::Scale(args)) => drive(args.common.output(), |output| scale::run(args, output)),
+        Ok(Command::Stop(args)) => drive(args.common.output(), |output| stop::run(args, output)),
+        Ok(Command::Shutdown(args)) => {
+            drive(args.common.output(), |output| stop::shutdown(args, output))
+        }
+        Err(exit) => exit,
+    }
+    .into()
+}
+
+/// Help and version are answers, everything else that is no command is wrong usage; both are printed here.
+fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, Exit> {
+    let error = match Cli::try_parse_from(words) {
+        Ok(cli) => match cli.command.check() {
+            Ok(()) => return Ok(cli.command),
+            Err(error) => error,
+        },
+        Err(error) => error,
+    };
+    // Where nobody reads, the exit code has to do.
+    let _ = error.print();
+    Err(if error.use_stderr() {
+        Exit::Usage
+    } else {
+        Exit::Done
+    })
+}
+
+/// Runs a command to its end on a runtime of its own.
+fn drive<F: Future<Output = Result<Exit, Trouble>>>(
+    output: Output,
+    command: impl FnOnce(Output) -> F,
+) -> Exit {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(command(output.clone())),
+        Err(error) => Err(Trouble::new(
+            "cannot begin",
+            error,
+            "check the limit on open files",
+            Exit::Failed,
+        )),
+    };
+    let exit = result.unwrap_or_else(|trouble| {
+        output.trouble(&trouble);
+        trouble.exit
+    });
+    output.finish(exit)
+}

@@ -243,7 +243,7 @@ mod tests {
         let path = home.path().join("web.sock");
         let (listener, _file) = ControlSocket::bind(&path).unwrap().into_parts();
         // Nobody accepts: the queue gets full.
-        rustix::net::listen(&listener, 1).unwrap();
+        listen(&listener, 1).unwrap();
         let address = SocketAddrUnix::new(&path).unwrap();
         let mut queued = Vec::new();
         loop {

@@ -16,19 +16,23 @@ pub(crate) fn notice(notice: &Notice) -> Vec<String> {
 }
 
 /// What is known of a failure beyond its text: the last lines on stderr, and what to do.
-pub(crate) fn failure(failure: &Failure) -> Vec<String> {
-    let mut lines = Vec::new();
-    if !failure.stderr.is_empty() {
-        lines.push("  its last lines on stderr:".to_owned());
-        lines.extend(
-            failure
-                .stderr
-                .iter()
-                .map(|line| format!("  | {}", printable(line))),
-        );
-    }
+fn failure(failure: &Failure) -> Vec<String> {
+    let mut lines = tail(&failure.stderr);
     if !failure.next.is_empty() {
         lines.push(format!("  what to do: {}", failure.next));
+    }
+    lines
+}
+
+/// A worker's last lines on stderr, with a heading; nothing if there are none.
+pub(crate) fn tail<'a>(stderr: impl IntoIterator<Item = &'a String>) -> Vec<String> {
+    let quoted = stderr
+        .into_iter()
+        .map(|line| format!("  | {}", printable(line)));
+    let mut lines = vec!["  its last lines on stderr:".to_owned()];
+    lines.extend(quoted);
+    if lines.len() == 1 {
+        lines.clear();
     }
     lines
 }

@@ -1,0 +1,407 @@
+//! The grammar of the command line. Flags of settings come from the table of settings, the rest from here.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::ValueParser;
+use clap::error::ErrorKind;
+use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use segue_wire::control::{ScaleBody, Wait};
+
+use super::output::Output;
+use crate::config::quantity;
+use crate::config::settings::{AppSettings, KEYS};
+use crate::telemetry::log::Verbosity;
+
+const AFTER_HELP: &str = "\
+Examples:
+  segue run server.js                  one worker per CPU, logs on stdout, ^C stops
+  segue run -w 4 server.js --port 80   what follows the script is the script's
+  segue reload                         new code; no client notices
+  segue status                         what runs, and what drains
+
+Exit codes: 0 done; 1 failed, nothing changed; 2 wrong usage; 3 no supervisor or no such app;
+4 another operation is in the way; 5 partly done; 124 timed out.";
+
+const RUN_HELP: &str = "\
+Examples:
+  segue run server.js
+  segue run -w 2 --env NODE_ENV=production server.js --port 3000
+  segue run --ready message --ready-timeout 1m server.js
+  segue run --cwd /srv/web/current server.js   the symlink is followed again at each reload
+  segue run                                    the start script of package.json
+
+Signals: HUP reload; TERM, QUIT, INT stop gracefully (again: at once); TTIN, TTOU one worker more, fewer.
+DURATION is a number with a unit: 500ms, 2s, 1m30s, 24h.";
+
+const RELOAD_HELP: &str = "\
+The new generation boots beside the old one and gets connections only when all of it is ready.
+If it fails, the old one goes on as if nothing had happened, and the exit code is 1.
+
+Examples:
+  segue reload
+  segue reload web --wait drained --timeout 10m";
+
+/// Zero-downtime application server: runs N workers of a Node.js app on one port, and replaces them
+/// with a new version so that no client can tell.
+#[derive(Debug, Parser)]
+#[command(name = "segue", version, after_help = AFTER_HELP, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run an app in the foreground
+    Run(Box<RunArgs>),
+    /// Replace the workers with a new generation
+    #[command(after_help = RELOAD_HELP)]
+    Reload(ReloadArgs),
+    /// Show what runs: one line a worker
+    #[command(alias = "ls")]
+    Status(StatusArgs),
+    /// Change the number of workers
+    Scale(ScaleArgs),
+    /// Stop an app gracefully
+    Stop(StopArgs),
+    /// Stop everything and end the supervisor
+    Shutdown(ShutdownArgs),
+}
+
+/// `run`: settings of the app, flags of the supervisor, and the app's own words.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = RUN_HELP, override_usage = "segue run [OPTIONS] [SCRIPT|COMMAND [ARGS...]]")]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) settings: AppSettings,
+    /// Make the control socket here [default: NAME.sock in $XDG_RUNTIME_DIR/segue, /run/segue or /tmp/segue-UID]
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "SEGUE_CONTROL",
+        help_heading = "Supervisor"
+    )]
+    pub(crate) control: Option<PathBuf>,
+    /// Write the main process's pid here, for kill -HUP
+    #[arg(long, value_name = "PATH", help_heading = "Supervisor")]
+    pub(crate) pid_file: Option<PathBuf>,
+    /// Say only what is wrong
+    #[arg(short, long, help_heading = "Supervisor")]
+    pub(crate) quiet: bool,
+    /// Say more; twice: everything
+    #[arg(short, long, action = ArgAction::Count, help_heading = "Supervisor")]
+    pub(crate) verbose: u8,
+    /// A script for node (.js .mjs .cjs .ts .mts .cts), or a command; the rest of the line goes to it untouched
+    #[arg(value_name = "SCRIPT|COMMAND", trailing_var_arg = true)]
+    pub(crate) command: Vec<String>,
+}
+
+/// Flags of every command that talks to a supervisor.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct CommonArgs {
+    /// The supervisor's control socket [default: the only one, or the one that has the app]
+    #[arg(long, value_name = "PATH", env = "SEGUE_CONTROL")]
+    pub(crate) control: Option<PathBuf>,
+    /// Answer in JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Say only what is wrong
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Say more
+    #[arg(short, long, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ReloadArgs {
+    /// The apps to reload [default: all of the supervisor]
+    #[arg(value_name = "APP")]
+    pub(crate) apps: Vec<String>,
+    /// When to return: the new generation serves; the old one is gone too; the request is accepted
+    #[arg(long, value_name = "committed|drained|none", default_value = "committed", value_parser = wait)]
+    pub(crate) wait: Wait,
+    /// Wait no longer than this, with exit code 124; the reload itself goes on [default: as long as it takes]
+    #[arg(long, value_name = "DURATION", value_parser = quantity::duration)]
+    pub(crate) timeout: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct StatusArgs {
+    /// Only this app
+    pub(crate) app: Option<String>,
+    /// Exit with 1 unless every app is running with every worker, and none refuses connections
+    #[arg(long)]
+    pub(crate) check: bool,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+}
+
+#[derive(Args, Debug)]
+#[command(override_usage = "segue scale [OPTIONS] [APP] N|+N|-N")]
+pub(crate) struct ScaleArgs {
+    /// So many workers, or so many more or fewer; the app may be left out when there is only one
+    #[arg(value_name = "[APP] N|+N|-N", required = true, num_args = 1..=2, allow_negative_numbers = true)]
+    pub(crate) words: Vec<String>,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct StopArgs {
+    /// The app to stop [default: the only one]
+    pub(crate) app: Option<String>,
+    /// Wait no longer than this, with exit code 124; stopping itself goes on [default: as long as it takes]
+    #[arg(long, value_name = "DURATION", value_parser = quantity::duration)]
+    pub(crate) timeout: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ShutdownArgs {
+    /// Wait no longer than this, with exit code 124; stopping itself goes on [default: as long as it takes]
+    #[arg(long, value_name = "DURATION", value_parser = quantity::duration)]
+    pub(crate) timeout: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+}
+
+impl Command {
+    /// Refuses what can be written but not meant.
+    pub(crate) fn check(&self) -> Result<(), clap::Error> {
+        match self {
+            Self::Run(args) => args
+                .settings
+                .check()
+                .map_err(|reason| invalid("run", &reason)),
+            Self::Scale(args) => args
+                .parse()
+                .map(drop)
+                .map_err(|reason| invalid("scale", &reason)),
+            Self::Reload(_) | Self::Status(_) | Self::Stop(_) | Self::Shutdown(_) => Ok(()),
+        }
+    }
+}
+
+impl RunArgs {
+    pub(crate) const fn verbosity(&self) -> Verbosity {
+        Verbosity::new(self.quiet, self.verbose)
+    }
+}
+
+impl CommonArgs {
+    pub(crate) fn output(&self) -> Output {
+        Output::of_this_process(self.json, Verbosity::new(self.quiet, self.verbose))
+    }
+}
+
+impl ScaleArgs {
+    /// The app, if named, and the number.
+    pub(crate) fn parse(&self) -> Result<(Option<&str>, ScaleBody), String> {
+        let (app, number) = match self.words.as_slice() {
+            [number] => (None, number),
+            [app, number] => (Some(app.as_str()), number),
+            _ => return Err("one app and one number are needed".to_owned()),
+        };
+        let usage = || format!("{number:?} is not a number of workers; write 4, +1 or -1");
+        let scale = if number.starts_with(['+', '-']) {
+            number.parse().ok().filter(|by| *by != 0).map(ScaleBody::By)
+        } else {
+            number.parse().ok().filter(|to| *to != 0).map(ScaleBody::To)
+        };
+        scale.map(|scale| (app, scale)).ok_or_else(usage)
+    }
+}
+
+impl Args for AppSettings {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        KEYS.iter().fold(command, |command, key| {
+            let help = match key.default {
+                Some(default) => format!("{} [default: {default}]", key.doc),
+                None => key.doc.to_owned(),
+            };
+            let action = if key.repeats {
+                ArgAction::Append
+            } else {
+                ArgAction::Set
+            };
+            let check = move |value: &str| key.check(value).map(|()| value.to_owned());
+            let arg = Arg::new(key.name)
+                .long(key.flag)
+                .value_name(key.value)
+                .help(help)
+                .action(action)
+                // An argument of node's begins with a hyphen.
+                .allow_hyphen_values(key.flag == "node-arg")
+                .value_parser(ValueParser::new(check))
+                .help_heading("App");
+            command.arg(match key.short {
+                Some(short) => arg.short(short),
+                None => arg,
+            })
+        })
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for AppSettings {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut settings = Self::default();
+        settings.update_from_arg_matches(matches)?;
+        Ok(settings)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        for key in KEYS {
+            for value in matches.get_many::<String>(key.name).into_iter().flatten() {
+                key.set(self, value)
+                    .map_err(|reason| invalid("run", &reason))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn wait(word: &str) -> Result<Wait, String> {
+    match word {
+        "committed" => Ok(Wait::Committed),
+        "drained" => Ok(Wait::Drained),
+        "none" => Ok(Wait::None),
+        _ => Err("write committed, drained or none".to_owned()),
+    }
+}
+
+fn invalid(command: &str, reason: &str) -> clap::Error {
+    let mut cli = Cli::command();
+    cli.build();
+    match cli.find_subcommand_mut(command) {
+        Some(command) => command.error(ErrorKind::ValueValidation, reason),
+        None => cli.error(ErrorKind::ValueValidation, reason),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use segue_core::ReadyRule;
+
+    use super::*;
+    use crate::config::settings::Workers;
+
+    fn parse(line: &str) -> Result<Command, String> {
+        let words = line.split_whitespace();
+        let cli = Cli::try_parse_from(words).map_err(|error| error.to_string())?;
+        cli.command.check().map_err(|error| error.to_string())?;
+        Ok(cli.command)
+    }
+
+    fn run(line: &str) -> RunArgs {
+        match parse(line) {
+            Ok(Command::Run(args)) => *args,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_grammar_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_follows_the_script_is_the_scripts() {
+        for (line, command) in [
+            ("segue run server.js", "server.js"),
+            (
+                "segue run server.js --port 80 -w 9 --name x -h",
+                "server.js --port 80 -w 9 --name x -h",
+            ),
+            ("segue run -- server.js --version", "server.js --version"),
+            ("segue run server.js a -- b", "server.js a -- b"),
+            ("segue run", ""),
+        ] {
+            let args = run(line);
+            assert_eq!(args.command.join(" "), command, "{line}");
+            assert_eq!(args.settings, AppSettings::default(), "{line}");
+        }
+    }
+
+    #[test]
+    fn flags_fill_the_settings() {
+        let args = run(
+            "segue run -w 50% --name web --env A=1 --env B=2 --node-arg --inspect \
+             --node-arg=--enable-source-maps --ready message --drain-timeout 1m30s --listen 80 \
+             --pid-file /run/web.pid -vv server.js -q",
+        );
+        let settings = &args.settings;
+        assert_eq!(settings.workers, Workers::Percent(50));
+        assert_eq!(settings.name.as_deref(), Some("web"));
+        assert_eq!(settings.env.len(), 2);
+        assert_eq!(settings.node_args, ["--inspect", "--enable-source-maps"]);
+        assert_eq!(settings.ready, ReadyRule::Message);
+        assert_eq!(settings.drain_timeout, Duration::from_secs(90));
+        assert_eq!(settings.listen.len(), 1);
+        assert_eq!(args.verbosity(), Verbosity::Trace);
+        assert_eq!(args.command, ["server.js", "-q"]);
+    }
+
+    #[test]
+    fn wrong_usage_says_what_to_write() {
+        for (line, expected) in [
+            ("segue run --worker 2 server.js", "'--workers'"),
+            ("segue relod", "'reload'"),
+            ("segue run --ready-timeout 30 server.js", "write 30s"),
+            ("segue run -w 0 server.js", "write a number from 1 to 1024"),
+            ("segue run --backoff-min 1m server.js", "swap them"),
+            (
+                "segue reload --wait soon",
+                "write committed, drained or none",
+            ),
+            (
+                "segue scale web",
+                "\"web\" is not a number of workers; write 4, +1 or -1",
+            ),
+            ("segue scale web 0", "is not a number"),
+            ("segue scale", "[APP] N|+N|-N"),
+        ] {
+            let error = parse(line).unwrap_err();
+            assert!(error.contains(expected), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn numbers_of_workers() {
+        for (line, expected) in [
+            ("segue scale 4", (None, ScaleBody::To(4))),
+            ("segue scale web 4 --json", (Some("web"), ScaleBody::To(4))),
+            ("segue scale web +2", (Some("web"), ScaleBody::By(2))),
+            ("segue scale web -2", (Some("web"), ScaleBody::By(-2))),
+            ("segue scale --json -1", (None, ScaleBody::By(-1))),
+        ] {
+            let Ok(Command::Scale(args)) = parse(line) else {
+                panic!("{line}: {:?}", parse(line));
+            };
+            assert_eq!(args.parse(), Ok(expected), "{line}");
+        }
+    }
+
+    #[test]
+    fn aliases_and_waits() {
+        assert!(matches!(
+            parse("segue ls web"),
+            Ok(Command::Status(StatusArgs { app: Some(_), .. }))
+        ));
+        let Ok(Command::Reload(args)) = parse("segue reload a b --wait=drained --timeout 5m")
+        else {
+            panic!("no reload");
+        };
+        assert_eq!(args.apps, ["a", "b"]);
+        assert_eq!(args.wait, Wait::Drained);
+        assert_eq!(args.timeout, Some(Duration::from_secs(300)));
+    }
+}

@@ -1,0 +1,295 @@
+//! Follows a stream of progress to its outcomes, and tells each step.
+
+use std::time::Duration;
+
+use segue_wire::control::{Level, Notice, Outcome, OutcomeKind, Progress};
+use tokio::time::timeout;
+
+use super::error::Trouble;
+use super::output::{Output, Tone};
+use crate::control::client::{ClientError, Stream};
+use crate::exit::Exit;
+use crate::telemetry::lines;
+
+/// Reads a stream to its end. `what` begins the error if it breaks: "cannot reload web".
+pub(super) async fn follow(
+    mut stream: Stream,
+    what: &str,
+    output: &Output,
+) -> Result<Exit, Trouble> {
+    let mut teller = StepTeller { output, held: None };
+    let mut exits = Vec::new();
+    loop {
+        let progress = stream.next().await;
+        match progress.map_err(|error| Trouble::talking(what, error))? {
+            Some(Progress::Outcome(outcome)) => {
+                teller.outcome(&outcome, what);
+                exits.push(exit_of(&outcome));
+            }
+            Some(progress) => teller.progress(&progress),
+            None => break,
+        }
+    }
+    if exits.is_empty() {
+        let why = "the supervisor ended before the outcome was known";
+        let next = "see whether it runs, and what serves: segue status";
+        return Err(Trouble::new(what, why, next, Exit::NotFound));
+    }
+    Ok(Exit::all(exits))
+}
+
+/// Gives up waiting after `limit`; what goes on goes on.
+pub(super) async fn limited(
+    limit: Option<Duration>,
+    what: &str,
+    command: impl Future<Output = Result<Exit, Trouble>>,
+) -> Result<Exit, Trouble> {
+    let Some(limit) = limit else {
+        return command.await;
+    };
+    let finished = timeout(limit, command).await;
+    finished.unwrap_or_else(|_| Err(Trouble::overdue(what, limit)))
+}
+
+/// The error of a stream that did not begin.
+pub(super) fn begun(what: &str, stream: Result<Stream, ClientError>) -> Result<Stream, Trouble> {
+    stream.map_err(|error| Trouble::talking(what, error))
+}
+
+/// The exit code of an outcome.
+pub(super) fn exit_of(outcome: &Outcome) -> Exit {
+    match outcome.kind {
+        OutcomeKind::Accepted
+        | OutcomeKind::Started
+        | OutcomeKind::Reloaded
+        | OutcomeKind::Scaled
+        | OutcomeKind::Stopped => Exit::Done,
+        OutcomeKind::ReloadFailed | OutcomeKind::NeverStarted | OutcomeKind::Unknown => {
+            Exit::Failed
+        }
+        OutcomeKind::Superseded => Exit::Conflict,
+        OutcomeKind::StoppedHard => Exit::Partly,
+        OutcomeKind::Refused => match outcome.refusal.as_deref() {
+            Some("no_workers" | "too_many") => Exit::Usage,
+            _ => Exit::Conflict,
+        },
+    }
+}
+
+struct StepTeller<'a> {
+    output: &'a Output,
+    /// The end of a reload is told as a notice and as the outcome: kept back until the next event
+    /// shows whether it is the same one.
+    held: Option<Notice>,
+}
+
+impl StepTeller<'_> {
+    fn progress(&mut self, progress: &Progress) {
+        if self.output.json {
+            self.json(progress);
+            return;
+        }
+        match progress {
+            Progress::Notice(notice) => {
+                self.release();
+                if notice.kind.starts_with("reload_") && notice.kind != "reload_started" {
+                    self.held = Some((**notice).clone());
+                } else {
+                    self.notice(notice);
+                }
+            }
+            Progress::Missed(missed) => {
+                self.release();
+                let text = format!("({} steps were too fast to be shown)", missed.count);
+                self.output.line(&self.output.tone(&text, Tone::Faint));
+            }
+            Progress::Outcome(_) => {}
+        }
+    }
+
+    fn outcome(&mut self, outcome: &Outcome, what: &str) {
+        if self.output.json {
+            self.json(&Progress::Outcome(Box::new(outcome.clone())));
+        }
+        if self
+            .held
+            .as_ref()
+            .is_some_and(|held| held.text == outcome.text)
+        {
+            self.held = None;
+        }
+        self.release();
+        let exit = exit_of(outcome);
+        if exit == Exit::Done {
+            if !self.output.json && self.output.verbosity.shows(Level::Info) {
+                self.output
+                    .line(&self.output.tone(&outcome.text, Tone::Good));
+            }
+            return;
+        }
+        if !self.output.json {
+            let trouble = Trouble::new(what, &outcome.text, &outcome.next, exit);
+            self.output.trouble(&trouble);
+            let stderr = outcome.failure.iter().flat_map(|failure| &failure.stderr);
+            for line in lines::tail(stderr) {
+                self.output.complain(&line);
+            }
+        }
+    }
+
+    fn release(&mut self) {
+        if let Some(held) = self.held.take() {
+            self.notice(&held);
+        }
+    }
+
+    fn notice(&self, notice: &Notice) {
+        // Steps that the supervisor's own log leaves out are news for whoever waits for them.
+        let level = if notice.kind == "worker_ready" {
+            Level::Info
+        } else {
+            notice.level
+        };
+        if !self.output.verbosity.shows(level) {
+            return;
+        }
+        let text = match notice.level {
+            Level::Debug => self.output.tone(&notice.text, Tone::Faint),
+            Level::Info => notice.text.clone(),
+            Level::Warn => self.output.tone(&notice.text, Tone::Careful),
+            Level::Error => self.output.tone(&notice.text, Tone::Bad),
+        };
+        self.output.line(&text);
+    }
+
+    fn json(&self, progress: &Progress) {
+        // Strings, numbers and lists of them always have a JSON form.
+        self.output
+            .line(&serde_json::to_string(progress).unwrap_or_default());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use segue_wire::control::Failure;
+
+    use super::*;
+    use crate::cli::output::kept;
+
+    fn notice(kind: &str, level: Level, text: &str) -> Progress {
+        Progress::Notice(Box::new(Notice {
+            kind: kind.to_owned(),
+            level,
+            text: text.to_owned(),
+            ..Notice::default()
+        }))
+    }
+
+    #[test]
+    fn steps_of_a_reload() {
+        let (output, out, err) = kept::output();
+        let mut teller = StepTeller {
+            output: &output,
+            held: None,
+        };
+        let text = "reload 3 committed: generation 4 serves (2 workers, 1.2 s)";
+        teller.progress(&notice(
+            "reload_superseded",
+            Level::Info,
+            "reload 2 was overtaken by reload 3",
+        ));
+        teller.progress(&notice("reload_started", Level::Info, "reload 3 began"));
+        teller.progress(&notice("worker_spawned", Level::Debug, "worker 7 boots"));
+        teller.progress(&notice("worker_ready", Level::Debug, "worker 7 is ready"));
+        teller.progress(&notice("reload_committed", Level::Info, text));
+        let outcome = Outcome {
+            kind: OutcomeKind::Reloaded,
+            text: text.to_owned(),
+            ..Outcome::default()
+        };
+        teller.outcome(&outcome, "cannot reload");
+        let expected = format!(
+            "reload 2 was overtaken by reload 3\nreload 3 began\nworker 7 is ready\n{text}\n"
+        );
+        assert_eq!(out.text(), expected);
+        assert_eq!(err.text(), "");
+    }
+
+    #[test]
+    fn a_failed_reload_shows_the_workers_last_words() {
+        let (output, out, err) = kept::output();
+        let mut teller = StepTeller {
+            output: &output,
+            held: None,
+        };
+        let text = "reload 3 failed, nothing has changed: worker 7 exited with code 1";
+        teller.progress(&notice("reload_failed", Level::Error, text));
+        let outcome = Outcome {
+            kind: OutcomeKind::ReloadFailed,
+            text: text.to_owned(),
+            next: "repair it".to_owned(),
+            failure: Some(Failure {
+                stderr: vec!["Error: no such table".to_owned()],
+                ..Failure::default()
+            }),
+            ..Outcome::default()
+        };
+        teller.outcome(&outcome, "cannot reload web");
+        assert_eq!(out.text(), "");
+        let expected = format!(
+            "segue: cannot reload web: {text}; repair it\n  its last lines on stderr:\n  | Error: no such table\n"
+        );
+        assert_eq!(err.text(), expected);
+    }
+
+    #[test]
+    fn json_has_one_line_an_event() {
+        let (mut output, out, _) = kept::output();
+        output.json = true;
+        let mut teller = StepTeller {
+            output: &output,
+            held: None,
+        };
+        teller.progress(&notice("worker_ready", Level::Debug, "ready"));
+        teller.outcome(
+            &Outcome {
+                kind: OutcomeKind::Reloaded,
+                ..Outcome::default()
+            },
+            "cannot reload",
+        );
+        let text = out.text();
+        let lines: Vec<serde_json::Value> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert_eq!(lines[0]["event"], "notice");
+        assert_eq!(lines[0]["kind"], "worker_ready");
+        assert_eq!(lines[1]["event"], "outcome");
+        assert_eq!(lines[1]["kind"], "reloaded");
+        assert_eq!(lines.len(), 2);
+    }
+
+    #[test]
+    fn exit_codes_of_outcomes() {
+        let refused = |why: &str| Outcome {
+            kind: OutcomeKind::Refused,
+            refusal: Some(why.to_owned()),
+            ..Outcome::default()
+        };
+        let of = |kind| Outcome {
+            kind,
+            ..Outcome::default()
+        };
+        for (outcome, exit) in [
+            (of(OutcomeKind::Reloaded), Exit::Done),
+            (of(OutcomeKind::ReloadFailed), Exit::Failed),
+            (of(OutcomeKind::Superseded), Exit::Conflict),
+            (of(OutcomeKind::StoppedHard), Exit::Partly),
+            (refused("reloading"), Exit::Conflict),
+            (refused("no_workers"), Exit::Usage),
+        ] {
+            assert_eq!(exit_of(&outcome), exit, "{outcome:?}");
+        }
+    }
+}

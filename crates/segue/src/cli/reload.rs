@@ -1,0 +1,48 @@
+//! `segue reload`: asks for a new generation and follows it to its outcome.
+
+use super::args::ReloadArgs;
+use super::error::Trouble;
+use super::follow::{begun, follow, limited};
+use super::output::Output;
+use crate::control::find::find;
+use crate::control::runtime::Place;
+use crate::exit::Exit;
+
+pub(super) async fn run(args: ReloadArgs, output: Output) -> Result<Exit, Trouble> {
+    limited(
+        args.timeout,
+        "cannot wait for the reload",
+        reload(&args, &output),
+    )
+    .await
+}
+
+async fn reload(args: &ReloadArgs, output: &Output) -> Result<Exit, Trouble> {
+    if args.apps.is_empty() {
+        return one(args, None, output).await;
+    }
+    let mut exits = Vec::new();
+    for app in &args.apps {
+        // One that fails must not keep the others from being told.
+        exits.push(
+            one(args, Some(app), output)
+                .await
+                .unwrap_or_else(|trouble| {
+                    output.trouble(&trouble);
+                    trouble.exit
+                }),
+        );
+    }
+    Ok(Exit::all(exits))
+}
+
+async fn one(args: &ReloadArgs, app: Option<&str>, output: &Output) -> Result<Exit, Trouble> {
+    let what = app.map_or_else(
+        || "cannot reload".to_owned(),
+        |app| format!("cannot reload {app}"),
+    );
+    let found = find(args.common.control.clone(), app, &Place::of_this_process()).await;
+    let found = found.map_err(|error| Trouble::finding(&what, error))?;
+    let stream = begun(&what, found.client.reload(app, args.wait).await)?;
+    follow(stream, &what, output).await
+}

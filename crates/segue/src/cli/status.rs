@@ -1,0 +1,385 @@
+//! `segue status`: a picture of what runs, one line a worker.
+
+use std::time::Duration;
+
+use segue_wire::control::{App, AppPhase, Slot, Status, Supervisor, Worker, WorkerPhase};
+
+use super::args::StatusArgs;
+use super::error::Trouble;
+use super::output::{Output, Tone};
+use crate::config::quantity::human;
+use crate::control::find::find;
+use crate::control::runtime::Place;
+use crate::exit::Exit;
+use crate::telemetry::lines;
+
+const HEADINGS: [&str; 10] = [
+    "SLOT", "GEN", "WORKER", "PID", "PHASE", "SINCE", "CONNS", "MEMORY", "CPU", "RESTARTS",
+];
+/// Position of the phase, which has a colour, and of the connections, which are not always known.
+const PHASE: usize = 4;
+const CONNECTIONS: usize = 6;
+
+pub(super) async fn run(args: StatusArgs, output: Output) -> Result<Exit, Trouble> {
+    let app = args.app.as_deref();
+    let found = find(args.common.control.clone(), app, &Place::of_this_process()).await;
+    let found = found.map_err(|error| Trouble::finding("cannot show the status", error))?;
+    let mut status = found.status;
+    status
+        .apps
+        .retain(|known| app.is_none_or(|app| known.name == app));
+    if output.json {
+        // Strings, numbers and lists of them always have a JSON form.
+        output.line(&serde_json::to_string_pretty(&status).unwrap_or_default());
+    } else {
+        show(&status, &output);
+    }
+    if args.check && !status.apps.iter().all(is_well) {
+        return Ok(Exit::Failed);
+    }
+    Ok(Exit::Done)
+}
+
+/// Whether an app does all that it is asked to.
+fn is_well(app: &App) -> bool {
+    let serves = |slot: &Slot| {
+        let worker = app
+            .workers
+            .iter()
+            .find(|worker| Some(worker.worker) == slot.worker);
+        worker.is_some_and(|worker| worker.phase == WorkerPhase::Ready) && !slot.given_up
+    };
+    app.phase == AppPhase::Running
+        && app.slots.iter().all(serves)
+        && !app.addresses.iter().any(|address| address.refusing)
+}
+
+fn show(status: &Status, output: &Output) {
+    for app in &status.apps {
+        show_app(app, output);
+    }
+    output.line(&output.tone(&supervisor_line(&status.supervisor), Tone::Faint));
+}
+
+fn supervisor_line(supervisor: &Supervisor) -> String {
+    let mut line = format!(
+        "segue {}, pid {}, up {}",
+        supervisor.version,
+        supervisor.keeper_pid.unwrap_or(supervisor.pid),
+        ms(supervisor.since_ms)
+    );
+    if let Some(control) = &supervisor.control {
+        line.push_str(&format!(", control socket {control}"));
+    }
+    line
+}
+
+fn show_app(app: &App, output: &Output) {
+    let tone = if is_well(app) {
+        Tone::Good
+    } else {
+        Tone::Careful
+    };
+    let mut head = format!(
+        "{}  {}  generation {}",
+        app.name,
+        output.tone(app.phase.as_str(), tone),
+        app.generation
+    );
+    if let Some(release) = &app.release {
+        head.push_str(&format!("  {release}"));
+    }
+    output.line(&head);
+    if let Some(reload) = &app.reload {
+        output.line(&format!(
+            "  reload {} for {}: generation {} boots",
+            reload.reload,
+            ms(reload.since_ms),
+            reload.generation
+        ));
+    }
+    for address in &app.addresses {
+        let mut line = format!("  {}", address.name);
+        if let Some(queued) = address.queued.filter(|queued| *queued > 0) {
+            line.push_str(&format!("  {queued} waiting to be accepted"));
+        }
+        if address.refusing {
+            let refusing = "refuses connections: no worker serves";
+            line.push_str(&format!("  {}", output.tone(refusing, Tone::Bad)));
+        }
+        output.line(&line);
+    }
+    show_workers(&app.workers, output);
+    for slot in &app.slots {
+        show_slot(slot, output);
+    }
+}
+
+fn show_workers(workers: &[Worker], output: &Output) {
+    if workers.is_empty() {
+        return;
+    }
+    let mut sorted: Vec<&Worker> = workers.iter().collect();
+    sorted.sort_by_key(|worker| (worker.phase.is_leaving(), worker.slot, worker.worker));
+    let counted = workers.iter().any(|worker| worker.connections.is_some());
+    let rows: Vec<[String; 10]> = [HEADINGS.map(str::to_owned)]
+        .into_iter()
+        .chain(sorted.iter().map(|worker| cells(worker)))
+        .collect();
+    let mut widths = [0; 10];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let workers = [None].into_iter().chain(sorted.iter().map(Some));
+    for (row, worker) in rows.iter().zip(workers) {
+        let mut line = String::from(" ");
+        for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
+            if column == CONNECTIONS && !counted {
+                continue;
+            }
+            let padded = format!("{cell:width$}");
+            line.push(' ');
+            line.push_str(&match worker {
+                Some(worker) if column == PHASE => output.tone(&padded, tone_of(worker.phase)),
+                Some(_) => padded,
+                None => output.tone(&padded, Tone::Faint),
+            });
+            line.push(' ');
+        }
+        if let Some(note) = worker.and_then(|worker| note(worker)) {
+            line.push_str(&note);
+        }
+        output.line(line.trim_end());
+    }
+}
+
+fn cells(worker: &Worker) -> [String; 10] {
+    let known = |number: Option<String>| number.unwrap_or_else(|| "-".to_owned());
+    [
+        worker.slot.to_string(),
+        worker.generation.to_string(),
+        worker.worker.to_string(),
+        known(worker.pid.map(|pid| pid.to_string())),
+        worker.phase.as_str().to_owned(),
+        ms(worker.since_ms),
+        known(
+            worker
+                .connections
+                .map(|connections| connections.to_string()),
+        ),
+        known(worker.memory.map(memory)),
+        known(share(worker)),
+        worker.restarts.to_string(),
+    ]
+}
+
+fn note(worker: &Worker) -> Option<String> {
+    let until = worker.until_in_ms.map(ms);
+    let text = match (worker.phase, until) {
+        (WorkerPhase::Booting, Some(until)) => format!("must be ready within {until}"),
+        (WorkerPhase::Quiet, Some(until)) => format!("accepts what is on its way, {until} at most"),
+        (WorkerPhase::Quiet, None) => "accepts what is on its way".to_owned(),
+        (WorkerPhase::Draining, Some(until)) => {
+            format!("finishes its connections, {until} at most")
+        }
+        (WorkerPhase::Draining, None) => "finishes its connections".to_owned(),
+        (WorkerPhase::Stopping, Some(until)) => format!("was told to end, killed in {until}"),
+        _ => return None,
+    };
+    Some(format!(" {text}"))
+}
+
+fn show_slot(slot: &Slot, output: &Output) {
+    if slot.given_up {
+        let text = format!(
+            "slot {} is given up after {} restarts; the next reload tries it again",
+            slot.slot, slot.restarts
+        );
+        output.line(&format!("  {}", output.tone(&text, Tone::Bad)));
+    } else if let Some(respawn) = slot.respawn_in_ms {
+        output.line(&format!(
+            "  slot {} gets a new worker in {}",
+            slot.slot,
+            ms(respawn)
+        ));
+    }
+    // A failure long repaired is no news: it is shown while its slot is not served.
+    if slot.given_up || slot.respawn_in_ms.is_some() {
+        if let Some(failure) = &slot.last_failure {
+            output.line(&format!("  last failure: {}", failure.text));
+            for line in lines::tail(&failure.stderr) {
+                output.line(&format!("  {line}"));
+            }
+        }
+    }
+}
+
+const fn tone_of(phase: WorkerPhase) -> Tone {
+    match phase {
+        WorkerPhase::Ready => Tone::Good,
+        WorkerPhase::Booting | WorkerPhase::Quiet | WorkerPhase::Draining => Tone::Careful,
+        WorkerPhase::Stopping | WorkerPhase::Killed => Tone::Bad,
+        WorkerPhase::Unknown => Tone::Faint,
+    }
+}
+
+/// Processor time over the life of the process, as ps(1) shows it.
+fn share(worker: &Worker) -> Option<String> {
+    let (cpu, age) = (worker.cpu_ms?, worker.age_ms.filter(|age| *age > 0)?);
+    let tenths = cpu.saturating_mul(1000) / age;
+    Some(format!("{}.{}%", tenths / 10, tenths % 10))
+}
+
+fn memory(bytes: u64) -> String {
+    const MIB: u64 = 1024 * 1024;
+    if bytes >= 1024 * MIB {
+        let tenths = bytes.saturating_mul(10) / (1024 * MIB);
+        format!("{}.{} GiB", tenths / 10, tenths % 10)
+    } else {
+        format!("{} MiB", bytes / MIB)
+    }
+}
+
+fn ms(millis: u64) -> String {
+    // Tenths of a second only make a table restless.
+    let whole = if millis >= 1000 {
+        millis / 1000 * 1000
+    } else {
+        millis
+    };
+    human(Duration::from_millis(whole))
+}
+
+#[cfg(test)]
+mod tests {
+    use segue_wire::control::{Address, Failure};
+
+    use super::*;
+    use crate::cli::output::kept;
+
+    fn worker(id: u32, slot: u32, generation: u32, phase: WorkerPhase) -> Worker {
+        Worker {
+            worker: id,
+            slot,
+            generation,
+            pid: Some(4000 + id),
+            phase,
+            since_ms: 192_345,
+            age_ms: Some(200_000),
+            memory: Some(47 * 1024 * 1024),
+            cpu_ms: Some(2_500),
+            ..Worker::default()
+        }
+    }
+
+    fn app() -> App {
+        App {
+            name: "web".to_owned(),
+            phase: AppPhase::Running,
+            generation: 2,
+            release: Some("/srv/web/releases/7".to_owned()),
+            addresses: vec![Address {
+                name: "0.0.0.0:3000".to_owned(),
+                queued: Some(0),
+                ..Address::default()
+            }],
+            slots: (0..2)
+                .map(|slot| Slot {
+                    slot,
+                    worker: Some(3 + slot),
+                    ..Slot::default()
+                })
+                .collect(),
+            workers: vec![
+                Worker {
+                    until_in_ms: Some(107_000),
+                    ..worker(1, 0, 1, WorkerPhase::Draining)
+                },
+                worker(3, 0, 2, WorkerPhase::Ready),
+                worker(4, 1, 2, WorkerPhase::Ready),
+            ],
+            ..App::default()
+        }
+    }
+
+    #[test]
+    fn a_reload_that_drains() {
+        let (output, out, _) = kept::output();
+        let status = Status {
+            supervisor: Supervisor {
+                version: "0.1.0".to_owned(),
+                pid: 3999,
+                keeper_pid: Some(3998),
+                since_ms: 11_100_000,
+                control: Some("/run/segue/web.sock".to_owned()),
+            },
+            apps: vec![app()],
+        };
+        show(&status, &output);
+        let expected = "\
+web  running  generation 2  /srv/web/releases/7
+  0.0.0.0:3000
+  SLOT  GEN  WORKER  PID   PHASE     SINCE       MEMORY  CPU   RESTARTS
+  0     2    3       4003  ready     3 min 12 s  47 MiB  1.2%  0
+  1     2    4       4004  ready     3 min 12 s  47 MiB  1.2%  0
+  0     1    1       4001  draining  3 min 12 s  47 MiB  1.2%  0         finishes its connections, 1 min 47 s at most
+segue 0.1.0, pid 3998, up 3 h 5 min, control socket /run/segue/web.sock
+";
+        assert_eq!(out.text(), expected);
+    }
+
+    #[test]
+    fn a_slot_that_is_given_up() {
+        let (output, out, _) = kept::output();
+        let mut app = app();
+        app.workers.clear();
+        app.release = None;
+        app.addresses[0].refusing = true;
+        app.slots = vec![Slot {
+            slot: 0,
+            restarts: 10,
+            given_up: true,
+            last_failure: Some(Failure {
+                text: "worker 9 (slot 0, pid 77) exited with code 1 before it was ready".to_owned(),
+                stderr: vec!["Error: no such table".to_owned()],
+                ..Failure::default()
+            }),
+            ..Slot::default()
+        }];
+        show_app(&app, &output);
+        let expected = "\
+web  running  generation 2
+  0.0.0.0:3000  refuses connections: no worker serves
+  slot 0 is given up after 10 restarts; the next reload tries it again
+  last failure: worker 9 (slot 0, pid 77) exited with code 1 before it was ready
+    its last lines on stderr:
+    | Error: no such table
+";
+        assert_eq!(out.text(), expected);
+        assert!(!is_well(&app));
+    }
+
+    #[test]
+    fn wellness() {
+        let well = app();
+        assert!(is_well(&well));
+        let mut booting = app();
+        booting.workers[2].phase = WorkerPhase::Booting;
+        assert!(!is_well(&booting));
+        let stopping = App {
+            phase: AppPhase::Stopping,
+            ..app()
+        };
+        assert!(!is_well(&stopping));
+    }
+
+    #[test]
+    fn quantities() {
+        assert_eq!(memory(1_610_612_736), "1.5 GiB");
+        assert_eq!(memory(0), "0 MiB");
+        assert_eq!(share(&Worker::default()), None);
+        assert_eq!(ms(59_999), "59 s");
+    }
+}

@@ -1,0 +1,34 @@
+//! `segue stop` and `segue shutdown`: graceful ends, followed until nothing is left.
+
+use super::args::{ShutdownArgs, StopArgs};
+use super::error::Trouble;
+use super::follow::{begun, follow, limited};
+use super::output::Output;
+use super::scale::only_app;
+use crate::control::find::find;
+use crate::control::runtime::Place;
+use crate::exit::Exit;
+
+pub(super) async fn run(args: StopArgs, output: Output) -> Result<Exit, Trouble> {
+    let what = "cannot stop";
+    let stopped = async {
+        let app = args.app.as_deref();
+        let found = find(args.common.control.clone(), app, &Place::of_this_process()).await;
+        let found = found.map_err(|error| Trouble::finding(what, error))?;
+        let app = only_app(&found, app, what)?;
+        let stream = begun(what, found.client.stop(&app).await)?;
+        follow(stream, what, &output).await
+    };
+    limited(args.timeout, "cannot wait for the stop", stopped).await
+}
+
+pub(super) async fn shutdown(args: ShutdownArgs, output: Output) -> Result<Exit, Trouble> {
+    let what = "cannot shut down";
+    let ended = async {
+        let found = find(args.common.control.clone(), None, &Place::of_this_process()).await;
+        let found = found.map_err(|error| Trouble::finding(what, error))?;
+        let stream = begun(what, found.client.shutdown().await)?;
+        follow(stream, what, &output).await
+    };
+    limited(args.timeout, "cannot wait for the shutdown", ended).await
+}
