@@ -371,12 +371,12 @@ mod tests {
         let mut content = Vec::new();
         for piece in bytes.chunks(step) {
             buffer.extend_from_slice(piece);
-            if head.is_none() {
-                if let Some((parsed, used)) = Head::parse(&buffer).map_err(|error| error.0)? {
-                    buffer.drain(..used);
-                    body = parsed.body();
-                    head = Some(parsed);
-                }
+            if head.is_none()
+                && let Some((parsed, used)) = Head::parse(&buffer).map_err(|error| error.0)?
+            {
+                buffer.drain(..used);
+                body = parsed.body();
+                head = Some(parsed);
             }
             if head.is_some() {
                 let used = body
