@@ -1,6 +1,7 @@
 //! Commands and flags: what a user types. Commands speak to a supervisor only through its control socket.
 
 pub(crate) mod args;
+pub(crate) mod demo;
 mod error;
 mod follow;
 pub(crate) mod output;

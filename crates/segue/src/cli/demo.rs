@@ -1,0 +1,318 @@
+//! `segue demo`: a built-in app under a strict load, reloaded, broken and killed before the user's eyes.
+//!
+//! It is an ordinary user of segue: it runs this binary's own commands against a supervisor of
+//! its own, whose directory, port and control socket nobody else has. It leaves nothing behind.
+//! All requests come on new connections: what happens to idle keep-alive connections in a reload is not shown.
+
+mod process;
+mod show;
+mod stage;
+
+use std::ffi::OsStr;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use segue_load::{Download, Framing, Fresh, Load, Phase, Post, Running};
+use segue_sys::signal::{Handled, Signals};
+use segue_wire::control::{App, WorkerPhase};
+use tokio::io::unix::AsyncFd;
+use tokio::time::{sleep, timeout};
+
+use self::process::{Commands, Supervisor, node_version};
+use self::show::{Findings, Show, Step, print, quote};
+use self::stage::Stage;
+use crate::exit::Exit;
+
+const WORKERS: usize = 2;
+/// How long the app may take to serve, at first and after its worker was killed.
+const READY_LIMIT: Duration = Duration::from_secs(15);
+const DOWNLOAD: Duration = Duration::from_secs(3);
+/// What the steps take by themselves; the rest of the time lies between them.
+const STEPS_TAKE: Duration = Duration::from_secs(11);
+/// Start, five reloads, the broken release, the kill.
+const PAUSES: u32 = 8;
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct DemoArgs {
+    /// How long the demo takes, about
+    #[arg(long, value_name = "SECONDS", default_value_t = 22, value_parser = clap::value_parser!(u64).range(15..=3600))]
+    seconds: u64,
+    /// Port on 127.0.0.1 [default: a free one]
+    #[arg(long, value_name = "PORT", default_value_t = 0, hide_default_value = true)]
+    port: u16,
+    /// Print nothing but one JSON object at the end
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the demo. [`Exit::Failed`] if a request failed that should not, or a step came out wrong.
+///
+/// # Errors
+/// What could not be set up: no `node`, no directory, a supervisor that does not start.
+pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<Exit> {
+    let node = node_version(OsStr::new("node"))?;
+    // Before anything is made that ^C would leave behind.
+    let signals = Signals::block().context("cannot take signals")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot make a runtime")?;
+    runtime.block_on(perform(args, &node, signals))
+}
+
+async fn perform(args: &DemoArgs, node: &str, signals: Signals) -> anyhow::Result<Exit> {
+    let signals = AsyncFd::new(signals).context("cannot watch signals")?;
+    let stage = Stage::set()?;
+    stage.deploy("v1")?;
+    let binary = std::env::current_exe().context("cannot find this program's own file")?;
+    let flags = ["--name", "demo", "--workers", "2", "--min-uptime", "500ms"];
+    let mut supervisor = Supervisor::start(&binary, &stage, args.port, &flags)?;
+    let commands = Commands { binary, stage: &stage };
+    let play = Play {
+        commands: &commands,
+        stage: &stage,
+        show: Show::new(args.json),
+        pause: Duration::from_secs(args.seconds).saturating_sub(STEPS_TAKE) / PAUSES,
+    };
+    let findings = tokio::select! {
+        findings = play.perform(node) => findings,
+        error = supervisor.ended() => return Err(error),
+        signal = interrupted(&signals) => signal.and_then(|signal| Err(anyhow::anyhow!("interrupted by {signal:?}"))),
+    };
+    // Whatever came out, what was started is ended before its directory goes.
+    let stopped = supervisor.stop().await;
+    let mut findings = findings?;
+    let stopped = stopped?;
+    if !stopped.success() {
+        findings.passed = false;
+    }
+    if args.json {
+        print(&format!("{}\n", serde_json::to_string_pretty(&findings)?));
+    } else {
+        print(&findings.to_string());
+        if !stopped.success() {
+            print(&format!("the supervisor ended with {stopped}\n"));
+        }
+    }
+    Ok(if findings.passed { Exit::Done } else { Exit::Failed })
+}
+
+/// Completes when the user wants the demo to end.
+async fn interrupted(signals: &AsyncFd<Signals>) -> anyhow::Result<Handled> {
+    loop {
+        let mut ready = signals.readable().await?;
+        while let Some(received) = signals.get_ref().receive()? {
+            if matches!(
+                received.signal,
+                Handled::Int | Handled::Term | Handled::Quit | Handled::Hup
+            ) {
+                return Ok(received.signal);
+            }
+        }
+        ready.clear_ready();
+    }
+}
+
+/// The steps, in order.
+struct Play<'a> {
+    commands: &'a Commands<'a>,
+    stage: &'a Stage,
+    show: Show,
+    pause: Duration,
+}
+
+impl Play<'_> {
+    async fn perform(&self, node: &str) -> anyhow::Result<Findings> {
+        let directory = self.stage.directory().display();
+        self.show.line(&format!("node {node}; everything lies in {directory}"));
+        let address = self.await_service().await?;
+        self.show.line(&format!("v1 serves at {address} with {WORKERS} workers"));
+        let load = load().start(address);
+        load.answered(1).await;
+        self.show
+            .line("28 clients ask, each request on a new connection; none ever asks twice");
+        let mut steps = Vec::new();
+        self.rest(&load).await;
+        for version in ["v2", "v3", "v4"] {
+            steps.push(self.reload(&load, version).await?);
+        }
+        steps.push(self.refuse(&load, "v5", "v4").await?);
+        steps.push(self.reload(&load, "v6").await?);
+        steps.push(self.kill(&load).await?);
+        steps.push(self.reload(&load, "v7").await?);
+        self.show.line("the last requests are answered");
+        Ok(Findings::new(steps, load.stop().await))
+    }
+
+    /// The address, once all workers serve.
+    async fn await_service(&self) -> anyhow::Result<SocketAddr> {
+        let app = self.until(|app| ready(app).count() == WORKERS && !app.addresses.is_empty()).await?;
+        let address = app.addresses.first().map(|address| address.name.as_str()).unwrap_or_default();
+        address
+            .parse()
+            .with_context(|| format!("the app does not listen where it should, but at \"{address}\""))
+    }
+
+    /// A good release: the command must succeed.
+    async fn reload(&self, load: &Running, version: &str) -> anyhow::Result<Step> {
+        self.stage.deploy(version)?;
+        let name = format!("reload to {version}");
+        load.mark(&name, Phase::Reload);
+        let began = Instant::now();
+        let outcome = self.watched(load, &name, self.commands.run("reload", &[])).await?;
+        let right = outcome.code == Some(0);
+        if right {
+            load.committed(version);
+        } else {
+            load.mark("reload failed", Phase::Steady);
+        }
+        let said = quote(&outcome.stderr, 12);
+        let text = if right {
+            format!("{name}: committed, {version} has every new connection")
+        } else {
+            format!("{name}: FAILED with exit code {:?}{said}", outcome.code)
+        };
+        Ok(self.end_step(load, name, began, right, text).await)
+    }
+
+    /// A broken release: the command must fail, and the old version serve on.
+    async fn refuse(&self, load: &Running, version: &str, serving: &str) -> anyhow::Result<Step> {
+        self.stage.deploy_broken(version)?;
+        let name = format!("reload to {version}, which is broken");
+        load.mark(&name, Phase::Reload);
+        let began = Instant::now();
+        let outcome = self.watched(load, &name, self.commands.run("reload", &[])).await?;
+        load.mark(format!("{version} was refused"), Phase::Steady);
+        self.stage.point_to(serving)?;
+        let right = outcome.code == Some(1);
+        let said = quote(&outcome.stderr, 12);
+        let text = if right {
+            format!("{name}: refused with exit code 1, {serving} serves on{said}")
+        } else {
+            format!("{name}: exit code {:?} instead of 1{said}", outcome.code)
+        };
+        Ok(self.end_step(load, name, began, right, text).await)
+    }
+
+    /// Kills a serving worker; another must take its place.
+    async fn kill(&self, load: &Running) -> anyhow::Result<Step> {
+        let app = self.commands.status().await?.context("the supervisor does not answer")?;
+        let pid = ready(&app).next().context("no worker is ready")?;
+        let name = format!("kill -9 of worker {pid}");
+        load.mark(&name, Phase::Fault);
+        let began = Instant::now();
+        let process = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+        let process = process.with_context(|| format!("{pid} is no process"))?;
+        rustix::process::kill_process(process, rustix::process::Signal::KILL)
+            .with_context(|| format!("cannot kill worker {pid}"))?;
+        let replaced = self.until(|app| {
+            let mut serving = ready(app);
+            serving.by_ref().all(|other| other != pid) && ready(app).count() == WORKERS
+        });
+        let replaced = self.watched(load, &name, replaced).await;
+        load.mark("worker replaced", Phase::Steady);
+        let (right, text) = match replaced {
+            Ok(_) => {
+                let lost = load.snapshot().excused();
+                (true, format!("{name}: replaced; {lost} requests were inside it"))
+            }
+            Err(error) => (false, format!("{name}: not replaced: {error:#}")),
+        };
+        Ok(self.end_step(load, name, began, right, text).await)
+    }
+
+    async fn end_step(
+        &self,
+        load: &Running,
+        name: String,
+        began: Instant,
+        right: bool,
+        text: String,
+    ) -> Step {
+        let took = began.elapsed();
+        let counts = counts(load);
+        self.show.line(&format!("{text}\n        {:.2} s; {counts}", took.as_secs_f64()));
+        self.rest(load).await;
+        Step {
+            name,
+            took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            right,
+            detail: text,
+        }
+    }
+
+    /// Lets the load go on for a while.
+    async fn rest(&self, load: &Running) {
+        self.watched(load, "serving", sleep(self.pause)).await;
+    }
+
+    /// Shows the counts while something takes its time.
+    async fn watched<T>(&self, load: &Running, what: &str, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        loop {
+            self.show.passing(&format!("{what} … {}", counts(load)));
+            if let Ok(done) = timeout(Duration::from_millis(200), &mut work).await {
+                return done;
+            }
+        }
+    }
+
+    /// Asks for the status until it is as wanted.
+    async fn until(&self, wanted: impl Fn(&App) -> bool) -> anyhow::Result<App> {
+        let ask = async {
+            loop {
+                if let Some(app) = self.commands.status().await?
+                    && wanted(&app)
+                {
+                    return Ok(app);
+                }
+                sleep(Duration::from_millis(50)).await;
+            }
+        };
+        match timeout(READY_LIMIT, ask).await {
+            Ok(app) => app,
+            Err(_) => bail!("{WORKERS} workers did not serve within {READY_LIMIT:?}"),
+        }
+    }
+}
+
+fn load() -> Load {
+    let ms = Duration::from_millis;
+    Load::builder()
+        .with(Fresh {
+            clients: 16,
+            pause: ms(2),
+            ..Fresh::default()
+        })
+        .with(Post {
+            clients: 8,
+            bytes: 32 * 1024,
+            framing: Framing::Alternating,
+            over: ms(40),
+            fresh: true,
+            ..Post::default()
+        })
+        .with(Download {
+            clients: 4,
+            over: DOWNLOAD,
+            bytes: 256 * 1024,
+            ..Download::default()
+        })
+        .build()
+}
+
+/// Processes of the workers that serve.
+fn ready(app: &App) -> impl Iterator<Item = u32> {
+    app.workers
+        .iter()
+        .filter(|worker| worker.phase == WorkerPhase::Ready && worker.generation == app.generation)
+        .filter_map(|worker| worker.pid)
+}
+
+fn counts(load: &Running) -> String {
+    let report = load.snapshot();
+    let failed = report.failed() - report.excused();
+    format!("{} requests answered, {failed} failed", report.answers())
+}
