@@ -92,8 +92,8 @@ pub struct WindowReport {
     pub phase: Phase,
     pub from_ms: u64,
     pub to_ms: u64,
-    /// Requests under way when it began.
-    pub in_flight_at_start: u64,
+    /// The most requests that were under way at once.
+    pub peak_in_flight: u64,
     pub answers: u64,
     pub failures: BTreeMap<FailureKind, u64>,
     pub latency: Latency,
@@ -115,7 +115,7 @@ impl Report {
     }
 
     /// Failures that the death of a process explains: cut off within the window of a [`Phase::Fault`], and
-    /// no more of them than there were requests under way when it began.
+    /// no more of them than there were requests under way at once.
     #[must_use]
     pub fn excused(&self) -> u64 {
         self.windows
@@ -126,7 +126,7 @@ impl Report {
                 cut_off
                     .map(|(_, count)| count)
                     .sum::<u64>()
-                    .min(window.in_flight_at_start)
+                    .min(window.peak_in_flight)
             })
             .sum()
     }

@@ -69,7 +69,7 @@ struct Window {
     name: String,
     phase: Phase,
     began: Instant,
-    in_flight: u64,
+    peak_in_flight: u64,
     answers: u64,
     failures: BTreeMap<FailureKind, u64>,
     latency: Histogram<u64>,
@@ -148,6 +148,9 @@ impl Tally {
         counts.in_flight += 1;
         counts.class(class).requests += 1;
         let window = counts.windows.len() - 1;
+        let in_flight = counts.in_flight;
+        let peak = &mut counts.windows[window].peak_in_flight;
+        *peak = in_flight.max(*peak);
         Some(Ticket {
             number,
             class,
@@ -348,7 +351,7 @@ impl Counts {
             phase: window.phase,
             from_ms: millis(window.began - started),
             to_ms: millis(end - started),
-            in_flight_at_start: window.in_flight,
+            peak_in_flight: window.peak_in_flight,
             answers: window.answers,
             failures: window.failures.clone(),
             latency: Latency::of(&window.latency),
@@ -390,7 +393,7 @@ impl Window {
             name,
             phase,
             began,
-            in_flight,
+            peak_in_flight: in_flight,
             answers: 0,
             failures: BTreeMap::new(),
             latency: histogram(),

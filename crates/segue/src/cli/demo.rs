@@ -20,7 +20,7 @@ use segue_wire::control::{App, WorkerPhase};
 use tokio::io::unix::AsyncFd;
 use tokio::time::{sleep, timeout};
 
-use self::process::{Commands, Supervisor, node_version};
+use self::process::{Commands, Supervisor, node_version, watch};
 use self::show::{Findings, Show, Step, print, quote};
 use self::stage::Stage;
 use crate::exit::Exit;
@@ -40,7 +40,12 @@ pub(crate) struct DemoArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 22, value_parser = clap::value_parser!(u64).range(15..=3600))]
     seconds: u64,
     /// Port on 127.0.0.1 [default: a free one]
-    #[arg(long, value_name = "PORT", default_value_t = 0, hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "PORT",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
     port: u16,
     /// Print nothing but one JSON object at the end
     #[arg(long)]
@@ -63,13 +68,16 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<Exit> {
 }
 
 async fn perform(args: &DemoArgs, node: &str, signals: Signals) -> anyhow::Result<Exit> {
-    let signals = AsyncFd::new(signals).context("cannot watch signals")?;
+    let signals = watch(signals).context("cannot watch signals")?;
     let stage = Stage::set()?;
     stage.deploy("v1")?;
     let binary = std::env::current_exe().context("cannot find this program's own file")?;
     let flags = ["--name", "demo", "--workers", "2", "--min-uptime", "500ms"];
     let mut supervisor = Supervisor::start(&binary, &stage, args.port, &flags)?;
-    let commands = Commands { binary, stage: &stage };
+    let commands = Commands {
+        binary,
+        stage: &stage,
+    };
     let play = Play {
         commands: &commands,
         stage: &stage,
@@ -96,7 +104,11 @@ async fn perform(args: &DemoArgs, node: &str, signals: Signals) -> anyhow::Resul
             print(&format!("the supervisor ended with {stopped}\n"));
         }
     }
-    Ok(if findings.passed { Exit::Done } else { Exit::Failed })
+    Ok(if findings.passed {
+        Exit::Done
+    } else {
+        Exit::Failed
+    })
 }
 
 /// Completes when the user wants the demo to end.
@@ -126,9 +138,11 @@ struct Play<'a> {
 impl Play<'_> {
     async fn perform(&self, node: &str) -> anyhow::Result<Findings> {
         let directory = self.stage.directory().display();
-        self.show.line(&format!("node {node}; everything lies in {directory}"));
+        self.show
+            .line(&format!("node {node}; everything lies in {directory}"));
         let address = self.await_service().await?;
-        self.show.line(&format!("v1 serves at {address} with {WORKERS} workers"));
+        self.show
+            .line(&format!("v1 serves at {address} with {WORKERS} workers"));
         let load = load().start(address);
         load.answered(1).await;
         self.show
@@ -148,11 +162,17 @@ impl Play<'_> {
 
     /// The address, once all workers serve.
     async fn await_service(&self) -> anyhow::Result<SocketAddr> {
-        let app = self.until(|app| ready(app).count() == WORKERS && !app.addresses.is_empty()).await?;
-        let address = app.addresses.first().map(|address| address.name.as_str()).unwrap_or_default();
-        address
-            .parse()
-            .with_context(|| format!("the app does not listen where it should, but at \"{address}\""))
+        let app = self
+            .until(|app| ready(app).count() == WORKERS && !app.addresses.is_empty())
+            .await?;
+        let address = app
+            .addresses
+            .first()
+            .map(|address| address.name.as_str())
+            .unwrap_or_default();
+        address.parse().with_context(|| {
+            format!("the app does not listen where it should, but at \"{address}\"")
+        })
     }
 
     /// A good release: the command must succeed.
@@ -161,7 +181,9 @@ impl Play<'_> {
         let name = format!("reload to {version}");
         load.mark(&name, Phase::Reload);
         let began = Instant::now();
-        let outcome = self.watched(load, &name, self.commands.run("reload", &[])).await?;
+        let outcome = self
+            .watched(load, &name, self.commands.run("reload", &[]))
+            .await?;
         let right = outcome.code == Some(0);
         if right {
             load.committed(version);
@@ -183,7 +205,9 @@ impl Play<'_> {
         let name = format!("reload to {version}, which is broken");
         load.mark(&name, Phase::Reload);
         let began = Instant::now();
-        let outcome = self.watched(load, &name, self.commands.run("reload", &[])).await?;
+        let outcome = self
+            .watched(load, &name, self.commands.run("reload", &[]))
+            .await?;
         load.mark(format!("{version} was refused"), Phase::Steady);
         self.stage.point_to(serving)?;
         let right = outcome.code == Some(1);
@@ -198,12 +222,18 @@ impl Play<'_> {
 
     /// Kills a serving worker; another must take its place.
     async fn kill(&self, load: &Running) -> anyhow::Result<Step> {
-        let app = self.commands.status().await?.context("the supervisor does not answer")?;
+        let app = self
+            .commands
+            .status()
+            .await?
+            .context("the supervisor does not answer")?;
         let pid = ready(&app).next().context("no worker is ready")?;
         let name = format!("kill -9 of worker {pid}");
         load.mark(&name, Phase::Fault);
         let began = Instant::now();
-        let process = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+        let process = i32::try_from(pid)
+            .ok()
+            .and_then(rustix::process::Pid::from_raw);
         let process = process.with_context(|| format!("{pid} is no process"))?;
         rustix::process::kill_process(process, rustix::process::Signal::KILL)
             .with_context(|| format!("cannot kill worker {pid}"))?;
@@ -216,7 +246,10 @@ impl Play<'_> {
         let (right, text) = match replaced {
             Ok(_) => {
                 let lost = load.snapshot().excused();
-                (true, format!("{name}: replaced; {lost} requests were inside it"))
+                (
+                    true,
+                    format!("{name}: replaced; {lost} requests were inside it"),
+                )
             }
             Err(error) => (false, format!("{name}: not replaced: {error:#}")),
         };
@@ -233,7 +266,10 @@ impl Play<'_> {
     ) -> Step {
         let took = began.elapsed();
         let counts = counts(load);
-        self.show.line(&format!("{text}\n        {:.2} s; {counts}", took.as_secs_f64()));
+        self.show.line(&format!(
+            "{text}\n        {:.2} s; {counts}",
+            took.as_secs_f64()
+        ));
         self.rest(load).await;
         Step {
             name,

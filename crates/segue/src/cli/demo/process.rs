@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use segue_wire::control::{App, Status};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::timeout;
 
@@ -40,7 +41,7 @@ impl Process {
             .with_context(|| format!("cannot start {}", command.get_program().display()))?;
         let open = || -> io::Result<AsyncFd<OwnedFd>> {
             let pidfd = rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
-            AsyncFd::new(pidfd)
+            watch(pidfd)
         };
         match open() {
             Ok(pidfd) => Ok(Self { child, pidfd }),
@@ -71,6 +72,15 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Makes a descriptor awaitable; it must be one that owns what it names for good.
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe because a type may change its descriptor; ours do not"
+)]
+pub(super) fn watch<T: AsRawFd>(descriptor: T) -> io::Result<AsyncFd<T>> {
+    AsyncFd::with_interest(descriptor, Interest::READABLE)
 }
 
 /// What a command said and how it ended.
@@ -122,8 +132,8 @@ impl Commands<'_> {
         if outcome.code != Some(0) {
             return Ok(None);
         }
-        let status: Status =
-            serde_json::from_str(&outcome.stdout).context("segue status --json is not understood")?;
+        let status: Status = serde_json::from_str(&outcome.stdout)
+            .context("segue status --json is not understood")?;
         Ok(status.apps.into_iter().next())
     }
 }
@@ -136,7 +146,12 @@ pub(super) struct Supervisor {
 }
 
 impl Supervisor {
-    pub(super) fn start(binary: &Path, stage: &Stage, port: u16, flags: &[&str]) -> anyhow::Result<Self> {
+    pub(super) fn start(
+        binary: &Path,
+        stage: &Stage,
+        port: u16,
+        flags: &[&str],
+    ) -> anyhow::Result<Self> {
         let (log, out) = stage.output("supervisor.log")?;
         let err = out.try_clone().context("cannot share the log")?;
         let process = Process::start(
@@ -192,7 +207,10 @@ impl Supervisor {
                 return ended.context("cannot wait for the supervisor");
             }
         }
-        bail!("the supervisor does not end, not even killed:\n{}", self.tail())
+        bail!(
+            "the supervisor does not end, not even killed:\n{}",
+            self.tail()
+        )
     }
 }
 
@@ -206,7 +224,11 @@ pub(super) fn node_version(node: &OsStr) -> anyhow::Result<String> {
         .with_context(|| format!("cannot run `{}`; {advice}", node.display()))?;
     let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     if !output.status.success() || !version.starts_with('v') {
-        bail!("`{} --version` failed ({}); {advice}", node.display(), output.status);
+        bail!(
+            "`{} --version` failed ({}); {advice}",
+            node.display(),
+            output.status
+        );
     }
     Ok(version)
 }

@@ -92,14 +92,26 @@ pub(super) fn print(text: &str) {
 impl fmt::Display for Findings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f)?;
-        writeln!(f, "{:<34} {:>9} {:>9} {:>8}", "load", "requests", "answered", "failed")?;
+        writeln!(
+            f,
+            "{:<34} {:>9} {:>9} {:>8}",
+            "load", "requests", "answered", "failed"
+        )?;
         for class in &self.load.classes {
             let name = class_name(&class.name);
             let failed = class.failed();
-            writeln!(f, "{name:<34} {:>9} {:>9} {failed:>8}", class.requests, class.answers)?;
+            writeln!(
+                f,
+                "{name:<34} {:>9} {:>9} {failed:>8}",
+                class.requests, class.answers
+            )?;
         }
         writeln!(f)?;
-        writeln!(f, "{:<34} {:>9} {:>9} {:>8}", "what went on", "seconds", "p99", "failed")?;
+        writeln!(
+            f,
+            "{:<34} {:>9} {:>9} {:>8}",
+            "what went on", "seconds", "p99", "failed"
+        )?;
         for window in &self.load.windows {
             let seconds = Duration::from_millis(window.to_ms - window.from_ms).as_secs_f64();
             let p99 = Duration::from_micros(window.latency.p99_us).as_secs_f64() * 1000.0;
@@ -109,7 +121,10 @@ impl fmt::Display for Findings {
                 Phase::Steady | Phase::Reload | Phase::Fault => "",
             };
             let name = &window.name;
-            writeln!(f, "{name:<34} {seconds:>9.1} {p99:>7.1}ms {failed:>8}{note}")?;
+            writeln!(
+                f,
+                "{name:<34} {seconds:>9.1} {p99:>7.1}ms {failed:>8}{note}"
+            )?;
         }
         writeln!(f)?;
         for step in self.steps.iter().filter(|step| !step.right) {
@@ -122,12 +137,24 @@ impl fmt::Display for Findings {
             }
         }
         if self.stale > 0 {
-            writeln!(f, "answered by an old version after the commit: {}", self.stale)?;
+            writeln!(
+                f,
+                "answered by an old version after the commit: {}",
+                self.stale
+            )?;
         }
-        write!(f, "failed requests: {} of {}", self.failed, self.load.requests())?;
+        write!(
+            f,
+            "failed requests: {} of {}",
+            self.failed,
+            self.load.requests()
+        )?;
         if self.lost_with_worker > 0 {
             let lost = self.lost_with_worker;
-            write!(f, "; {lost} more were inside the worker when it was killed with -9")?;
+            write!(
+                f,
+                "; {lost} more were inside the worker when it was killed with -9"
+            )?;
         }
         writeln!(f)
     }

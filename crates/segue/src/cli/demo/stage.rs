@@ -48,7 +48,8 @@ impl Stage {
     /// A file that takes the output of a process.
     pub(super) fn output(&self, name: &str) -> anyhow::Result<(PathBuf, File)> {
         let path = self.directory.join(name);
-        let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        let file =
+            File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
         Ok((path, file))
     }
 
