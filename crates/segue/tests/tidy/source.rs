@@ -60,7 +60,7 @@ fn unquoted(word: &str) -> Option<&str> {
 }
 
 /// Every path under `/v1/` that a file names outside its tests, in code or in documentation,
-/// with `{}` for its variable parts.
+/// with `{}` for its variable parts; a variable at the end is left out.
 pub(crate) fn protocol_paths(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     for line in text.lines().take(lines_apart(text).0) {
@@ -69,10 +69,16 @@ pub(crate) fn protocol_paths(text: &str) -> Vec<String> {
                 .chars()
                 .take_while(|c| c.is_ascii_alphanumeric() || "/-_{}".contains(*c))
                 .collect();
-            found.push(without_variables(path.trim_end_matches('/')));
+            found.push(
+                without_variables(&path)
+                    .trim_end_matches(['/', '{', '}'])
+                    .to_owned(),
+            );
         }
     }
     found.retain(|path| path != "/v1");
+    found.sort();
+    found.dedup();
     found
 }
 

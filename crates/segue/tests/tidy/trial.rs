@@ -88,6 +88,17 @@ fn only_downward_imports_pass() {
         complaint("worker/mod.rs", "\nuse crate::cli::Args;")
             .contains("worker/mod.rs:2: `worker` imports `cli`, up from floor 3 to 4")
     );
+    assert_eq!(
+        complaint(
+            "control/wording.rs",
+            "use super::names::N; use crate::config::X;"
+        ),
+        ""
+    );
+    assert!(
+        complaint("control/client.rs", "use super::server::Route;")
+            .contains("up from floor 2 to 3")
+    );
     assert!(
         complaint("cli/run.rs", "use crate::supervisor::run;").contains("neighbour on floor 4")
     );
@@ -207,13 +218,13 @@ fn the_manual_must_name_flags_and_their_defaults() {
 #[test]
 fn protocol_paths_are_read_outside_of_tests() {
     let text = "/// `POST /v1/apps/{app}/reload`, below `/v1/`.
-        const A: &str = \"/v1/status\"; let b = format!(\"/v1/apps/{}/reload?x\", app);
+        const A: &str = \"/v1/status\"; let b = format!(\"/v1/apps/{}/{verb}\", app);
 #[cfg(test)]
 mod tests {
         parse(\"/v1/nonsense\")";
     assert_eq!(
         protocol_paths(text),
-        ["/v1/apps/{}/reload", "/v1/status", "/v1/apps/{}/reload"]
+        ["/v1/apps", "/v1/apps/{}/reload", "/v1/status"]
     );
 }
 
