@@ -35,6 +35,7 @@ const SIDEWAYS: &[(&str, &str, &str)] = &[
         "config",
         "quantities are written in one way",
     ),
+    ("telemetry", "config", "quantities are written in one way"),
     (
         "control::client",
         "config",
