@@ -37,15 +37,15 @@ e2e FILTER="":
 
 # One schedule of the simulator, with its full trace
 sim SEED:
-    SEGUE_SIM_SEED="{{ SEED }}" cargo test -p segue-sim -- --nocapture
+    SEGUE_SEED="{{ SEED }}" cargo test -p segue-sim -- --nocapture replay
 
 # Second tier: the whole-system tests on every supported Node, fetched from npm into target/
 matrix:
     SEGUE_TEST_NODES="{{ nodes }}" cargo test -p segue --test e2e
 
-# Third tier: hours of schedules and reloads under load (tests marked `#[ignore = "long: ..."]`)
-long:
-    cargo test --workspace --release -- --ignored --nocapture
+# Third tier: hours of schedules, reloads and load (tests marked `#[ignore = "long"]`)
+long SCHEDULES="20000000":
+    SEGUE_SCHEDULES="{{ SCHEDULES }}" cargo test --workspace --release -- --ignored --nocapture
 
 # Fuzz one target; needs cargo-fuzz and a nightly toolchain
 fuzz TARGET SECONDS="300":

@@ -164,6 +164,9 @@ fn every_protocol_path_is_documented() {
     let mut complaints = Vec::new();
     for folder in ["crates/segue-wire/src/control", "crates/segue/src/control"] {
         for (path, text) in files(&root.join(folder), "rs") {
+            if path.ends_with("tests.rs") {
+                continue;
+            }
             for named in protocol_paths(&text)
                 .iter()
                 .filter(|named| !document.contains(named.as_str()))

@@ -19,6 +19,8 @@ pub(crate) const FLOORS: &[(&str, u8)] = &[
     ("control", 3),
     ("control::server", 3),
     ("control::client", 2),
+    ("control::find", 2),
+    ("control::runtime", 2),
     ("control::convert", 2),
     ("control::names", 2),
     ("control::wording", 2),

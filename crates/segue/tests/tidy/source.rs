@@ -143,6 +143,7 @@ pub(crate) fn unit_of(modules: &[String]) -> String {
 /// line and part. Paths through `super` count where they leave the part.
 pub(crate) fn imports(modules: &[String], text: &str) -> Vec<(usize, String)> {
     let code = blank_comments_and_strings(text);
+    let tests_begin = lines_apart(text).0;
     let mut found = Vec::new();
     for root in ["crate::", "super::"] {
         for (at, _) in code.match_indices(root) {
@@ -151,21 +152,22 @@ pub(crate) fn imports(modules: &[String], text: &str) -> Vec<(usize, String)> {
             {
                 continue;
             }
+            let line = code[..at].matches('\n').count() + 1;
             let mut rest = &code[at + root.len()..];
             let mut base: &[String] = &[];
             if root == "super::" {
-                let mut levels = 1;
+                // In the test module at the end of a file, `super` is the file.
+                let mut levels = if line > tests_begin { 0 } else { 1 };
                 while let Some(next) = rest.strip_prefix("super::") {
                     rest = next;
                     levels += 1;
                 }
                 base = &modules[..modules.len().saturating_sub(levels)];
             }
-            let line = code[..at].matches('\n').count() + 1;
             for tail in use_tree(rest) {
                 let path: Vec<String> = base.iter().cloned().chain(tail).collect();
                 let unit = unit_of(&path);
-                // `super` in a test module at the end of a file reaches that file only.
+                // An item of the root, such as a constant of `main.rs`, or of the part itself.
                 if root == "super::" && (base.is_empty() && floor_of(&unit).is_none()) {
                     continue;
                 }

@@ -74,6 +74,16 @@ fn comments_strings_and_own_tests_are_no_imports() {
 }
 
 #[test]
+fn super_in_a_test_module_is_the_file() {
+    let file = "use super::client::C;\n#[cfg(test)]\nmod tests {\n    use super::*;\n    use super::super::server::S;\n}";
+    check_imports(
+        "control/runtime.rs",
+        file,
+        &["control::client", "control::runtime", "control::server"],
+    );
+}
+
+#[test]
 fn only_downward_imports_pass() {
     let complaint = |path, text| floor_complaints(path, text).join("\n");
     assert_eq!(
