@@ -1,0 +1,385 @@
+//! What a simulated run consists of: settings, releases and their workers' scripts, requests,
+//! faults, load. Plain data, so that a failing plan can be printed, cut down and written as a
+//! scenario. Owns no behaviour.
+
+use std::time::Duration;
+
+use segue_core::{
+    AddressKind, Distribution, ExitStatus, GiveUp, Intensity, ReadyRule, Scale, Settings,
+};
+
+use crate::random::Random;
+
+/// Everything that happens in a run, apart from the delays that `seed` decides.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub seed: u64,
+    pub settings: Settings,
+    /// The addresses of this world; `AddressId` is the index.
+    pub places: Vec<AddressKind>,
+    /// What each `Prepare` finds, in turn; the last one again and again.
+    pub releases: Vec<Release>,
+    /// When (ms) and what is asked, or done from outside.
+    pub requests: Vec<(u64, Request)>,
+    pub faults: Faults,
+    /// Mean gap between two connections, in ms; 0 for none.
+    pub load: u64,
+    /// Longest ordinary delay of an event, in ms.
+    pub latency: u64,
+    /// Until when load goes on, in ms.
+    pub horizon: u64,
+}
+
+/// What a release is like.
+#[derive(Clone, Debug)]
+pub struct Release {
+    pub prepare: Prepare,
+    /// The scripts of its workers in the order of their spawns; the last one again and again.
+    pub scripts: Vec<Script>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prepare {
+    Found { changed: bool },
+    Fails,
+    Hangs,
+}
+
+/// What a virtual worker does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Script {
+    /// When (ms after its birth) it does what.
+    pub steps: Vec<(u64, Step)>,
+    /// It dies on accepting this many connections.
+    pub dies_at_accept: Option<u32>,
+    pub on_disconnect: OnDisconnect,
+    pub on_stop: OnStop,
+    /// It exits when a question is answered with an error.
+    pub minds_denial: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    Attach,
+    Ask(u32),
+    SayReady,
+    Exit(ExitStatus),
+    CloseChannel,
+    /// Closes its server at a place.
+    Close(u32),
+    /// Does nothing at all for so many ms.
+    Block(u64),
+    /// It turns out to be a wrapper.
+    Wrap,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDisconnect {
+    /// Closes its servers, finishes what is open, closes the channel, exits.
+    Finishes,
+    /// The same, but something keeps the process alive.
+    Lingers,
+    Ignores,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnStop {
+    Dies,
+    /// Exits after so many ms.
+    Finishes(u64),
+    Ignores,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    Reload,
+    Scale(Scale),
+    Stop,
+    Kill,
+    /// SIGKILL from outside to the nth living worker.
+    Murder(u32),
+    MurderAll,
+    /// One client connects.
+    Connect(u32),
+}
+
+/// How often the world says no, per mille.
+#[derive(Clone, Debug, Default)]
+pub struct Faults {
+    pub spawn_fails: u64,
+    pub open_fails: u64,
+    pub steer_fails: u64,
+    /// These `Steer` orders fail in any case, counted from 0.
+    pub steers_that_fail: Vec<u32>,
+    /// The kernel refuses the steering program.
+    pub is_steering_refused: bool,
+    /// Handshakes that take up to 4.5 s.
+    pub late_handshakes: u64,
+    /// Connections that stay open for seconds, or for ever.
+    pub long_connections: u64,
+    /// Processes that take seconds to die of SIGKILL.
+    pub slow_deaths: u64,
+}
+
+impl Script {
+    /// A worker that asks for these places and lives until it is asked to leave.
+    #[must_use]
+    pub fn listening(boot: u64, places: &[u32]) -> Self {
+        let mut steps = vec![(boot, Step::Attach)];
+        steps.extend(places.iter().map(|place| (boot, Step::Ask(*place))));
+        Self {
+            steps,
+            dies_at_accept: None,
+            on_disconnect: OnDisconnect::Finishes,
+            on_stop: OnStop::Dies,
+            minds_denial: true,
+        }
+    }
+
+    #[must_use]
+    pub fn then(mut self, at: u64, step: Step) -> Self {
+        self.steps.push((at, step));
+        self
+    }
+}
+
+impl Release {
+    #[must_use]
+    pub fn of(scripts: Vec<Script>) -> Self {
+        Self {
+            prepare: Prepare::Found { changed: false },
+            scripts,
+        }
+    }
+}
+
+impl Plan {
+    /// A calm world with one steered address, for scenarios.
+    #[must_use]
+    pub fn calm(workers: u32, releases: Vec<Release>) -> Self {
+        Self {
+            seed: 0,
+            settings: Settings {
+                workers,
+                ..Settings::default()
+            },
+            places: vec![AddressKind::Steered],
+            releases,
+            requests: Vec::new(),
+            faults: Faults::default(),
+            load: 0,
+            latency: 0,
+            horizon: 0,
+        }
+    }
+
+    #[must_use]
+    pub fn at(mut self, seconds: f64, request: Request) -> Self {
+        let at = Duration::from_secs_f64(seconds).as_millis();
+        self.requests
+            .push((u64::try_from(at).unwrap_or(u64::MAX), request));
+        self
+    }
+
+    /// A world out of a seed.
+    #[must_use]
+    pub fn random(seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let r = &mut random;
+        let settings = settings(r);
+        let places: Vec<AddressKind> = (0..r.within(1, 3))
+            .map(|_| {
+                r.pick(&[
+                    AddressKind::Steered,
+                    AddressKind::Steered,
+                    AddressKind::Steered,
+                    AddressKind::Path,
+                    AddressKind::Single,
+                ])
+            })
+            .collect();
+        let usual: Vec<u32> = (0..places.len() as u32)
+            .filter(|_| !r.chance(250))
+            .collect();
+        let horizon = r.within(3_000, 25_000);
+        let badness = r.pick(&[0, 100, 100, 400, 700]);
+        let releases = (0..r.within(1, 5))
+            .map(|nth| release(r, &settings, places.len() as u32, &usual, badness, nth == 0))
+            .collect();
+        let requests = (0..r.within(0, 6))
+            .map(|_| (r.below(horizon), request(r)))
+            .collect();
+        let is_faulty = r.chance(400);
+        let mut rate = |most: u64| {
+            if is_faulty && r.chance(400) {
+                r.within(1, most)
+            } else {
+                0
+            }
+        };
+        let faults = Faults {
+            spawn_fails: rate(200),
+            open_fails: rate(200),
+            steer_fails: rate(400),
+            steers_that_fail: Vec::new(),
+            is_steering_refused: rate(1000) > 700,
+            late_handshakes: rate(300),
+            long_connections: rate(200),
+            slow_deaths: rate(300),
+        };
+        Self {
+            seed,
+            settings,
+            places,
+            releases,
+            requests,
+            faults,
+            load: r.pick(&[0, 50, 200, 200, 500]),
+            latency: r.pick(&[0, 5, 50, 300]),
+            horizon,
+        }
+    }
+}
+
+fn settings(r: &mut Random) -> Settings {
+    let ms = Duration::from_millis;
+    let backoff_max = r.pick(&[1_000, 30_000]);
+    // A row of failures must come to an end: by the intensity, or by waits beyond 5 s.
+    let within = if backoff_max < 5_000 { 60_000 } else { 10_000 };
+    Settings {
+        workers: u32::try_from(r.within(1, 4)).unwrap_or(1),
+        ready: r.pick(&[
+            ReadyRule::Listening,
+            ReadyRule::Listening,
+            ReadyRule::Message,
+            ReadyRule::Alive,
+        ]),
+        ready_timeout: ms(r.pick(&[1_000, 3_000])),
+        min_uptime: ms(r.pick(&[0, 200, 2_000])),
+        distribution: r.pick(&[
+            Distribution::Spread,
+            Distribution::Spread,
+            Distribution::Shared,
+        ]),
+        settle: ms(r.pick(&[0, 100, 1_000])),
+        drain_timeout: ms(r.pick(&[500, 10_000, 100_000])),
+        stop_timeout: ms(r.pick(&[300, 2_000, 8_000])),
+        kill_after: ms(r.pick(&[100, 2_000])),
+        backoff_min: ms(100),
+        backoff_max: ms(backoff_max),
+        intensity: Intensity {
+            restarts: u32::try_from(r.within(1, 6)).unwrap_or(1),
+            within: ms(within),
+        },
+        give_up: r.pick(&[GiveUp::Stay, GiveUp::Exit]),
+    }
+}
+
+fn request(r: &mut Random) -> Request {
+    let small = u32::try_from(r.below(5)).unwrap_or(0);
+    match r.below(20) {
+        0..=8 => Request::Reload,
+        9..=10 => Request::Scale(Scale::To(small)),
+        11 => Request::Scale(Scale::Up(small)),
+        12 => Request::Scale(Scale::Down(small)),
+        13..=16 => Request::Murder(small),
+        17 => Request::MurderAll,
+        18 => Request::Stop,
+        _ => Request::Kill,
+    }
+}
+
+fn release(
+    r: &mut Random,
+    settings: &Settings,
+    places: u32,
+    usual: &[u32],
+    badness: u64,
+    is_first: bool,
+) -> Release {
+    let prepare = match r.below(if is_first { 200 } else { 30 }) {
+        0 => Prepare::Fails,
+        1 => Prepare::Hangs,
+        2..=6 => Prepare::Found { changed: true },
+        _ => Prepare::Found { changed: false },
+    };
+    let boot = r.within(5, 800);
+    let is_bad = r.chance(badness);
+    let scripts = (0..r.within(1, 6))
+        .map(|_| {
+            let is_bad = if is_bad { r.chance(600) } else { r.chance(40) };
+            script(r, settings, places, usual, boot, is_bad)
+        })
+        .collect();
+    Release { prepare, scripts }
+}
+
+fn script(
+    r: &mut Random,
+    settings: &Settings,
+    places: u32,
+    usual: &[u32],
+    boot: u64,
+    is_bad: bool,
+) -> Script {
+    let boot = boot + r.below(200);
+    let mut script = Script::listening(boot, usual);
+    let ready_timeout = u64::try_from(settings.ready_timeout.as_millis()).unwrap_or(1);
+    let ready_at = boot + r.below(ready_timeout);
+    if settings.ready == ReadyRule::Message || r.chance(100) {
+        script.steps.push((ready_at, Step::SayReady));
+    }
+    if r.chance(150) {
+        script.on_disconnect = r.pick(&[OnDisconnect::Lingers, OnDisconnect::Ignores]);
+    }
+    if r.chance(300) {
+        script.on_stop = r.pick(&[
+            OnStop::Finishes(50),
+            OnStop::Finishes(1_000),
+            OnStop::Ignores,
+        ]);
+    }
+    let place = u32::try_from(r.below(u64::from(places))).unwrap_or(0);
+    let later = boot + r.below(10_000);
+    // Oddities that a good app may have.
+    match r.below(12) {
+        0 => script.steps.push((later, Step::Ask(place))),
+        1 => {
+            script.steps.push((later, Step::Close(place)));
+            script
+                .steps
+                .push((later + r.below(8_000), Step::Ask(place)));
+        }
+        2 => {
+            script.minds_denial = false;
+            script.steps.push((later, Step::Ask(place)));
+            script.steps.push((later, Step::Ask(place)));
+        }
+        3 => script.steps.push((later, Step::Block(r.below(5_000)))),
+        _ => {}
+    }
+    if !is_bad {
+        return script;
+    }
+    match r.below(12) {
+        0 => script.steps = vec![(boot, Step::Exit(ExitStatus::Code(1)))],
+        1 => script
+            .steps
+            .push((boot, Step::Exit(ExitStatus::Signal(11)))),
+        2 => script
+            .steps
+            .push((ready_at + 1, Step::Exit(ExitStatus::Code(0)))),
+        3 => script.steps.push((later, Step::Exit(ExitStatus::Code(1)))),
+        4 => script.steps.retain(|(_, step)| *step == Step::Attach),
+        5 => script.steps.retain(|(_, step)| *step != Step::Ask(place)),
+        6 => script.steps = Vec::new(),
+        7 => script.steps = vec![(boot, Step::Attach), (boot, Step::Wrap)],
+        8 => script.steps.push((later, Step::CloseChannel)),
+        9 => script.steps.push((boot, Step::CloseChannel)),
+        10 => {
+            script.dies_at_accept = Some(u32::try_from(r.within(1, 3)).unwrap_or(1));
+        }
+        _ => script.steps.retain(|(_, step)| *step != Step::SayReady),
+    }
+    script
+}

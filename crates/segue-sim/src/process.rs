@@ -1,0 +1,51 @@
+//! A virtual worker: what its process is and has, between the steps of its script.
+
+use segue_core::{SocketIndex, WorkerId};
+
+use crate::plan::Script;
+
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) worker: WorkerId,
+    pub(crate) script: Script,
+    pub(crate) is_alive: bool,
+    /// It has a channel, and nobody has closed it.
+    pub(crate) has_channel: bool,
+    /// Sockets it accepts from.
+    pub(crate) listening: Vec<(u32, SocketIndex)>,
+    pub(crate) blocked_until: u64,
+    /// Its last open connection ends then.
+    pub(crate) busy_until: u64,
+    pub(crate) is_disconnecting: bool,
+    pub(crate) accepted: u32,
+    /// What it says over its channel arrives in order: not before this.
+    pub(crate) heard_until: u64,
+    /// Handshakes noted by `BeginSettle`.
+    pub(crate) noted: Vec<usize>,
+}
+
+impl Process {
+    pub(crate) fn born(worker: WorkerId, script: Script) -> Self {
+        Self {
+            worker,
+            script,
+            is_alive: true,
+            has_channel: true,
+            listening: Vec::new(),
+            blocked_until: 0,
+            busy_until: 0,
+            is_disconnecting: false,
+            accepted: 0,
+            heard_until: 0,
+            noted: Vec::new(),
+        }
+    }
+
+    pub(crate) fn accepts_from(&self, place: u32, index: SocketIndex) -> bool {
+        self.is_alive && self.listening.contains(&(place, index))
+    }
+
+    pub(crate) fn listens_at(&self, place: u32) -> bool {
+        self.is_alive && self.listening.iter().any(|(at, _)| *at == place)
+    }
+}

@@ -1,0 +1,652 @@
+//! The properties that must hold in every run, checked after every event and at the end.
+//!
+//! The rules see what the core is told, what it orders and its public view, and beside that what
+//! the virtual world knows: who lives, and which connection went where.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use segue_core::{
+    Action, AddressId, AddressKind, App, AppPhase, AppView, AskId, Distribution, Event, Failure,
+    Generation, Leaving, Notice, Outcome, ReadyRule, RequestId, Settings, SlotId, SocketIndex,
+    SocketRef, Time, WorkerId, WorkerPhase,
+};
+
+use crate::kernel::Kernel;
+use crate::plan::Plan;
+
+type Verdict = Result<(), String>;
+
+/// A connection may wait in a queue for this long, in the worst of the worlds that plans describe.
+const LONGEST_WAIT: u64 = 200_000;
+
+/// What the world takes for itself: slow deaths, delays.
+const SLACK: Duration = Duration::from_secs(6);
+
+/// The longest that a quieted worker waits for late handshakes.
+const SETTLE_LIMIT: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+struct Known {
+    slot: SlotId,
+    generation: Generation,
+    ready_at: Option<Time>,
+    leaving: Option<Time>,
+    is_gone: bool,
+}
+
+#[derive(Debug)]
+struct Asked {
+    worker: WorkerId,
+    is_answered: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Rules {
+    settings: Settings,
+    kinds: Vec<AddressKind>,
+    is_steering_refused: bool,
+    workers: BTreeMap<WorkerId, Known>,
+    asks: BTreeMap<AskId, Asked>,
+    /// Whether each request has its reply.
+    requests: BTreeMap<RequestId, bool>,
+    /// Generations that may be given connections.
+    proven: BTreeSet<Generation>,
+    forgotten: BTreeSet<Generation>,
+    unserved: BTreeSet<AddressId>,
+    respawns: BTreeMap<SlotId, Vec<Time>>,
+    stopping: Option<Time>,
+    is_finished: bool,
+    before: Option<AppView>,
+    /// The worker whose end the next event reports.
+    going: Option<WorkerId>,
+}
+
+impl Rules {
+    pub(crate) fn new(plan: &Plan) -> Self {
+        Self {
+            settings: plan.settings.clone(),
+            kinds: plan.places.clone(),
+            is_steering_refused: plan.faults.is_steering_refused,
+            workers: BTreeMap::new(),
+            asks: BTreeMap::new(),
+            requests: BTreeMap::new(),
+            proven: BTreeSet::from([Generation(1)]),
+            forgotten: BTreeSet::new(),
+            unserved: BTreeSet::new(),
+            respawns: BTreeMap::new(),
+            stopping: None,
+            is_finished: false,
+            before: None,
+            going: None,
+        }
+    }
+
+    pub(crate) fn is_finished(&self) -> bool {
+        self.is_finished
+    }
+
+    pub(crate) fn asked_for(&mut self, request: RequestId) {
+        self.requests.insert(request, false);
+    }
+
+    pub(crate) fn put(&mut self, ask: AskId, worker: WorkerId) {
+        let is_answered = false;
+        self.asks.insert(
+            ask,
+            Asked {
+                worker,
+                is_answered,
+            },
+        );
+    }
+
+    pub(crate) fn before(&mut self, event: &Event) {
+        self.going = match event {
+            Event::Exited { worker, .. } | Event::SpawnFailed { worker } => Some(*worker),
+            _ => None,
+        };
+    }
+
+    pub(crate) fn judge(
+        &mut self,
+        now: Time,
+        actions: &[Action],
+        app: &App,
+        view: AppView,
+        kernel: &Kernel,
+    ) -> Verdict {
+        if let Some(going) = self.going.take()
+            && let Some(known) = self.workers.get_mut(&going)
+        {
+            known.is_gone = true;
+            if let Some(leaving) = known.leaving
+                && now.since(leaving) > self.longest_leave()
+            {
+                return Err(format!("{going} took too long to leave"));
+            }
+        }
+        for action in actions {
+            if self.is_finished && !matches!(action, Action::Reply { .. }) {
+                return Err(format!("after the end: {action:?}"));
+            }
+            self.judge_action(now, action, app, &view, kernel)?;
+        }
+        self.judge_capacity(now, actions, &view)?;
+        if actions
+            .iter()
+            .any(|action| matches!(action, Action::Give { .. }))
+        {
+            self.judge_holders(app)?;
+        }
+        self.before = Some(view);
+        Ok(())
+    }
+
+    fn judge_action(
+        &mut self,
+        now: Time,
+        action: &Action,
+        app: &App,
+        view: &AppView,
+        kernel: &Kernel,
+    ) -> Verdict {
+        match action {
+            Action::Prepare { .. }
+            | Action::Open { .. }
+            | Action::Tend {
+                how: segue_core::Tend::Leave,
+                ..
+            } => Ok(()),
+            Action::Forget { generation } => {
+                self.forgotten.insert(*generation);
+                let has_left = view
+                    .workers
+                    .iter()
+                    .all(|worker| worker.generation != *generation);
+                ensure(has_left && view.serving != *generation, || {
+                    format!("{generation} is forgotten too early")
+                })
+            }
+            Action::Spawn {
+                worker,
+                slot,
+                generation,
+            } => {
+                let known = Known {
+                    slot: *slot,
+                    generation: *generation,
+                    ready_at: None,
+                    leaving: None,
+                    is_gone: false,
+                };
+                ensure(!self.forgotten.contains(generation), || {
+                    format!("{worker} is spawned of a forgotten generation")
+                })?;
+                ensure(self.workers.insert(*worker, known).is_none(), || {
+                    format!("{worker} is spawned twice")
+                })
+            }
+            Action::Give { worker, ask, .. } | Action::Deny { worker, ask, .. } => {
+                self.alive(*worker, action)?;
+                let Some(asked) = self.asks.get_mut(ask) else {
+                    return Err(format!("{ask} was never put"));
+                };
+                ensure(asked.worker == *worker && !asked.is_answered, || {
+                    format!("{ask} is answered twice, or to the wrong worker")
+                })?;
+                asked.is_answered = true;
+                Ok(())
+            }
+            Action::Steer { address, set } => {
+                self.judge_steer(now, *address, set, app, view, kernel)
+            }
+            Action::Publish { workers, .. } => workers
+                .iter()
+                .try_for_each(|worker| self.alive(*worker, action)),
+            Action::Tend {
+                socket,
+                how: segue_core::Tend::Reset,
+            } => ensure(
+                self.stopping.is_some() || self.unserved.contains(&socket.address),
+                || format!("{socket} is reset, and nobody was told that it is not served"),
+            ),
+            Action::Tend {
+                socket,
+                how: segue_core::Tend::HandOver,
+            } => {
+                let is_served = view.addresses.iter().any(|address| {
+                    address.address == socket.address && !address.serving.is_empty()
+                });
+                ensure(is_served, || format!("{socket} is handed over to nobody"))
+            }
+            Action::ShutGate { .. } => ensure(self.stopping.is_some(), || {
+                "a gate is shut in a running app".into()
+            }),
+            Action::Close { address } => {
+                self.unserved.remove(address);
+                let holders = app
+                    .holders()
+                    .filter(|(socket, _)| socket.address == *address);
+                ensure(holders.count() == 0, || {
+                    format!("{address} is closed in use")
+                })
+            }
+            Action::BeginSettle { worker }
+            | Action::CheckSettled { worker }
+            | Action::Disconnect { worker }
+            | Action::Signal { worker, .. } => {
+                self.alive(*worker, action)?;
+                ensure(
+                    self.workers
+                        .get(worker)
+                        .is_some_and(|known| known.leaving.is_some())
+                        || self.stopping.is_some(),
+                    || format!("{action:?} to a worker that nobody asked to leave"),
+                )
+            }
+            Action::Reply { request, outcome } => {
+                if let Outcome::Reloaded { .. } = outcome {
+                    let is_committed = view.serving != Generation(1);
+                    ensure(is_committed, || "reloaded into the first generation".into())?;
+                }
+                match self.requests.insert(*request, true) {
+                    Some(false) => Ok(()),
+                    Some(true) => Err(format!("{request} has a second reply")),
+                    None => Err(format!("{request} was never made")),
+                }
+            }
+            Action::Notify(notice) => self.judge_notice(now, notice, view),
+            Action::Finish(_) => {
+                self.is_finished = true;
+                let is_empty = view.workers.is_empty() && view.addresses.is_empty();
+                ensure(is_empty && view.phase == AppPhase::Finished, || {
+                    "finished with something left".into()
+                })?;
+                let bound = self.longest_stop();
+                ensure(
+                    self.stopping.is_none_or(|since| now.since(since) <= bound),
+                    || "the stop took too long".into(),
+                )
+            }
+        }
+    }
+
+    fn judge_notice(&mut self, now: Time, notice: &Notice, view: &AppView) -> Verdict {
+        match notice {
+            Notice::WorkerReady { worker, .. } => {
+                self.alive(*worker, notice)?;
+                if let Some(known) = self.workers.get_mut(worker) {
+                    known.ready_at = Some(now);
+                }
+                Ok(())
+            }
+            Notice::WorkerLeaving { worker, why, .. } => {
+                self.alive(*worker, notice)?;
+                let generation = self.workers.get_mut(worker).map(|known| {
+                    known.leaving = Some(now);
+                    known.generation
+                });
+                match why {
+                    Leaving::Reload => ensure(Some(view.serving) > generation, || {
+                        format!("{worker} leaves for a reload that has not been committed")
+                    }),
+                    Leaving::Abandoned => ensure(Some(view.serving) != generation, || {
+                        format!("{worker} of the serving generation is abandoned")
+                    }),
+                    Leaving::ScaledDown
+                    | Leaving::Stop
+                    | Leaving::ChannelLost
+                    | Leaving::NotReady => Ok(()),
+                }
+            }
+            Notice::RespawnDue { slot, .. } => {
+                let times = self.respawns.entry(*slot).or_default();
+                times.push(now);
+                let within = self.settings.intensity.within;
+                let recent = times.iter().filter(|at| now.since(**at) < within).count();
+                ensure(recent <= self.settings.intensity.restarts as usize, || {
+                    format!("{slot} is respawned more often than allowed")
+                })
+            }
+            Notice::ReloadCommitted { generation, .. } => {
+                self.respawns.clear();
+                ensure(view.serving == *generation, || {
+                    format!("{generation} is committed and does not serve")
+                })?;
+                self.prove(now, *generation, view)
+            }
+            Notice::ReloadSuperseded { reload, by } => {
+                ensure(by > reload, || format!("{reload} is superseded by {by}"))
+            }
+            Notice::ReloadFailed {
+                failure: Failure { .. },
+                ..
+            } => ensure(
+                self.before
+                    .as_ref()
+                    .is_none_or(|before| before.serving == view.serving),
+                || "a failed reload changed who serves".into(),
+            ),
+            Notice::AddressUnserved { address } => {
+                self.unserved.insert(*address);
+                let soon = now + Duration::from_secs(5);
+                let is_awaited = view.slots.iter().any(|slot| {
+                    slot.respawn_at
+                        .is_some_and(|at| at <= soon && !slot.given_up)
+                }) || view.workers.iter().any(|worker| {
+                    worker.phase == WorkerPhase::Booting && worker.generation == view.serving
+                });
+                ensure(self.stopping.is_some() || !is_awaited, || {
+                    format!("{address} is given up although somebody comes soon")
+                })
+            }
+            Notice::AddressServed { address } => {
+                self.unserved.remove(address);
+                Ok(())
+            }
+            Notice::Scaled { to, .. } => {
+                self.respawns.retain(|slot, _| slot.0 < *to);
+                Ok(())
+            }
+            Notice::Stopping => {
+                self.stopping = Some(now);
+                Ok(())
+            }
+            Notice::WorkerSpawned { .. }
+            | Notice::WorkerFailed { .. }
+            | Notice::SlotGivenUp { .. }
+            | Notice::WorkerDrained { .. }
+            | Notice::DrainTimedOut { .. }
+            | Notice::WorkerKilled { .. }
+            | Notice::WorkerLeft { .. }
+            | Notice::AppReady { .. }
+            | Notice::ReloadStarted { .. }
+            | Notice::GenerationGone { .. }
+            | Notice::AddressOpened { .. }
+            | Notice::AddressClosed { .. }
+            | Notice::HeldReleased { .. }
+            | Notice::SettleTimedOut { .. }
+            | Notice::Refused(_) => Ok(()),
+        }
+    }
+
+    fn alive(&self, worker: WorkerId, what: &impl std::fmt::Debug) -> Verdict {
+        match self.workers.get(&worker) {
+            Some(known) if !known.is_gone => Ok(()),
+            Some(_) => Err(format!("{worker} is gone: {what:?}")),
+            None => Err(format!("{worker} was never spawned: {what:?}")),
+        }
+    }
+
+    /// A set is never empty, names only sockets that exist, and each of them is held by somebody
+    /// whose generation may have connections.
+    fn judge_steer(
+        &mut self,
+        now: Time,
+        address: AddressId,
+        set: &[SocketIndex],
+        app: &App,
+        view: &AppView,
+        kernel: &Kernel,
+    ) -> Verdict {
+        let Some(group) = kernel.group(address.0) else {
+            return Err(format!("{address} is steered and not open"));
+        };
+        ensure(!set.is_empty(), || format!("{address} gets an empty set"))?;
+        ensure(
+            group.kind != AddressKind::Single && group.is_steered,
+            || format!("{address} cannot be steered"),
+        )?;
+        ensure(group.kind != AddressKind::Path || set.len() == 1, || {
+            format!("{address} gets more than one socket on its path")
+        })?;
+        for index in set {
+            let exists = usize::from(index.0) < group.sockets.len();
+            ensure(exists, || format!("{address}{index} does not exist"))?;
+            let socket = SocketRef {
+                address,
+                index: *index,
+            };
+            let holders: Vec<WorkerId> = app
+                .holders()
+                .filter(|(held, _)| *held == socket)
+                .map(|(_, holder)| holder)
+                .collect();
+            ensure(!holders.is_empty(), || {
+                format!("{socket} gets connections and nobody holds it")
+            })?;
+            let generations: BTreeSet<Generation> = holders
+                .iter()
+                .filter_map(|holder| self.workers.get(holder))
+                .map(|known| known.generation)
+                .collect();
+            for generation in generations {
+                self.prove(now, generation, view)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A generation gets connections from now on: each of its workers is ready and has lived for
+    /// `min_uptime`, and there is one in every slot.
+    fn prove(&mut self, now: Time, generation: Generation, view: &AppView) -> Verdict {
+        if self.proven.contains(&generation) {
+            return Ok(());
+        }
+        for slot in &view.slots {
+            let is_proven = self.workers.values().any(|known| {
+                known.slot == slot.slot
+                    && known.generation == generation
+                    && !known.is_gone
+                    && known
+                        .ready_at
+                        .is_some_and(|at| now >= at + self.settings.min_uptime)
+            });
+            ensure(is_proven, || {
+                format!(
+                    "{generation} gets connections before it is proven in {}",
+                    slot.slot
+                )
+            })?;
+        }
+        self.proven.insert(generation);
+        Ok(())
+    }
+
+    /// Nobody who serves stops being ready but by its own failure, or because it was asked to
+    /// leave for a reason.
+    fn judge_capacity(&self, now: Time, actions: &[Action], view: &AppView) -> Verdict {
+        let Some(before) = &self.before else {
+            return Ok(());
+        };
+        if self.stopping.is_some() {
+            return Ok(());
+        }
+        if view.serving != before.serving {
+            let has_all = view.slots.iter().all(|slot| {
+                view.workers.iter().any(|worker| {
+                    Some(worker.worker) == slot.worker
+                        && worker.generation == view.serving
+                        && worker.phase == WorkerPhase::Ready
+                })
+            });
+            return ensure(has_all, || {
+                format!("{} serves with gaps at {now}", view.serving)
+            });
+        }
+        for worker in &before.workers {
+            let was_serving =
+                worker.phase == WorkerPhase::Ready && worker.generation == before.serving;
+            let is_serving = view
+                .workers
+                .iter()
+                .any(|later| later.worker == worker.worker && later.phase == WorkerPhase::Ready);
+            if !was_serving || is_serving {
+                continue;
+            }
+            let is_explained = actions.iter().any(|action| match action {
+                Action::Notify(
+                    Notice::WorkerFailed { worker: id, .. }
+                    | Notice::WorkerLeaving {
+                        worker: id,
+                        why: Leaving::ScaledDown,
+                        ..
+                    },
+                ) => *id == worker.worker,
+                _ => false,
+            });
+            ensure(is_explained, || {
+                format!(
+                    "{} does not serve any more, and nobody said why",
+                    worker.worker
+                )
+            })?;
+        }
+        Ok(())
+    }
+
+    /// With a socket for each worker no two share one.
+    fn judge_holders(&self, app: &App) -> Verdict {
+        if self.settings.distribution != Distribution::Spread || self.is_steering_refused {
+            return Ok(());
+        }
+        let mut seen = BTreeSet::new();
+        for (socket, _) in app.holders() {
+            let kind = self.kinds.get(socket.address.0 as usize);
+            if kind == Some(&AddressKind::Steered) {
+                ensure(seen.insert(socket), || format!("{socket} is held twice"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A client's connection is in a worker's hands.
+    pub(crate) fn served(&self, worker: WorkerId, place: u32, kernel: &Kernel) -> Verdict {
+        let is_steered = kernel
+            .group(place)
+            .is_some_and(|group| group.kind == AddressKind::Steered && group.is_steered);
+        let Some(known) = self.workers.get(&worker) else {
+            return Ok(());
+        };
+        if !is_steered {
+            return Ok(());
+        }
+        ensure(self.proven.contains(&known.generation), || {
+            format!(
+                "a client's connection at address {place} reaches {worker}, which is not proven"
+            )
+        })?;
+        let is_by_message = self.settings.ready == ReadyRule::Message
+            && self.settings.distribution == Distribution::Spread;
+        ensure(!is_by_message || known.ready_at.is_some(), || {
+            format!("a client's connection at address {place} reaches {worker}, which is not ready")
+        })
+    }
+
+    /// After a long calm: nothing waits that should not.
+    pub(crate) fn after_calm(&self, app: &App, now: u64, kernel: &Kernel) -> Verdict {
+        self.judge_waiting(now, kernel)?;
+        let view = app.view();
+        for (ask, asked) in &self.asks {
+            let is_owed = !asked.is_answered
+                && view.workers.iter().any(|worker| {
+                    worker.worker == asked.worker
+                        && matches!(worker.phase, WorkerPhase::Booting | WorkerPhase::Ready)
+                });
+            ensure(!is_owed, || {
+                format!("{ask} of {} was never answered", asked.worker)
+            })?;
+        }
+        for (worker, known) in &self.workers {
+            let is_late = known
+                .leaving
+                .is_some_and(|at| Time(now).since(at) > self.longest_leave());
+            ensure(known.is_gone || !is_late, || {
+                format!("{worker} does not leave")
+            })?;
+        }
+        for (request, is_replied) in &self.requests {
+            let is_start = *request == RequestId(1);
+            ensure(
+                *is_replied || is_start || view.phase == AppPhase::Starting,
+                || format!("{request} has no reply after {now} ms"),
+            )?;
+        }
+        for address in &view.addresses {
+            let serves = |index: &SocketIndex| {
+                app.holders().any(|(socket, holder)| {
+                    socket.address == address.address
+                        && socket.index == *index
+                        && address.serving.contains(&holder)
+                })
+            };
+            let is_right = !address.steered
+                || address.serving.is_empty()
+                || address.set.iter().all(serves)
+                || kernel.group(address.address.0).is_none();
+            let is_stirring = view
+                .workers
+                .iter()
+                .any(|worker| worker.phase != WorkerPhase::Ready);
+            ensure(is_right || is_stirring, || {
+                format!("{} steers to sockets that nobody serves", address.address)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn judge_waiting(&self, now: u64, kernel: &Kernel) -> Verdict {
+        for (id, connection) in kernel.connections.iter().enumerate() {
+            let waits = connection.fate.is_none()
+                && connection
+                    .entered
+                    .is_some_and(|since| now.saturating_sub(since) > LONGEST_WAIT);
+            ensure(!waits, || {
+                format!(
+                    "connection {id} at address {}{} waits for ever",
+                    connection.place, connection.index
+                )
+            })?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn at_end(&self, app: &App, now: u64, kernel: &Kernel) -> Verdict {
+        ensure(self.is_finished, || "the app never finished".into())?;
+        ensure(app.next_deadline().is_none(), || {
+            "a finished app wants to be woken".into()
+        })?;
+        for (request, is_replied) in &self.requests {
+            ensure(*is_replied, || format!("{request} has no reply"))?;
+        }
+        for (worker, known) in &self.workers {
+            ensure(known.is_gone, || format!("{worker} was left at {now}"))?;
+        }
+        for (id, connection) in kernel.connections.iter().enumerate() {
+            ensure(connection.fate.is_some(), || {
+                format!("connection {id} was left waiting")
+            })?;
+        }
+        Ok(())
+    }
+
+    fn longest_leave(&self) -> Duration {
+        SETTLE_LIMIT.max(self.settings.settle)
+            + self.settings.drain_timeout
+            + self.settings.kill_after
+            + SLACK
+    }
+
+    fn longest_stop(&self) -> Duration {
+        SETTLE_LIMIT
+            .max(self.settings.settle)
+            .max(self.settings.stop_timeout)
+            + self.settings.kill_after
+            + SLACK
+    }
+}
+
+fn ensure(holds: bool, what: impl FnOnce() -> String) -> Verdict {
+    if holds { Ok(()) } else { Err(what()) }
+}

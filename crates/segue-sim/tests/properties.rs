@@ -1,0 +1,84 @@
+//! Random schedules: every property of the rules, in many small worlds.
+//!
+//! `SEGUE_SEED=n cargo test -p segue-sim -- --nocapture replay` shows one run.
+//! `SEGUE_SCHEDULES=n cargo test -p segue-sim -- --ignored --nocapture` runs more of them.
+
+#![forbid(unsafe_code)]
+
+use std::time::Instant;
+
+use segue_sim::{Coverage, Plan, attempt, run, shrink};
+
+fn explain(seed: u64) -> String {
+    let plan = shrink(Plan::random(seed));
+    let violation = attempt(&plan, true).expect_err("a shrunk plan fails");
+    format!(
+        "{plan:#?}\n{}\nseed {seed}: {}\nSEGUE_SEED={seed} replays the whole run",
+        violation.trace.join("\n"),
+        violation.what
+    )
+}
+
+fn run_seeds(seeds: std::ops::Range<u64>) {
+    let begun = Instant::now();
+    let count = seeds.end - seeds.start;
+    let mut coverage = Coverage::default();
+    let (mut steps, mut accepted, mut handed_over, mut reset) = (0_u64, 0, 0, 0);
+    for seed in seeds {
+        let plan = Plan::random(seed);
+        let report = attempt(&plan, false).unwrap_or_else(|_| panic!("{}", explain(seed)));
+        coverage.add(&report.coverage);
+        steps += u64::from(report.steps);
+        accepted += report.accepted;
+        handed_over += report.handed_over;
+        reset += report.reset;
+    }
+    let took = begun.elapsed();
+    println!(
+        "{count} schedules in {took:.1?}: {:.0}/s, {steps} steps; connections: {accepted} accepted, {handed_over} handed over, {reset} reset",
+        count as f64 / took.as_secs_f64()
+    );
+    for (table, kind, times) in coverage.kinds() {
+        println!("{table:>8} {kind:<18} {times}");
+    }
+    assert_eq!(coverage.missing(), Vec::<String>::new(), "never occurred");
+}
+
+#[test]
+fn a_hundred_thousand_schedules() {
+    run_seeds(0..100_000);
+}
+
+#[test]
+#[ignore = "hours, if SEGUE_SCHEDULES says so"]
+fn as_many_schedules_as_asked_for() {
+    let schedules = std::env::var("SEGUE_SCHEDULES")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(1_000_000);
+    run_seeds(1_000_000..1_000_000 + schedules);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    for seed in 0..300 {
+        let plan = Plan::random(seed);
+        assert_eq!(run(&plan, true), run(&plan, true), "seed {seed}");
+    }
+}
+
+#[test]
+fn replay() {
+    let Some(seed) = std::env::var("SEGUE_SEED")
+        .ok()
+        .and_then(|text| text.parse().ok())
+    else {
+        return;
+    };
+    let plan = Plan::random(seed);
+    println!("{plan:#?}");
+    match run(&plan, true) {
+        Ok(report) => println!("{}", report.trace.join("\n")),
+        Err(violation) => panic!("{}", violation.trace.join("\n")),
+    }
+}
