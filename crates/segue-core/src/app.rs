@@ -530,6 +530,11 @@ impl App {
             Some(failure) if !is_any_ready && !is_any_booting && !was_ready => {
                 if let Some(Start { request, .. }) = start {
                     self.reply(request, Outcome::NeverStarted { failure });
+                    self.phase = Phase::Starting {
+                        start: None,
+                        failure: Some(failure),
+                        was_ready,
+                    };
                 }
                 self.begin_stop(Stop::because(self.now, Finish::NeverStarted(failure)));
             }

@@ -63,21 +63,8 @@ impl App {
         stop.until = self.now + self.settings.stop_timeout;
         let start = match self.phase {
             Phase::Preparing { request, since, .. } => Some(Start { request, since }),
-            Phase::Starting {
-                start,
-                failure: None,
-                ..
-            } => start,
-            Phase::Starting {
-                start,
-                was_ready: true,
-                ..
-            } => start,
-            Phase::Starting { .. }
-            | Phase::New
-            | Phase::Running
-            | Phase::Stopping(_)
-            | Phase::Finished => None,
+            Phase::Starting { start, .. } => start,
+            Phase::New | Phase::Running | Phase::Stopping(_) | Phase::Finished => None,
         };
         self.phase = Phase::Stopping(stop);
         if let Some(Start { request, .. }) = start {
