@@ -464,6 +464,8 @@ impl App {
             ..
         } = reload;
         for (slot, worker) in incoming {
+            // What it asked for too late to be waited for.
+            self.release_held(worker, None);
             let predecessor = self.slots.get_mut(&slot).and_then(|slot| {
                 slot.respawn = Respawn::fresh(self.now);
                 slot.occupant.replace(worker)

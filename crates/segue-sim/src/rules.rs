@@ -126,6 +126,10 @@ impl Rules {
                 return Err(format!("{going} took too long to leave"));
             }
         }
+        let is_stop = |action: &Action| matches!(action, Action::Notify(Notice::Stopping));
+        if actions.iter().any(is_stop) {
+            self.stopping = Some(now);
+        }
         for action in actions {
             if self.is_finished && !matches!(action, Action::Reply { .. }) {
                 return Err(format!("after the end: {action:?}"));
@@ -349,10 +353,6 @@ impl Rules {
                 self.respawns.retain(|slot, _| slot.0 < *to);
                 Ok(())
             }
-            Notice::Stopping => {
-                self.stopping = Some(now);
-                Ok(())
-            }
             Notice::WorkerSpawned { .. }
             | Notice::WorkerFailed { .. }
             | Notice::SlotGivenUp { .. }
@@ -367,6 +367,7 @@ impl Rules {
             | Notice::AddressClosed { .. }
             | Notice::HeldReleased { .. }
             | Notice::SettleTimedOut { .. }
+            | Notice::Stopping
             | Notice::Refused(_) => Ok(()),
         }
     }
