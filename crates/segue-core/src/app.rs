@@ -221,9 +221,9 @@ impl App {
             self.answer_asks();
             self.advance_boots();
             self.advance_reload();
+            self.advance_phase();
             self.advance_addresses();
             self.advance_leavers();
-            self.advance_phase();
             if !self.has_moved {
                 break;
             }
