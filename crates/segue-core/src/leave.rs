@@ -33,7 +33,9 @@ impl App {
         }
         let slot = worker.slot;
         let has_served = worker.is_ready() || !worker.listens.is_empty();
-        let is_unproven = matches!(why, Leaving::Abandoned | Leaving::NotReady);
+        // A worker that is ready by its message listens before it is.
+        let is_unproven =
+            matches!(why, Leaving::Abandoned | Leaving::NotReady) || worker.is_booting();
         worker.held.clear();
         if !has_served || (is_unproven && worker.listens.is_empty()) {
             // No connection has reached it.
