@@ -52,7 +52,9 @@ pub(crate) struct Socket {
     pub(crate) generation: Option<Generation>,
     pub(crate) holders: BTreeSet<WorkerId>,
     pub(crate) tend: Tend,
-    /// When it left the set, unless no handshake from before is known to be left.
+    /// Since when `tend` is in force.
+    pub(crate) tend_since: Time,
+    /// When it left the set, unless its queue is known to be empty and no handshake from before to be left.
     pub(crate) left_set: Option<Time>,
 }
 
@@ -296,13 +298,24 @@ impl Socket {
             generation: None,
             holders: BTreeSet::new(),
             tend: Tend::Leave,
+            tend_since: Time(0),
             left_set: None,
         }
     }
 
-    /// No handshake from the time when it was in the set can still arrive.
+    /// No handshake from the time when it was in the set can still arrive, and what has arrived
+    /// was handed over or reset. A queue that is left alone keeps what it has.
     fn is_rested(&self, now: Time) -> bool {
-        self.left_set
-            .is_none_or(|left| now >= left + HANDSHAKE_LIMIT)
+        self.left_set.is_none_or(|left| {
+            self.tend != Tend::Leave && now >= left.max(self.tend_since) + HANDSHAKE_LIMIT
+        })
+    }
+
+    pub(crate) fn tend(&mut self, now: Time, how: Tend) {
+        if self.is_rested(now) {
+            self.left_set = None;
+        }
+        self.tend = how;
+        self.tend_since = now;
     }
 }

@@ -347,6 +347,7 @@ impl App {
     }
 
     fn tend(&mut self, id: AddressId) {
+        let now = self.now;
         let Some(address) = self.addresses.get(&id) else {
             return;
         };
@@ -363,7 +364,7 @@ impl App {
                 .get_mut(&id)
                 .and_then(|address| address.socket_mut(index))
             {
-                socket.tend = how;
+                socket.tend(now, how);
             }
             self.order(Action::Tend {
                 socket: SocketRef { address: id, index },
