@@ -159,10 +159,7 @@ impl App {
                 kind,
             } => self.asked(worker, ask, address, kind),
             Event::Listened { worker, address } => {
-                if let Some(worker) = self.workers.get_mut(&worker) {
-                    worker.listens.insert(address);
-                    worker.held.retain(|held| held.address != address);
-                }
+                self.listened(worker, address);
             }
             Event::Closed { worker, address } => self.closed(worker, address),
             Event::SaidReady { worker } => {

@@ -65,6 +65,23 @@ impl App {
         }
     }
 
+    pub(crate) fn listened(&mut self, id: WorkerId, address: AddressId) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        worker.listens.insert(address);
+        // Asked twice: what is still held has no cut-over to wait for any more.
+        let (over, held) = worker
+            .held
+            .iter()
+            .partition(|held| held.address == address);
+        worker.held = held;
+        let over: Vec<Held> = over;
+        for held in over {
+            self.requeue_released(id, held);
+        }
+    }
+
     pub(crate) fn closed(&mut self, id: WorkerId, address: AddressId) {
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.listens.remove(&address);
