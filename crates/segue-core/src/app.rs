@@ -257,7 +257,12 @@ impl App {
                 cause: Cause::PrepareFailed,
             };
             self.reply(request, Outcome::NeverStarted { failure });
-            self.phase = Phase::Stopping(Stop::because(self.now, Finish::NeverStarted(failure)));
+            self.phase = Phase::Starting {
+                start: None,
+                failure: Some(failure),
+                was_ready: false,
+            };
+            self.begin_stop(Stop::because(self.now, Finish::NeverStarted(failure)));
         } else {
             let start = Some(Start { request, since });
             self.phase = Phase::Starting {
