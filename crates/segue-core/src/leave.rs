@@ -223,9 +223,13 @@ impl App {
                     });
                 }
             }
-            Phase::Stopping { kill_at, .. } => {
+            Phase::Stopping { why, kill_at } => {
+                let latest = stop_by.map(|stop_by| stop_by + self.settings.kill_after);
+                let kill_at = latest.map_or(kill_at, |latest| kill_at.min(latest));
                 if now >= kill_at {
                     self.kill(id);
+                } else {
+                    worker.phase = Phase::Stopping { why, kill_at };
                 }
             }
             Phase::Killed { why, again_at } => {
