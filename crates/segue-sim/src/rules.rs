@@ -46,6 +46,7 @@ pub(crate) struct Rules {
     settings: Settings,
     kinds: Vec<AddressKind>,
     is_steering_refused: bool,
+    is_steering_unreliable: bool,
     workers: BTreeMap<WorkerId, Known>,
     asks: BTreeMap<AskId, Asked>,
     /// Whether each request has its reply.
@@ -68,6 +69,7 @@ impl Rules {
             settings: plan.settings.clone(),
             kinds: plan.places.clone(),
             is_steering_refused: plan.faults.is_steering_refused,
+            is_steering_unreliable: plan.faults.steer_fails > 0,
             workers: BTreeMap::new(),
             asks: BTreeMap::new(),
             requests: BTreeMap::new(),
@@ -205,9 +207,11 @@ impl Rules {
             Action::Steer { address, set } => {
                 self.judge_steer(now, *address, set, app, view, kernel)
             }
-            Action::Publish { workers, .. } => workers
-                .iter()
-                .try_for_each(|worker| self.alive(*worker, action)),
+            Action::Publish { workers, .. } => workers.iter().try_for_each(|worker| {
+                self.alive(*worker, action)?;
+                let generation = self.workers.get(worker).map(|known| known.generation);
+                generation.map_or(Ok(()), |generation| self.prove(now, generation, view))
+            }),
             Action::Tend {
                 socket,
                 how: segue_core::Tend::Reset,
@@ -586,7 +590,7 @@ impl Rules {
                 || address.serving.is_empty()
                 || address.set.iter().all(serves)
                 || kernel.group(address.address.0).is_none();
-            let is_stirring = view
+            let is_stirring = self.is_steering_unreliable || view
                 .workers
                 .iter()
                 .any(|worker| worker.phase != WorkerPhase::Ready);
