@@ -56,6 +56,8 @@ pub(crate) struct Socket {
     pub(crate) tend_since: Time,
     /// When it left the set, unless its queue is known to be empty and no handshake from before to be left.
     pub(crate) left_set: Option<Time>,
+    /// When its holder became quiet it was out of the set, so that every handshake still to come was noted.
+    pub(crate) is_noted: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -259,19 +261,43 @@ impl Address {
                 socket.left_set = Some(now);
             }
         }
+        self.forget_notes();
         self.retry_at = None;
     }
 
     pub(crate) fn steer_failed(&mut self, now: Time) {
         self.ordered = None;
+        self.forget_notes();
         self.retry_at = Some(now + STEER_RETRY);
+    }
+
+    /// What is noted of a socket does not say anything once it is in the set.
+    fn forget_notes(&mut self) {
+        for index in self.set.clone() {
+            if let Some(socket) = self.socket_mut(index) {
+                socket.is_noted = false;
+            }
+        }
+    }
+
+    /// The handshakes under way to the worker's sockets are noted now. Where new ones go on
+    /// beginning, that is not all of them.
+    pub(crate) fn note(&mut self, worker: WorkerId) {
+        let set = self.ordered.clone().unwrap_or_else(|| self.set.clone());
+        for (index, socket) in (0_u16..).map(SocketIndex).zip(&mut self.sockets) {
+            if socket.holders.contains(&worker) {
+                socket.is_noted = !set.contains(&index);
+            }
+        }
     }
 
     /// The worker's sockets hold nothing from before they left the set.
     pub(crate) fn note_clear(&mut self, worker: WorkerId) {
         let cleared: Vec<SocketIndex> = self
             .indexed()
-            .filter(|(index, socket)| socket.holders.contains(&worker) && !self.is_in_set(*index))
+            .filter(|(index, socket)| {
+                socket.is_noted && socket.holders.contains(&worker) && !self.is_in_set(*index)
+            })
             .map(|(index, _)| index)
             .collect();
         for index in cleared {
@@ -300,6 +326,7 @@ impl Socket {
             tend: Tend::Leave,
             tend_since: Time(0),
             left_set: None,
+            is_noted: false,
         }
     }
 

@@ -143,6 +143,9 @@ impl App {
     pub(crate) fn advance_leavers(&mut self) {
         // The sets have been changed by now: what is under way towards these workers began before.
         for worker in std::mem::take(&mut self.newly_quiet) {
+            for address in self.addresses.values_mut() {
+                address.note(worker);
+            }
             self.order(Action::BeginSettle { worker });
         }
         let ids: Vec<WorkerId> = self.workers.keys().copied().collect();
