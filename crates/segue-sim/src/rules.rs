@@ -583,7 +583,10 @@ impl Rules {
                 app.holders().any(|(socket, holder)| {
                     socket.address == address.address
                         && socket.index == *index
-                        && address.serving.contains(&holder)
+                        && view
+                            .workers
+                            .iter()
+                            .any(|worker| worker.worker == holder && worker.phase == WorkerPhase::Ready)
                 })
             };
             let is_right = !address.steered
