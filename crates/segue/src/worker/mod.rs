@@ -1,5 +1,6 @@
 //! One worker process: how it is launched, its channel, its output.
 
+pub(crate) mod channel;
 pub(crate) mod launch;
 pub(crate) mod output;
 pub(crate) mod wrapper;

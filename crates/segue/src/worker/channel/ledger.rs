@@ -1,0 +1,382 @@
+//! What one worker is still owed: lines not yet written, descriptors not yet acknowledged,
+//! connections not yet accepted. Does no I/O and reads no clock; every limit ends in [`Broken`].
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use segue_wire::node::{Acknowledged, HandleQueue, HandleType, Order, Refused};
+use serde_json::Value;
+use thiserror::Error;
+use tokio::sync::oneshot;
+
+/// What a worker may ask of us before it counts as broken.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// How long it may take to acknowledge a descriptor, and then to accept a connection.
+    pub(crate) patience: Duration,
+    /// Bytes that wait to be written to it.
+    pub(crate) unwritten: usize,
+    /// Questions it may ask before it has an answer.
+    pub(crate) unanswered: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            patience: Duration::from_secs(30),
+            unwritten: 16 << 20,
+            unanswered: 1024,
+        }
+    }
+}
+
+/// Why a channel cannot be used any more, although the worker has not closed it.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub(crate) enum Broken {
+    #[error(
+        "the worker did not acknowledge a socket within {0:?}: it hangs, or garbage swallowed the answer"
+    )]
+    Unacknowledged(Duration),
+    #[error("the worker did not say within {0:?} whether it accepts a connection")]
+    Undecided(Duration),
+    #[error("the worker got a message without its socket, four times")]
+    Refused,
+    #[error("the worker does not read its channel: {0} bytes wait for it")]
+    Unread(usize),
+    #[error("the worker asks for sockets faster than it can be answered: {0} questions are open")]
+    Insatiable(usize),
+    #[error("the channel failed: {0}")]
+    Failed(io::ErrorKind),
+}
+
+/// What becomes of a connection that a worker was offered.
+pub(super) type Verdict = oneshot::Sender<Result<(), OwnedFd>>;
+
+#[derive(Debug)]
+pub(super) struct Ledger {
+    limits: Limits,
+    /// Number of the last order.
+    seq: u64,
+    unwritten: VecDeque<Piece>,
+    /// Bytes in `unwritten` and in handle messages that wait for their turn.
+    queued: usize,
+    handles: HandleQueue<Carrier>,
+    /// Sockets that answer a question, by the number of the order, until they are acknowledged.
+    sockets: BTreeMap<u64, OwnedFd>,
+    /// Connections on offer, by the number of the order, until they are accepted.
+    offers: BTreeMap<u64, Offer>,
+    unanswered: usize,
+    /// The first limit that was passed.
+    broken: Option<Broken>,
+    /// Nothing is written any more: the worker does not listen, or the channel has ended.
+    is_shut: bool,
+}
+
+#[derive(Debug)]
+struct Piece {
+    line: Vec<u8>,
+    written: usize,
+    /// The order whose descriptor goes with the first byte.
+    descriptor: Option<u64>,
+}
+
+#[derive(Clone, Debug)]
+struct Carrier {
+    seq: u64,
+    line: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Offer {
+    connection: OwnedFd,
+    verdict: Verdict,
+    /// Set once the worker has the connection.
+    deadline: Option<u64>,
+}
+
+impl Ledger {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            seq: 0,
+            unwritten: VecDeque::new(),
+            queued: 0,
+            handles: HandleQueue::new(millis(limits.patience)),
+            sockets: BTreeMap::new(),
+            offers: BTreeMap::new(),
+            unanswered: 0,
+            broken: None,
+            is_shut: false,
+        }
+    }
+
+    pub(super) fn note_question(&mut self) {
+        self.unanswered += 1;
+        if self.unanswered > self.limits.unanswered {
+            self.breaks(Broken::Insatiable(self.unanswered));
+        }
+    }
+
+    pub(super) fn give(
+        &mut self,
+        now: u64,
+        ack: u64,
+        key: &str,
+        data: &Value,
+        socket: OwnedFd,
+        kind: HandleType,
+    ) {
+        self.unanswered = self.unanswered.saturating_sub(1);
+        if self.is_shut {
+            return;
+        }
+        let seq = self.next();
+        self.sockets.insert(seq, socket);
+        let order = Order::Give {
+            seq,
+            ack,
+            key,
+            data,
+            kind,
+        };
+        self.carry(
+            now,
+            Carrier {
+                seq,
+                line: order.line(),
+            },
+        );
+    }
+
+    pub(super) fn deny(&mut self, ack: u64, key: &str, data: &Value, errno: i32) {
+        self.unanswered = self.unanswered.saturating_sub(1);
+        let seq = self.next();
+        self.say(&Order::Deny {
+            seq,
+            ack,
+            key,
+            data,
+            errno,
+        });
+    }
+
+    pub(super) fn disconnect(&mut self) {
+        let seq = self.next();
+        self.say(&Order::Disconnect { seq });
+    }
+
+    pub(super) fn confirm_exit(&mut self, ack: u64) {
+        let seq = self.next();
+        self.say(&Order::ConfirmExit { seq, ack });
+    }
+
+    pub(super) fn acknowledge_theirs(&mut self) {
+        self.say(&Order::HandleAck);
+    }
+
+    pub(super) fn offer(&mut self, now: u64, key: &str, connection: OwnedFd, verdict: Verdict) {
+        if self.is_shut {
+            decide(verdict, Err(connection));
+            return;
+        }
+        let seq = self.next();
+        let offer = Offer {
+            connection,
+            verdict,
+            deadline: None,
+        };
+        self.offers.insert(seq, offer);
+        let order = Order::NewConnection { seq, key };
+        self.carry(
+            now,
+            Carrier {
+                seq,
+                line: order.line(),
+            },
+        );
+    }
+
+    /// The worker acknowledged a descriptor. False if it had none to acknowledge.
+    pub(super) fn acknowledged(&mut self, now: u64) -> bool {
+        let Acknowledged::Arrived { message, next } = self.handles.acknowledge(now) else {
+            return false;
+        };
+        let next = next.cloned();
+        self.sockets.remove(&message.seq);
+        if let Some(offer) = self.offers.get_mut(&message.seq) {
+            offer.deadline = Some(now.saturating_add(millis(self.limits.patience)));
+        }
+        if let Some(carrier) = next {
+            self.enqueue(carrier.line, Some(carrier.seq));
+        }
+        true
+    }
+
+    /// The worker missed a descriptor. False if it was sent none.
+    pub(super) fn refused(&mut self, now: u64) -> bool {
+        match self.handles.refuse(now) {
+            Refused::Resend(carrier) => {
+                let carrier = carrier.clone();
+                self.queued += carrier.line.len();
+                self.enqueue(carrier.line, Some(carrier.seq));
+                true
+            }
+            Refused::GivenUp => {
+                self.breaks(Broken::Refused);
+                true
+            }
+            Refused::Unexpected => false,
+        }
+    }
+
+    /// The worker answered an offer. An answer to anything else is ignored, as Node ignores it.
+    pub(super) fn answered(&mut self, seq: u64, accepted: bool) {
+        if let Some(offer) = self.offers.remove(&seq) {
+            let verdict = if accepted {
+                Ok(())
+            } else {
+                Err(offer.connection)
+            };
+            decide(offer.verdict, verdict);
+        }
+    }
+
+    /// When the next wait is over.
+    pub(super) fn deadline(&self) -> Option<u64> {
+        self.handles
+            .deadline()
+            .into_iter()
+            .chain(self.undecided())
+            .min()
+    }
+
+    pub(super) fn tick(&mut self, now: u64) {
+        if self
+            .handles
+            .deadline()
+            .is_some_and(|deadline| deadline <= now)
+        {
+            self.breaks(Broken::Unacknowledged(self.limits.patience));
+        }
+        if self.undecided().is_some_and(|deadline| deadline <= now) {
+            self.breaks(Broken::Undecided(self.limits.patience));
+        }
+    }
+
+    pub(super) fn has_unwritten(&self) -> bool {
+        !self.unwritten.is_empty()
+    }
+
+    /// Writes until nothing is left or `send` fails.
+    pub(super) fn write(
+        &mut self,
+        mut send: impl FnMut(&[u8], Option<BorrowedFd<'_>>) -> io::Result<usize>,
+    ) -> io::Result<()> {
+        while let Some(piece) = self.unwritten.front_mut() {
+            let mut descriptor = None;
+            if piece.written == 0
+                && let Some(seq) = piece.descriptor
+            {
+                let socket = self.sockets.get(&seq);
+                descriptor = socket.or(self.offers.get(&seq).map(|offer| &offer.connection));
+                if descriptor.is_none() {
+                    // Acknowledged or accepted before it was sent: the app speaks for its Node.
+                    // Without its descriptor the message would end the worker.
+                    self.queued = self.queued.saturating_sub(piece.line.len());
+                    self.unwritten.pop_front();
+                    continue;
+                }
+            }
+            let rest = piece.line.get(piece.written..).unwrap_or_default();
+            let sent = send(rest, descriptor.map(AsFd::as_fd))?;
+            piece.written += sent;
+            self.queued = self.queued.saturating_sub(sent);
+            if piece.written == piece.line.len() {
+                self.unwritten.pop_front();
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn breaks(&mut self, broken: Broken) {
+        self.broken.get_or_insert(broken);
+    }
+
+    pub(super) fn broken(&self) -> Option<Broken> {
+        self.broken.clone()
+    }
+
+    /// Nothing can be said to the worker any more: every connection it has not accepted goes back.
+    /// Until `end` an answer may still come, for those it has been sent.
+    pub(super) fn stop_writing(&mut self) {
+        self.is_shut = true;
+        self.queued = 0;
+        self.unwritten.clear();
+        self.sockets.clear();
+    }
+
+    /// The worker will say nothing any more.
+    pub(super) fn end(&mut self) {
+        self.stop_writing();
+        self.handles = HandleQueue::new(0);
+        for offer in std::mem::take(&mut self.offers).into_values() {
+            decide(offer.verdict, Err(offer.connection));
+        }
+    }
+
+    fn undecided(&self) -> Option<u64> {
+        // Offers are acknowledged in order, so the first one waits longest.
+        self.offers.values().next().and_then(|offer| offer.deadline)
+    }
+
+    fn carry(&mut self, now: u64, carrier: Carrier) {
+        self.queued += carrier.line.len();
+        match self.handles.offer(carrier, now).cloned() {
+            Some(carrier) => self.enqueue(carrier.line, Some(carrier.seq)),
+            None => self.check_queued(),
+        }
+    }
+
+    fn say(&mut self, order: &Order<'_>) {
+        if self.is_shut {
+            return;
+        }
+        let line = order.line();
+        self.queued += line.len();
+        self.enqueue(line, None);
+    }
+
+    fn enqueue(&mut self, line: Vec<u8>, descriptor: Option<u64>) {
+        if self.is_shut {
+            return;
+        }
+        self.unwritten.push_back(Piece {
+            line,
+            written: 0,
+            descriptor,
+        });
+        self.check_queued();
+    }
+
+    fn check_queued(&mut self) {
+        if self.queued > self.limits.unwritten {
+            self.breaks(Broken::Unread(self.queued));
+        }
+    }
+
+    fn next(&mut self) -> u64 {
+        self.seq += 1;
+        self.seq
+    }
+}
+
+fn decide(verdict: Verdict, result: Result<(), OwnedFd>) {
+    // Nobody waits for it any more: a connection that came back is closed.
+    drop(verdict.send(result));
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,445 @@
+//! The channel to one worker: its I/O, and what is owed over it.
+//!
+//! One task reads and writes; [`Channel`] only leaves orders for it, so nothing here waits for a
+//! worker. A worker that floods, garbles, never reads or never answers costs bounded memory and
+//! bounded turns, and ends in [`End::Broken`]. What the messages mean to the app is decided elsewhere.
+
+mod ledger;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::future::{Future, pending};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as UnregisteredStream;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use segue_core::WorkerId;
+use segue_sys::passing;
+use segue_wire::node::{Decoder, HandleType, Line, Message, Place, QueryServer};
+use serde_json::Value;
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
+
+use ledger::Ledger;
+pub(crate) use ledger::{Broken, Limits};
+
+/// Bytes read in one turn. After each turn every other task gets its own.
+const TURN: usize = 32 << 10;
+
+/// Turns that empty any socket buffer an unprivileged process can have (`net.core.wmem_max`, 208 KiB
+/// by default), and are over soon when the worker writes on and on.
+const LAST_TURNS: u32 = 16;
+
+/// What a worker said, or what became of its channel.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Report {
+    /// The process runs; its script has not started. Once.
+    Online,
+    /// To be answered by `give` or `deny`.
+    Query(QueryServer),
+    /// It listens. For port 0 the place has the real port, and `index` tells the questions apart.
+    Listening { index: u64, place: Place },
+    /// It no longer listens on what it was given under this key.
+    Closed { key: String },
+    /// `process.send('ready')`. Once.
+    SaidReady,
+    /// Worth a line in the log. Each kind once.
+    Attention(Attention),
+    /// The last report.
+    Ended(End),
+}
+
+/// Something odd that was survived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Attention {
+    /// A line that is not JSON; it may have swallowed a message.
+    Garbage,
+    /// A message above 8 MiB, discarded.
+    Oversized,
+    /// An acknowledgement of nothing.
+    OutOfStep,
+}
+
+impl fmt::Display for Attention {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Garbage => "wrote something to its channel that is not a message",
+            Self::Oversized => "sent a message of more than 8 MiB, which was discarded",
+            Self::OutOfStep => "acknowledged a socket that it was not sent",
+        })
+    }
+}
+
+/// Why nothing more comes from a worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The worker closed it, or is gone.
+    Eof,
+    /// It is of no use any more. Its descriptor stays open until the [`Channel`] is dropped: at its
+    /// end a worker exits at once, with whatever requests it has.
+    Broken(Broken),
+}
+
+/// Our end of one worker's channel. Dropping the last clone closes it.
+#[derive(Clone, Debug)]
+pub(crate) struct Channel(Arc<Owner>);
+
+#[derive(Debug)]
+struct Owner(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// Something was left for the task.
+    wake: Notify,
+    opened: Instant,
+}
+
+#[derive(Debug)]
+struct State {
+    ledger: Ledger,
+    is_closed: bool,
+}
+
+impl Channel {
+    /// Takes our end of the socket pair. Must be called within a runtime.
+    pub(crate) fn open(
+        worker: WorkerId,
+        socket: OwnedFd,
+        reports: mpsc::UnboundedSender<(WorkerId, Report)>,
+    ) -> Self {
+        Self::open_with(Limits::default(), worker, socket, reports)
+    }
+
+    fn open_with(
+        limits: Limits,
+        worker: WorkerId,
+        socket: OwnedFd,
+        reports: mpsc::UnboundedSender<(WorkerId, Report)>,
+    ) -> Self {
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State {
+                ledger: Ledger::new(limits),
+                is_closed: false,
+            }),
+            wake: Notify::new(),
+            opened: Instant::now(),
+        });
+        let listener = Listener {
+            shared: Arc::clone(&shared),
+            decoder: Decoder::default(),
+            desk: Desk {
+                worker,
+                reports,
+                is_online: false,
+                is_ready: false,
+                noted: Vec::new(),
+            },
+        };
+        tokio::spawn(listener.run(socket));
+        Self(Arc::new(Owner(shared)))
+    }
+
+    /// Answers the question `seq` with a socket. `key` must differ from every key the worker holds.
+    pub(crate) fn give(
+        &self,
+        seq: u64,
+        key: &str,
+        data: &Value,
+        socket: OwnedFd,
+        kind: HandleType,
+    ) {
+        unblock(&socket);
+        let now = self.0.0.now();
+        self.order(|ledger| ledger.give(now, seq, key, data, socket, kind));
+    }
+
+    /// Answers the question `seq` with a positive errno.
+    pub(crate) fn deny(&self, seq: u64, key: &str, data: &Value, errno: i32) {
+        self.order(|ledger| ledger.deny(seq, key, data, errno));
+    }
+
+    /// Tells the worker to close its servers, finish what is open, and close the channel.
+    pub(crate) fn disconnect(&self) {
+        self.order(Ledger::disconnect);
+    }
+
+    /// Offers the worker a connection for the socket it holds under `key`. Our own copy is kept
+    /// until it accepts; it comes back when the worker declines or the channel ends. The worker has
+    /// 30 s to take it and 30 s to decide, then the channel is broken.
+    pub(crate) fn hand_over(
+        &self,
+        key: &str,
+        connection: OwnedFd,
+    ) -> impl Future<Output = Result<(), OwnedFd>> + Send + use<> {
+        unblock(&connection);
+        let now = self.0.0.now();
+        let (verdict, decided) = oneshot::channel();
+        self.order(|ledger| ledger.offer(now, key, connection, verdict));
+        // The ledger decides every offer; it is dropped undecided only with the whole runtime.
+        async { decided.await.unwrap_or(Ok(())) }
+    }
+
+    fn order(&self, leave: impl FnOnce(&mut Ledger)) {
+        leave(&mut self.0.0.lock().ledger);
+        self.0.0.wake.notify_one();
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.0.lock().is_closed = true;
+        self.0.wake.notify_one();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// The task behind a channel.
+struct Listener {
+    shared: Arc<Shared>,
+    decoder: Decoder,
+    desk: Desk,
+}
+
+/// Where reports leave, and what need not be said twice.
+struct Desk {
+    worker: WorkerId,
+    reports: mpsc::UnboundedSender<(WorkerId, Report)>,
+    is_online: bool,
+    is_ready: bool,
+    noted: Vec<Attention>,
+}
+
+/// What came of one step.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Read,
+    Idle,
+    End,
+}
+
+impl Listener {
+    async fn run(mut self, socket: OwnedFd) {
+        let end = match register(socket) {
+            Ok(socket) => {
+                let end = self.talk(&socket).await;
+                return self.leave(end, socket).await;
+            }
+            Err(error) => End::Broken(Broken::Failed(error.kind())),
+        };
+        self.shared.lock().ledger.end();
+        self.desk.report(Report::Ended(end));
+    }
+
+    async fn leave(&mut self, end: Option<End>, socket: UnixStream) {
+        self.shared.lock().ledger.end();
+        let Some(end) = end else {
+            return;
+        };
+        let is_broken = matches!(end, End::Broken(_));
+        self.desk.report(Report::Ended(end));
+        while is_broken && !self.shared.lock().is_closed {
+            self.shared.wake.notified().await;
+        }
+        drop(socket);
+    }
+
+    /// Talks until nothing more comes, or until the channel has been dropped: then there is no end to report.
+    async fn talk(&mut self, socket: &UnixStream) -> Option<End> {
+        loop {
+            let (has_unwritten, deadline) = {
+                let state = self.shared.lock();
+                if state.is_closed {
+                    return None;
+                }
+                if let Some(broken) = state.ledger.broken() {
+                    return Some(End::Broken(broken));
+                }
+                (state.ledger.has_unwritten(), state.ledger.deadline())
+            };
+            let turn = tokio::select! {
+                ready = socket.readable() => ready.and_then(|()| self.read_ready(socket)),
+                ready = socket.writable(), if has_unwritten => ready.and_then(|()| self.write(socket)),
+                () = self.shared.wake.notified() => Ok(Turn::Idle),
+                () = self.shared.until(deadline) => self.check_deadline(socket),
+            };
+            match turn {
+                Ok(Turn::Read) => tokio::task::yield_now().await,
+                Ok(Turn::Idle) => {}
+                Ok(Turn::End) => return Some(self.finish()),
+                Err(error) => return Some(End::Broken(Broken::Failed(error.kind()))),
+            }
+        }
+    }
+
+    fn write(&self, socket: &UnixStream) -> io::Result<Turn> {
+        let ledger = &mut self.shared.lock().ledger;
+        let written = socket.try_io(Interest::WRITABLE, || {
+            ledger.write(|bytes, descriptor| passing::send(socket, bytes, descriptor))
+        });
+        match written {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // It does not listen any more, but what it has said is still to be read.
+            Err(error) if is_gone(&error) => ledger.stop_writing(),
+            Err(error) => return Err(error),
+        }
+        Ok(Turn::Idle)
+    }
+
+    fn read_ready(&mut self, socket: &UnixStream) -> io::Result<Turn> {
+        self.read(|buffer| {
+            socket.try_io(Interest::READABLE, || {
+                passing::receive_bytes(socket, buffer)
+            })
+        })
+    }
+
+    /// Reads once and hears every line that is complete.
+    fn read(&mut self, receive: impl FnOnce(&mut [u8]) -> io::Result<usize>) -> io::Result<Turn> {
+        let mut buffer = vec![0; TURN];
+        let received = receive(&mut buffer);
+        let count = match received {
+            Ok(0) => return Ok(Turn::End),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Turn::Idle),
+            // A worker that dies with unread messages resets the channel, after all it had said.
+            Err(error) if is_gone(&error) => return Ok(Turn::End),
+            Err(error) => return Err(error),
+        };
+        let now = self.shared.now();
+        let ledger = &mut self.shared.lock().ledger;
+        let desk = &mut self.desk;
+        let bytes = buffer.get(..count).unwrap_or_default();
+        self.decoder
+            .feed(bytes, |line| desk.hear(ledger, now, line));
+        Ok(Turn::Read)
+    }
+
+    /// A wait is over by the clock. If it was us who were stopped or starved, the answer lies in the
+    /// socket: what was there is heard first.
+    fn check_deadline(&mut self, socket: &UnixStream) -> io::Result<Turn> {
+        for _ in 0..LAST_TURNS {
+            // Past the runtime's idea of what is readable, which may be older than the answer.
+            match self.read(|buffer| passing::receive_bytes(socket, buffer))? {
+                Turn::Read => {}
+                Turn::Idle => break,
+                Turn::End => return Ok(Turn::End),
+            }
+        }
+        self.shared.lock().ledger.tick(self.shared.now());
+        Ok(Turn::Idle)
+    }
+
+    fn finish(&mut self) -> End {
+        if self.decoder.finish().is_some() {
+            self.desk.attention(Attention::Garbage);
+        }
+        End::Eof
+    }
+}
+
+impl Shared {
+    async fn until(&self, deadline: Option<u64>) {
+        match deadline {
+            Some(deadline) => sleep_until(self.opened + Duration::from_millis(deadline)).await,
+            None => pending().await,
+        }
+    }
+}
+
+impl Desk {
+    fn hear(&mut self, ledger: &mut Ledger, now: u64, line: Line) {
+        let message = match line {
+            Line::Message(message) => message,
+            Line::Garbage { .. } => return self.attention(Attention::Garbage),
+            Line::Oversized { starts_as_handle } => {
+                if starts_as_handle {
+                    ledger.acknowledge_theirs();
+                }
+                return self.attention(Attention::Oversized);
+            }
+        };
+        match message {
+            Message::Online => {
+                if !std::mem::replace(&mut self.is_online, true) {
+                    self.report(Report::Online);
+                }
+            }
+            Message::QueryServer(query) => {
+                ledger.note_question();
+                self.report(Report::Query(query));
+            }
+            Message::Listening { index, place } => self.report(Report::Listening { index, place }),
+            Message::Close { key } => self.report(Report::Closed { key }),
+            Message::ExitedAfterDisconnect { seq } => ledger.confirm_exit(seq),
+            Message::Accepted { ack, accepted } => ledger.answered(ack, accepted),
+            // Closed on arrival; without the answer the worker's whole channel would stall.
+            Message::Handle { .. } => ledger.acknowledge_theirs(),
+            Message::HandleAck => {
+                if !ledger.acknowledged(now) {
+                    self.attention(Attention::OutOfStep);
+                }
+            }
+            Message::HandleNack => {
+                if !ledger.refused(now) {
+                    self.attention(Attention::OutOfStep);
+                }
+            }
+            Message::Ready => {
+                if !std::mem::replace(&mut self.is_ready, true) {
+                    self.report(Report::SaidReady);
+                }
+            }
+            Message::User | Message::Unknown => {}
+        }
+    }
+
+    fn attention(&mut self, attention: Attention) {
+        if !self.noted.contains(&attention) {
+            self.noted.push(attention);
+            self.report(Report::Attention(attention));
+        }
+    }
+
+    fn report(&self, report: Report) {
+        // Nobody listens any more: the supervisor is ending.
+        drop(self.reports.send((self.worker, report)));
+    }
+}
+
+fn register(socket: OwnedFd) -> io::Result<UnixStream> {
+    let socket = UnregisteredStream::from(socket);
+    socket.set_nonblocking(true)?;
+    UnixStream::from_std(socket)
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+    )
+}
+
+/// Node 16 takes a descriptor as it is, and would block its event loop in accept or read.
+fn unblock(socket: &OwnedFd) {
+    // Both fail for no reason but a descriptor that is not open, and this one is.
+    if let Ok(flags) = fcntl_getfl(socket) {
+        let _ = fcntl_setfl(socket, flags | OFlags::NONBLOCK);
+    }
+}
