@@ -583,20 +583,20 @@ impl Rules {
                 app.holders().any(|(socket, holder)| {
                     socket.address == address.address
                         && socket.index == *index
-                        && view
-                            .workers
-                            .iter()
-                            .any(|worker| worker.worker == holder && worker.phase == WorkerPhase::Ready)
+                        && view.workers.iter().any(|worker| {
+                            worker.worker == holder && worker.phase == WorkerPhase::Ready
+                        })
                 })
             };
             let is_right = !address.steered
                 || address.serving.is_empty()
                 || address.set.iter().all(serves)
                 || kernel.group(address.address.0).is_none();
-            let is_stirring = self.is_steering_unreliable || view
-                .workers
-                .iter()
-                .any(|worker| worker.phase != WorkerPhase::Ready);
+            let is_stirring = self.is_steering_unreliable
+                || view
+                    .workers
+                    .iter()
+                    .any(|worker| worker.phase != WorkerPhase::Ready);
             ensure(is_right || is_stirring, || {
                 format!("{} steers to sockets that nobody serves", address.address)
             })?;

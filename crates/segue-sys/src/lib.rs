@@ -10,6 +10,7 @@ pub mod clock;
 pub mod diag;
 pub mod passing;
 pub mod process;
+pub mod readable;
 pub mod signal;
 pub mod socket;
 pub mod spawn;

@@ -375,6 +375,23 @@ pub fn send_group(leader: u32, signal: Signal) -> io::Result<()> {
     Ok(rustix::process::kill_process_group(group, signal)?)
 }
 
+/// Waits for the end of a child that was killed, for ten seconds at most, and collects it.
+///
+/// # Errors
+/// As poll(2) and [`reap`].
+pub fn reap_killed(pidfd: impl AsFd) -> io::Result<Option<Exit>> {
+    let limit = rustix::time::Timespec {
+        tv_sec: 10,
+        tv_nsec: 0,
+    };
+    let mut polled = [rustix::event::PollFd::new(
+        &pidfd,
+        rustix::event::PollFlags::IN,
+    )];
+    rustix::event::poll(&mut polled, Some(&limit))?;
+    reap(&pidfd)
+}
+
 /// Collects the exit of a child, if it has ended. Never waits: the caller waits until the pidfd
 /// is readable.
 ///

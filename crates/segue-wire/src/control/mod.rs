@@ -19,7 +19,9 @@ pub use request::{
     percent_encode,
 };
 pub use sse::{Decoder, Frame, MAX_FRAME, SseError, encode};
-pub use status::{Address, App, AppPhase, Reload, Slot, Status, Supervisor, Worker, WorkerPhase};
+pub use status::{
+    Address, App, AppPhase, Reload, Slot, Status, Stragglers, Supervisor, Worker, WorkerPhase,
+};
 
 /// The media type of every body that is not a stream.
 pub const JSON: &str = "application/json";

@@ -45,6 +45,19 @@ pub struct App {
     pub addresses: Vec<Address>,
     pub slots: Vec<Slot>,
     pub workers: Vec<Worker>,
+    pub stragglers: Stragglers,
+}
+
+/// What became of connections in queues that no worker accepted from, since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Stragglers {
+    /// Handed to a worker.
+    pub handed_over: u64,
+    /// Reset, because nobody would serve the address soon.
+    pub refused: u64,
+    /// Reset, because no worker took them within ten seconds.
+    pub expired: u64,
 }
 
 /// Where an app is in its life.

@@ -8,6 +8,7 @@ use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use segue_wire::control::{ScaleBody, Wait};
 
+use super::demo::DemoArgs;
 use super::output::Output;
 use crate::config::quantity;
 use crate::config::settings::{AppSettings, KEYS};
@@ -67,6 +68,8 @@ pub(crate) enum Command {
     Stop(StopArgs),
     /// Stop everything and end the supervisor
     Shutdown(ShutdownArgs),
+    /// Show on a built-in app what a reload, a broken release and a kill cost its clients: nothing
+    Demo(DemoArgs),
 }
 
 /// `run`: settings of the app, flags of the supervisor, and the app's own words.
@@ -182,7 +185,11 @@ impl Command {
                 .parse()
                 .map(drop)
                 .map_err(|reason| invalid("scale", &reason)),
-            Self::Reload(_) | Self::Status(_) | Self::Stop(_) | Self::Shutdown(_) => Ok(()),
+            Self::Reload(_)
+            | Self::Status(_)
+            | Self::Stop(_)
+            | Self::Shutdown(_)
+            | Self::Demo(_) => Ok(()),
         }
     }
 }
@@ -335,7 +342,7 @@ mod tests {
     fn flags_fill_the_settings() {
         let args = run(
             "segue run -w 50% --name web --env A=1 --env B=2 --node-arg --inspect \
-             --node-arg=--enable-source-maps --ready message --drain-timeout 1m30s --listen 80 \
+             --node-arg=--enable-source-maps --ready message --drain-timeout 1m30s \
              --pid-file /run/web.pid -vv server.js -q",
         );
         let settings = &args.settings;
@@ -345,7 +352,6 @@ mod tests {
         assert_eq!(settings.node_args, ["--inspect", "--enable-source-maps"]);
         assert_eq!(settings.ready, ReadyRule::Message);
         assert_eq!(settings.drain_timeout, Duration::from_secs(90));
-        assert_eq!(settings.listen.len(), 1);
         assert_eq!(args.verbosity(), Verbosity::Trace);
         assert_eq!(args.command, ["server.js", "-q"]);
     }

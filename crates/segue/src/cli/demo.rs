@@ -15,12 +15,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use segue_load::{Download, Framing, Fresh, Load, Phase, Post, Running};
+use segue_sys::readable::watch;
 use segue_sys::signal::{Handled, Signals};
 use segue_wire::control::{App, WorkerPhase};
 use tokio::io::unix::AsyncFd;
 use tokio::time::{sleep, timeout};
 
-use self::process::{Commands, Supervisor, node_version, watch};
+use self::process::{Commands, Supervisor, node_version};
 use self::show::{Findings, Show, Step, print, quote};
 use self::stage::Stage;
 use crate::exit::Exit;
@@ -68,7 +69,9 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<Exit> {
 }
 
 async fn perform(args: &DemoArgs, node: &str, signals: Signals) -> anyhow::Result<Exit> {
-    let signals = watch(signals).context("cannot watch signals")?;
+    let signals = watch(signals)
+        .map_err(|(_, error)| error)
+        .context("cannot watch signals")?;
     let stage = Stage::set()?;
     stage.deploy("v1")?;
     let binary = std::env::current_exe().context("cannot find this program's own file")?;

@@ -20,12 +20,13 @@ use self::args::{Cli, Command, RunArgs};
 use self::error::Trouble;
 use self::output::Output;
 use crate::exit::Exit;
+use crate::telemetry::log::Verbosity;
 
-/// Parses the command line and does what it says. `run` is the supervisor itself, on a floor that
-/// this module does not know.
-pub(crate) fn main(run: impl FnOnce(RunArgs) -> Exit) -> ExitCode {
-    match parse(std::env::args_os()) {
-        Ok(Command::Run(args)) => run(*args),
+/// Parses a command line and does what it says. `run` is the supervisor itself, on a floor that
+/// this module does not know; it has exit codes of its own, the app's among them.
+pub(crate) fn main(words: Vec<OsString>, run: impl FnOnce(RunArgs) -> u8) -> ExitCode {
+    match parse(words) {
+        Ok(Command::Run(args)) => return run(*args).into(),
         Ok(Command::Reload(args)) => {
             drive(args.common.output(), |output| reload::run(args, output))
         }
@@ -37,6 +38,16 @@ pub(crate) fn main(run: impl FnOnce(RunArgs) -> Exit) -> ExitCode {
         Ok(Command::Shutdown(args)) => {
             drive(args.common.output(), |output| stop::shutdown(args, output))
         }
+        Ok(Command::Demo(args)) => demo::run(&args).unwrap_or_else(|error| {
+            let output = Output::of_this_process(false, Verbosity::Normal);
+            output.trouble(&Trouble::new(
+                "cannot show the demo",
+                format!("{error:#}"),
+                "see above",
+                Exit::Failed,
+            ));
+            Exit::Failed
+        }),
         Err(exit) => exit,
     }
     .into()

@@ -25,6 +25,4 @@ pub(crate) struct AppConfig {
     /// Relative ones are below `cwd`.
     pub(crate) env_files: Vec<PathBuf>,
     pub(crate) env: Vec<(OsString, OsString)>,
-    /// As written: only compared, to see whether a new generation may listen elsewhere.
-    pub(crate) listen: Vec<String>,
 }

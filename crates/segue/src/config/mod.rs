@@ -2,7 +2,6 @@
 
 pub(crate) mod app;
 pub(crate) mod command;
-pub(crate) mod duration;
 pub(crate) mod env_file;
 pub(crate) mod package;
 pub(crate) mod processors;

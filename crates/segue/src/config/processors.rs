@@ -1,53 +1,8 @@
-//! How many workers `-w` means: a number, a share of the processors, or one for each of them.
-//! A processor counts only if the affinity mask allows it and the cgroup's quota pays for it.
+//! How many processors this process may use: one counts only if the affinity mask allows it and
+//! the cgroup's quota pays for it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
-
-/// What was written after `--workers`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Workers {
-    /// One for each processor.
-    #[default]
-    Auto,
-    Count(u32),
-    /// Per cent of the processors.
-    Share(u32),
-}
-
-/// Why a text is no number of workers.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a number of workers: write auto, a number from 1 on, or a share such as 50%")]
-pub(crate) struct WorkersError(String);
-
-impl FromStr for Workers {
-    type Err = WorkersError;
-
-    fn from_str(text: &str) -> Result<Self, WorkersError> {
-        let positive = |digits: &str| digits.parse().ok().filter(|number| *number > 0);
-        let found = match text.strip_suffix('%') {
-            Some(digits) => positive(digits).map(Self::Share),
-            None if text == "auto" => Some(Self::Auto),
-            None => positive(text).map(Self::Count),
-        };
-        found.ok_or_else(|| WorkersError(text.to_owned()))
-    }
-}
-
-impl Workers {
-    /// The number of slots, at least 1. A share is rounded up.
-    pub(crate) fn resolve(self, processors: u32) -> u32 {
-        match self {
-            Self::Auto => processors.max(1),
-            Self::Count(count) => count.max(1),
-            Self::Share(percent) => {
-                let share = (u64::from(processors) * u64::from(percent)).div_ceil(100);
-                u32::try_from(share).unwrap_or(u32::MAX).max(1)
-            }
-        }
-    }
-}
 
 /// The processors this process may use: the affinity mask's, and no more than the quotas of its
 /// cgroup and all cgroups above it allow, rounded up. At least 1.
@@ -250,24 +205,5 @@ mod tests {
                 8,
             );
         }
-    }
-
-    #[test]
-    fn reads_what_is_written_after_workers() {
-        assert_eq!("auto".parse(), Ok(Workers::Auto));
-        assert_eq!("4".parse(), Ok(Workers::Count(4)));
-        assert_eq!("50%".parse(), Ok(Workers::Share(50)));
-        for text in ["", "0", "0%", "-1", "many", "%", "1.5"] {
-            assert!(text.parse::<Workers>().is_err(), "{text:?}");
-        }
-    }
-
-    #[test]
-    fn a_share_is_rounded_up_and_never_none() {
-        assert_eq!(Workers::Auto.resolve(8), 8);
-        assert_eq!(Workers::Count(3).resolve(8), 3);
-        assert_eq!(Workers::Share(50).resolve(3), 2);
-        assert_eq!(Workers::Share(1).resolve(8), 1);
-        assert_eq!(Workers::Share(200).resolve(8), 16);
     }
 }

@@ -97,7 +97,7 @@ pub(crate) fn human(duration: Duration) -> String {
         format!("{millis} ms")
     } else if seconds < 60 {
         let tenths = millis / 100;
-        if tenths % 10 == 0 {
+        if tenths.is_multiple_of(10) {
             format!("{} s", tenths / 10)
         } else {
             format!("{}.{} s", tenths / 10, tenths % 10)

@@ -25,7 +25,6 @@ pub(crate) struct AppSettings {
     pub(crate) cwd: Option<PathBuf>,
     pub(crate) node: String,
     pub(crate) node_args: Vec<String>,
-    pub(crate) listen: Vec<ListenAt>,
     pub(crate) distribution: Distribution,
     pub(crate) ready: ReadyRule,
     pub(crate) ready_timeout: Duration,
@@ -48,15 +47,6 @@ pub(crate) enum Workers {
     Count(u32),
     /// That share of the CPUs, rounded up.
     Percent(u32),
-}
-
-/// A place that the app must listen at to be ready.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum ListenAt {
-    /// `None` is every interface.
-    Tcp { host: Option<String>, port: u16 },
-    /// A Unix-domain socket.
-    Path(PathBuf),
 }
 
 /// One line of the table.
@@ -133,13 +123,6 @@ pub(crate) const KEYS: &[Key] = &[
         "ARG",
         |s, t| Ok(s.node_args.push(text(t)?)),
         "Give node itself an argument, such as --node-arg=--enable-source-maps; repeatable",
-    ),
-    repeated(
-        "listen",
-        "listen",
-        "ADDRESS",
-        |s, t| Ok(s.listen.push(listen(t)?)),
-        "An address that must be up before a worker is ready: 3000, 127.0.0.1:3000, [::1]:3000 or a path; repeatable",
     ),
     key(
         "distribution",
@@ -268,7 +251,6 @@ impl Default for AppSettings {
             cwd: None,
             node: "node".to_owned(),
             node_args: Vec::new(),
-            listen: Vec::new(),
             distribution: core.distribution,
             ready: core.ready,
             ready_timeout: core.ready_timeout,
@@ -297,11 +279,6 @@ impl AppSettings {
                 quantity::human(self.backoff_min),
                 quantity::human(self.backoff_max),
             ));
-        }
-        if self.ready == ReadyRule::Alive && !self.listen.is_empty() {
-            return Err("ready \"alive\" waits for no port, but listen names one; \
-                 leave listen out, or use ready \"listening\""
-                .to_owned());
         }
         Ok(())
     }
@@ -425,41 +402,6 @@ fn path(value: &str) -> Result<PathBuf, String> {
     text(value).map(PathBuf::from)
 }
 
-fn listen(value: &str) -> Result<ListenAt, String> {
-    let usage = || {
-        "write a port (3000), an address with one (127.0.0.1:3000, [::1]:3000), or a path (/run/web.sock)".to_owned()
-    };
-    if value.contains('/') {
-        return path(value).map(ListenAt::Path);
-    }
-    let (host, port) = match value.rsplit_once(':') {
-        None => (None, value),
-        Some(("" | "*", port)) => (None, port),
-        Some((host, port)) => (Some(host), port),
-    };
-    let port = port
-        .parse()
-        .ok()
-        .filter(|port| *port != 0)
-        .ok_or_else(usage)?;
-    let host = match host {
-        None => None,
-        Some(host) => match host
-            .strip_prefix('[')
-            .and_then(|host| host.strip_suffix(']'))
-        {
-            Some(inner) if inner.parse::<std::net::Ipv6Addr>().is_ok() => Some(inner),
-            Some(_) => return Err(usage()),
-            None if host.contains([':', '[', ']']) => return Err(usage()),
-            None => Some(host),
-        },
-    };
-    Ok(ListenAt::Tcp {
-        host: host.map(str::to_owned),
-        port,
-    })
-}
-
 fn distribution(text: &str) -> Result<Distribution, String> {
     match text {
         "spread" => Ok(Distribution::Spread),
@@ -554,32 +496,6 @@ mod tests {
     }
 
     #[test]
-    fn listen_addresses() {
-        let tcp = |host: Option<&str>, port| {
-            Ok(ListenAt::Tcp {
-                host: host.map(str::to_owned),
-                port,
-            })
-        };
-        for (text, expected) in [
-            ("80", tcp(None, 80)),
-            (":80", tcp(None, 80)),
-            ("*:80", tcp(None, 80)),
-            ("localhost:3000", tcp(Some("localhost"), 3000)),
-            ("127.0.0.1:3000", tcp(Some("127.0.0.1"), 3000)),
-            ("[::1]:443", tcp(Some("::1"), 443)),
-            ("./web.sock", Ok(ListenAt::Path("./web.sock".into()))),
-        ] {
-            assert_eq!(listen(text), expected, "{text}");
-        }
-        for text in [
-            "", "0", "65536", "::1:443", "[x]:80", "[::1]", "host", "host:", "http:80x",
-        ] {
-            assert!(listen(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
     fn the_other_values() {
         let settings = set("intensity", "3/90s").unwrap();
         let within = Duration::from_secs(90);
@@ -619,9 +535,5 @@ mod tests {
                 .unwrap_err()
                 .contains("backoff-min (1 min)")
         );
-        settings = set("ready", "alive").unwrap();
-        assert_eq!(settings.check(), Ok(()));
-        settings.listen.push(listen("80").unwrap());
-        assert!(settings.check().is_err());
     }
 }

@@ -91,6 +91,11 @@ impl Callers {
         }
     }
 
+    /// Whether somebody waits for the outcome of this request.
+    pub(crate) fn is_waiting(&self, request: RequestId) -> bool {
+        self.waiting.contains_key(&request)
+    }
+
     /// A request has ended. Ignored when nobody asked for it here.
     pub(crate) fn answer(&mut self, request: RequestId, outcome: Outcome) {
         match self.waiting.remove(&request) {

@@ -24,6 +24,7 @@ pub(crate) fn app(view: &AppView, now: Time, measures: &impl Measures) -> wire::
         },
         generation: view.serving.0,
         release: measures.release(view.serving),
+        stragglers: measures.stragglers(),
         reload: view.reload.map(|reload| wire::Reload {
             reload: reload.reload.0,
             generation: reload.generation.0,

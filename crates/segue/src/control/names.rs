@@ -32,6 +32,8 @@ pub(crate) trait Measures: Names {
     fn queued(&self, address: AddressId) -> Option<u32>;
     /// The directory that a generation is pinned to.
     fn release(&self, generation: Generation) -> Option<String>;
+    /// What became of connections that no worker accepted.
+    fn stragglers(&self) -> wire::Stragglers;
     /// The slot's last failure, as it was told.
     fn last_failure(&self, slot: SlotId) -> Option<wire::Failure>;
 }

@@ -45,6 +45,18 @@ pub(crate) struct ControlSocket {
     file: SocketFile,
 }
 
+/// Whether a socket can be made here, as far as can be told without making it.
+///
+/// # Errors
+/// That another supervisor listens there, or that it is another file.
+pub(crate) fn check(path: &Path) -> Result<(), BindError> {
+    match look(path) {
+        Ok(Resident::Alive) => Err(BindError::Taken(path.to_owned())),
+        Ok(Resident::OtherFile) => Err(BindError::NotASocket(path.to_owned())),
+        Ok(Resident::Nobody | Resident::Stale) | Err(_) => Ok(()),
+    }
+}
+
 /// The file of a socket of ours. It is removed by [`SocketFile::remove`] alone, so that a process which ends
 /// without a word leaves it to be recognised as stale.
 #[derive(Clone, Debug)]

@@ -6,7 +6,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use rustix::net::RecvFlags;
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// Names the descriptor; workers do not get to see it.
@@ -58,7 +57,7 @@ impl Link {
         rustix::net::sockopt::socket_type(&socket).map_err(io::Error::from)?;
         Ok(Self {
             // Reads ask not to wait: O_NONBLOCK would be the original's as well.
-            socket: AsyncFd::with_interest(socket, Interest::READABLE)?,
+            socket: segue_sys::readable::watch(socket).map_err(|(_, error)| error)?,
             ended: false,
         })
     }

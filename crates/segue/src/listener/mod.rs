@@ -23,7 +23,7 @@ mod straggler;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use place::{Place, Wish};
-pub(crate) use pool::{Opened, Pool};
+pub(crate) use place::Place;
+pub(crate) use pool::Pool;
 pub(crate) use steer::allowed_by_environment;
 pub(crate) use straggler::{Counts, HandOver, Stragglers};

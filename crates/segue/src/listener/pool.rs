@@ -344,6 +344,7 @@ impl Pool {
     }
 
     /// Where an open TCP or UDP address is bound, with its real port.
+    #[cfg(test)]
     pub(crate) fn local(&self, address: AddressId) -> Option<SocketAddr> {
         self.open.get(&address)?.nature.local()
     }

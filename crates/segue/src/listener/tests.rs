@@ -15,7 +15,8 @@ use segue_sys::steering::{Instruction, attach_filter};
 use segue_wire::node::{self, AddressType, QueryServer};
 use serde_json::{Value, json};
 
-use super::{Opened, Pool};
+use super::Pool;
+use super::pool::Opened;
 
 const WORKER: WorkerId = WorkerId(1);
 

@@ -1,1 +1,22 @@
 //! The supervisor process: turns what happens into events for the core and performs its actions.
+//!
+//! ```text
+//!   signals ─┐                          ┌─▶ crew       processes, channels, output
+//!   control ─┤    ┌──────┐   ┌──────┐   ├─▶ listener   sockets, sets, queues
+//!   workers ─┼───▶│ run  │──▶│ core │──▶│ perform
+//!   timer   ─┤    └──────┘   └──────┘   ├─▶ callers    who asked, and is told
+//!   keeper  ─┘   one loop    decides    └─▶ records    what is remembered for people
+//! ```
+//!
+//! One thread, one loop. The loop only builds an event; nothing slow is awaited in it. Whatever
+//! takes time runs as a task and comes back as an input that names what it is about.
+
+mod crew;
+mod hear;
+mod intent;
+mod perform;
+mod picture;
+mod records;
+mod run;
+
+pub(crate) use run::{Ended, Plan, run};

@@ -97,7 +97,6 @@ pub(crate) struct Fingerprint {
     command: Command,
     words: Vec<OsString>,
     env: BTreeMap<OsString, OsString>,
-    listen: Vec<String>,
 }
 
 /// A worker that has just been started.
@@ -148,7 +147,6 @@ impl Release {
             command: app.command.clone(),
             words,
             env: given.clone(),
-            listen: app.listen.clone(),
         };
         let mut env = given;
         // The caller's PWD may name the symlink, which moves on while this release stays.
@@ -164,17 +162,24 @@ impl Release {
         })
     }
 
+    /// Whether the process that is started is node itself, and not a shell or the like around it.
+    pub(crate) fn runs_node(&self) -> bool {
+        self.argv.first().is_some_and(|first| is_node(first))
+            || matches!(self.fingerprint.command, Command::Script(_))
+    }
+
     /// The directory it runs in, free of symlinks.
     pub(crate) fn directory(&self) -> &Path {
         &self.cwd
     }
 
     /// Its command line, with the script's real path.
+    #[cfg(test)]
     pub(crate) fn argv(&self) -> &[OsString] {
         &self.argv
     }
 
-    /// Whether arguments, environment or `listen` differ, so that the two may rightly listen
+    /// Whether arguments or environment differ, so that the two may rightly listen
     /// at different addresses. Another directory alone is no difference.
     pub(crate) fn is_changed_from(&self, other: &Self) -> bool {
         self.fingerprint != other.fingerprint

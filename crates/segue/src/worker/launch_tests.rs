@@ -57,7 +57,6 @@ impl Site {
             caller_env: vec![("PATH".into(), "/usr/bin:/bin".into())],
             env_files: Vec::new(),
             env: Vec::new(),
-            listen: Vec::new(),
         }
     }
 }
@@ -109,7 +108,6 @@ fn arguments_environment_and_listen_are_changes() {
     check(&|app| app.args.push("--port".into()));
     check(&|app| app.node_args.push("--x".into()));
     check(&|app| app.env.push(("PORT".into(), "1".into())));
-    check(&|app| app.listen.push("80".into()));
     check(&|app| {
         fs::write(site.path("1/.env"), "PORT=2").unwrap();
         app.env_files.push(".env".into());

@@ -56,7 +56,7 @@ impl Label {
 }
 
 /// The output of one worker, while it is read and after.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Output {
     tail: Arc<Mutex<Tail>>,
     open: watch::Receiver<u8>,

@@ -31,7 +31,6 @@ fn app(line: CommandLine, cwd: &Path) -> AppConfig {
         caller_env: Vec::new(),
         env_files: Vec::new(),
         env: Vec::new(),
-        listen: Vec::new(),
     }
 }
 

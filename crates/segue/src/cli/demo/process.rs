@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -13,7 +13,6 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use segue_wire::control::{App, Status};
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::timeout;
 
@@ -41,7 +40,7 @@ impl Process {
             .with_context(|| format!("cannot start {}", command.get_program().display()))?;
         let open = || -> io::Result<AsyncFd<OwnedFd>> {
             let pidfd = rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
-            watch(pidfd)
+            segue_sys::readable::watch(pidfd).map_err(|(_, error)| error)
         };
         match open() {
             Ok(pidfd) => Ok(Self { child, pidfd }),
@@ -72,15 +71,6 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// Makes a descriptor awaitable; it must be one that owns what it names for good.
-#[expect(
-    deprecated,
-    reason = "its successor is unsafe because a type may change its descriptor; ours do not"
-)]
-pub(super) fn watch<T: AsRawFd>(descriptor: T) -> io::Result<AsyncFd<T>> {
-    AsyncFd::with_interest(descriptor, Interest::READABLE)
 }
 
 /// What a command said and how it ended.

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use segue_sys::socket;
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::AbortHandle;
@@ -89,13 +88,8 @@ impl Drop for Watch {
 struct Queue(Arc<Mutex<Option<AsyncFd<OwnedFd>>>>);
 
 impl Queue {
-    #[expect(
-        deprecated,
-        reason = "its successor is unsafe for the sake of types whose descriptor can change; an \
-                  OwnedFd keeps it open and the same for as long as it is registered"
-    )]
     fn new(socket: OwnedFd) -> io::Result<Self> {
-        let socket = AsyncFd::with_interest(socket, Interest::READABLE)?;
+        let socket = segue_sys::readable::watch(socket).map_err(|(_, error)| error)?;
         Ok(Self(Arc::new(Mutex::new(Some(socket)))))
     }
 

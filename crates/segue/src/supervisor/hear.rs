@@ -1,0 +1,309 @@
+//! What reaches the loop, as events for the core: worker reports, callers' commands, signals.
+
+use std::time::Duration;
+
+use segue_core::{Event, ExitStatus, Scale, WorkerId, WorkerPhase};
+use segue_sys::diag;
+use segue_sys::signal::Signals;
+use segue_wire::control::{Problem, ProblemCode, ScaleBody, Status, Supervisor as Process};
+use segue_wire::node::QueryServer;
+use tokio::sync::oneshot;
+
+use super::crew::{address_of, key_of};
+use super::intent::{self, Intent};
+use super::records::Deceased;
+use super::run::{Asking, Input, Supervisor};
+use crate::control::command::{Caller, Command};
+use crate::control::convert;
+use crate::listener::Place;
+use crate::telemetry::lines;
+use crate::worker::channel::{End, Report};
+
+/// Between two looks at workers that speak and have not asked for a socket.
+const LOOK: Duration = Duration::from_millis(300);
+
+impl Supervisor {
+    pub(super) fn hear(&mut self, input: Input) {
+        match input {
+            Input::Exited(worker, status) => self.hear_exit(worker, status),
+            Input::Resolved(generation, resolved) => match *resolved {
+                Ok(release) => {
+                    let serving = self.core.view().serving;
+                    let changed = self
+                        .releases
+                        .get(&serving)
+                        .is_some_and(|present| release.is_changed_from(present));
+                    self.releases.insert(generation, release);
+                    self.feed(Event::Prepared {
+                        generation,
+                        changed,
+                    });
+                }
+                Err(error) => {
+                    self.records.release_failed(error.to_string());
+                    self.feed(Event::PrepareFailed { generation });
+                }
+            },
+        }
+    }
+
+    pub(super) fn hear_report(&mut self, worker: WorkerId, report: Report) {
+        match report {
+            Report::Online => {
+                if let Some(member) = self.crew.member_mut(worker) {
+                    member.is_attached = true;
+                }
+                self.next_look.get_or_insert(self.now() + LOOK);
+                self.feed(Event::Attached { worker });
+            }
+            Report::Query(query) => self.hear_query(worker, query),
+            Report::Listening { index, place } => {
+                let Some(address) = self.pool.listened(&place, index) else {
+                    return;
+                };
+                // The worker's own listen has made the queue as long as the app asked for.
+                self.pool.raise_backlog(address);
+                self.feed(Event::Listened { worker, address });
+            }
+            Report::Closed { key } => {
+                if let Some(address) = address_of(&key) {
+                    self.feed(Event::Closed { worker, address });
+                }
+            }
+            Report::SaidReady => self.feed(Event::SaidReady { worker }),
+            Report::Attention(attention) => tracing::warn!(%worker, "{attention}"),
+            Report::Ended(end) => {
+                if let End::Broken(reason) = end {
+                    tracing::warn!(%worker, ?reason, "channel is broken");
+                }
+                self.crew.channel_ended(worker);
+                self.feed(Event::ChannelEnded { worker });
+            }
+        }
+    }
+
+    fn hear_query(&mut self, worker: WorkerId, query: QueryServer) {
+        if let Some(member) = self.crew.member_mut(worker) {
+            member.has_asked = true;
+        }
+        let (address, kind) = match self.pool.asked(&query) {
+            Ok(asked) => asked,
+            Err(errno) => {
+                self.deny_query(worker, &query, errno.raw_os_error());
+                return;
+            }
+        };
+        if let Some(Place::Descriptor(number)) = self.pool.place(address) {
+            let number = *number;
+            let copied = self.crew.copy_descriptor(worker, number);
+            match copied {
+                Ok(descriptor) => self.pool.adopt(address, descriptor),
+                Err(error) => {
+                    let errno = error
+                        .raw_os_error()
+                        .unwrap_or(rustix::io::Errno::BADF.raw_os_error());
+                    self.deny_query(worker, &query, errno);
+                    return;
+                }
+            }
+        }
+        let ask = self.new_ask();
+        self.asks.insert(ask, Asking { worker, query });
+        self.feed(Event::Asked {
+            worker,
+            ask,
+            address,
+            kind,
+        });
+    }
+
+    pub(super) fn deny_query(&mut self, worker: WorkerId, query: &QueryServer, errno: i32) {
+        let Some(channel) = self.crew.channel(worker) else {
+            return;
+        };
+        let (key, data) = match self.pool.asked(query) {
+            Ok((address, _)) => (key_of(address), self.pool.ticket_data(address, &query.data)),
+            Err(_) => (String::new(), query.data.clone()),
+        };
+        channel.deny(query.seq, &key, &data, errno);
+    }
+
+    fn hear_exit(&mut self, worker: WorkerId, status: ExitStatus) {
+        if let Some(member) = self.crew.discharge(worker) {
+            let tail = member.output.tail();
+            self.records.bury(
+                worker,
+                Deceased {
+                    pid: Some(member.pid),
+                    tail,
+                },
+            );
+        }
+        self.asks.retain(|_, asking| asking.worker != worker);
+        self.feed(Event::Exited { worker, status });
+    }
+
+    pub(super) fn hear_signals(&mut self, signals: &Signals) {
+        loop {
+            match signals.receive() {
+                Ok(Some(received)) => match intent::of(received) {
+                    Intent::Reload => {
+                        let request = self.new_request();
+                        self.say(format!("{}reload asked for by HUP", lines::PREFIX));
+                        self.feed(Event::ReloadRequested { request });
+                    }
+                    Intent::Stop => self.hear_stop("asked to stop"),
+                    Intent::Grow => self.hear_scale(Scale::Up(1)),
+                    Intent::Shrink => self.hear_scale(Scale::Down(1)),
+                    Intent::NotYet(what) => self.say(format!("{}{what}", lines::PREFIX)),
+                    Intent::Nothing => {}
+                },
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::error!(%error, "cannot read signals");
+                    return;
+                }
+            }
+        }
+    }
+
+    pub(super) fn hear_stop(&mut self, why: &str) {
+        tracing::debug!(why, "stop");
+        let request = self.new_request();
+        self.feed(Event::StopRequested { request });
+    }
+
+    pub(super) fn hear_keeper_gone(&mut self) {
+        self.lost_keeper = true;
+        self.say(format!(
+            "{}the main process is gone: draining, then ending",
+            lines::PREFIX
+        ));
+        self.hear_stop("the main process is gone");
+    }
+
+    fn hear_scale(&mut self, to: Scale) {
+        let request = self.new_request();
+        self.feed(Event::ScaleRequested { request, to });
+    }
+
+    pub(super) fn hear_command(&mut self, command: Command) {
+        match command {
+            Command::Status { reply } => {
+                let _ = reply.send(self.status());
+            }
+            Command::Events { caller } => self.callers.watch(caller.accept()),
+            Command::Reload { app, wait, caller } => {
+                if let Some(caller) = self.admit(app.as_deref(), caller) {
+                    let request = self.new_request();
+                    self.callers
+                        .reload(&self.plan.app.name, request, wait, caller.accept());
+                    self.feed(Event::ReloadRequested { request });
+                }
+            }
+            Command::Scale { app, scale, reply } => match self.is_named(Some(&app)) {
+                true => self.scale(scale, reply),
+                false => {
+                    let _ = reply.send(Err(self.no_such_app(&app)));
+                }
+            },
+            Command::Stop { app, caller } => {
+                if let Some(caller) = self.admit(Some(&app), caller) {
+                    self.stop(caller);
+                }
+            }
+            Command::Shutdown { caller } => self.stop(caller),
+        }
+    }
+
+    fn stop(&mut self, caller: Caller) {
+        let request = self.new_request();
+        self.callers.stop(request, caller.accept());
+        self.feed(Event::StopRequested { request });
+    }
+
+    fn scale(
+        &mut self,
+        scale: ScaleBody,
+        reply: oneshot::Sender<Result<segue_wire::control::Outcome, Problem>>,
+    ) {
+        let to = convert::scale(scale);
+        let request = self.new_request();
+        let (outcome, decided) = oneshot::channel();
+        self.callers.once(request, outcome);
+        tokio::spawn(async move {
+            // Dropped undecided only when the supervisor ends; the caller then learns that.
+            if let Ok(outcome) = decided.await {
+                let _ = reply.send(Ok(outcome));
+            }
+        });
+        self.feed(Event::ScaleRequested { request, to });
+    }
+
+    fn is_named(&self, app: Option<&str>) -> bool {
+        app.is_none_or(|app| app == self.plan.app.name)
+    }
+
+    fn admit(&self, app: Option<&str>, caller: Caller) -> Option<Caller> {
+        if self.is_named(app) {
+            return Some(caller);
+        }
+        caller.refuse(self.no_such_app(app.unwrap_or_default()));
+        None
+    }
+
+    fn no_such_app(&self, app: &str) -> Problem {
+        Problem::new(
+            ProblemCode::NoSuchApp,
+            format!("no app {app:?} runs here"),
+            format!("this supervisor runs {}", self.plan.app.name),
+        )
+    }
+
+    fn status(&self) -> Status {
+        let now = self.now();
+        let since = now.since(self.began).as_millis();
+        Status {
+            supervisor: Process {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                pid: std::process::id(),
+                keeper_pid: Some(self.keeper_pid),
+                since_ms: u64::try_from(since).unwrap_or(u64::MAX),
+                control: Some(self.plan.control.display().to_string()),
+            },
+            apps: vec![convert::app(&self.core.view(), now, self)],
+        }
+    }
+
+    /// A worker that speaks and asks for nothing, while a process below it listens, is a wrapper:
+    /// it would never be ready.
+    pub(super) fn look_for_wrappers(&mut self) {
+        let booting: Vec<WorkerId> = self
+            .core
+            .view()
+            .workers
+            .iter()
+            .filter(|worker| worker.phase == WorkerPhase::Booting)
+            .map(|worker| worker.worker)
+            .collect();
+        let suspects: Vec<(WorkerId, u32)> = self
+            .crew
+            .members()
+            .filter(|(worker, member)| {
+                member.is_attached && !member.has_asked && booting.contains(worker)
+            })
+            .map(|(worker, member)| (worker, member.pid))
+            .collect();
+        self.next_look = (!suspects.is_empty()).then(|| self.now() + LOOK);
+        for (worker, pid) in suspects {
+            let Ok(pid) = i32::try_from(pid) else {
+                continue;
+            };
+            if let Ok(Some(listener)) = diag::listening_descendant(pid) {
+                self.records
+                    .found_wrapper(worker, listener.pid, listener.address);
+                self.feed(Event::FoundWrapper { worker });
+            }
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! What a signal means: the core sees requests, never signals.
+
+use segue_sys::signal::{Handled, Received};
+
+/// What the sender of a signal wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Intent {
+    /// Read everything afresh and replace every worker.
+    Reload,
+    /// Drain, then end. Asked again, hurry.
+    Stop,
+    /// One worker more.
+    Grow,
+    /// One worker fewer.
+    Shrink,
+    /// Understood, and not possible in this release.
+    NotYet(&'static str),
+    /// Nothing to do: sent by the kernel about a terminal, or internal.
+    Nothing,
+}
+
+/// The signal table of the manual.
+pub(super) fn of(received: Received) -> Intent {
+    let from_kernel = received.from_kernel;
+    match received.signal {
+        // The controlling terminal has gone: nobody is left to watch a foreground run.
+        Handled::Hup if from_kernel => Intent::Stop,
+        Handled::Hup => Intent::Reload,
+        Handled::Term | Handled::Quit | Handled::Int => Intent::Stop,
+        Handled::Winch | Handled::Ttin | Handled::Ttou if from_kernel => Intent::Nothing,
+        Handled::Ttin => Intent::Grow,
+        Handled::Ttou => Intent::Shrink,
+        Handled::Usr1 => {
+            Intent::NotYet("USR1 (reopen log files): this release writes no log files")
+        }
+        Handled::Usr2 => Intent::NotYet("USR2 (upgrade): this release cannot replace itself yet"),
+        Handled::Winch => {
+            Intent::NotYet("WINCH (drain all workers, keep the ports): not in this release")
+        }
+        Handled::Chld | Handled::Pipe => Intent::Nothing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_mean_what_the_manual_says() {
+        let sent = |signal, from_kernel| {
+            of(Received {
+                signal,
+                from_kernel,
+                pid: 1,
+            })
+        };
+        assert_eq!(sent(Handled::Hup, false), Intent::Reload);
+        assert_eq!(sent(Handled::Hup, true), Intent::Stop);
+        assert_eq!(sent(Handled::Int, true), Intent::Stop);
+        assert_eq!(sent(Handled::Ttin, false), Intent::Grow);
+        for signal in [Handled::Ttin, Handled::Ttou, Handled::Winch] {
+            assert_eq!(
+                sent(signal, true),
+                Intent::Nothing,
+                "{signal:?} from a terminal"
+            );
+        }
+        for signal in [Handled::Usr1, Handled::Usr2, Handled::Winch] {
+            assert!(
+                matches!(sent(signal, false), Intent::NotYet(_)),
+                "{signal:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! Actions to effects: one arm each. What comes of an effect is queued as the next fact.
+
+use segue_core::{
+    Action, AppPhase, AskId, Event, Generation, Notice, Outcome, RequestId, Signal, SlotId,
+    SocketRef, WorkerId,
+};
+use segue_wire::control as wire;
+use segue_wire::node::HandleType;
+
+use super::crew::{Recruit, key_of};
+use super::run::{Asking, Input, Supervisor};
+use crate::control::convert;
+use crate::listener::Place;
+use crate::telemetry::banner::Banner;
+use crate::telemetry::lines;
+use crate::worker::channel::Channel;
+use crate::worker::launch::Release;
+use crate::worker::output::{Label, Output};
+
+impl Supervisor {
+    pub(super) fn perform(&mut self, action: Action) {
+        match action {
+            Action::Prepare { generation } => self.prepare(generation),
+            Action::Forget { generation } => {
+                self.releases.remove(&generation);
+            }
+            Action::Spawn {
+                worker,
+                slot,
+                generation,
+            } => self.spawn(worker, slot, generation),
+            Action::Open { socket } => {
+                self.facts.push_back(match self.pool.open(socket) {
+                    Ok(opened) => Event::Opened {
+                        socket,
+                        steered: opened.steered,
+                    },
+                    Err(errno) => Event::OpenFailed {
+                        socket,
+                        errno: errno.raw_os_error(),
+                    },
+                });
+            }
+            Action::Give {
+                worker,
+                ask,
+                socket,
+            } => self.give(worker, ask, socket),
+            Action::Deny { worker, ask, errno } => {
+                if let Some(Asking { query, .. }) = self.asks.remove(&ask) {
+                    self.deny_query(worker, &query, errno);
+                }
+            }
+            Action::Steer { address, set } => {
+                self.facts.push_back(match self.pool.steer(address, &set) {
+                    Ok(()) => Event::Steered { address },
+                    Err(error) => {
+                        let name = self.pool.describe(address);
+                        tracing::warn!(%error, address = name, "cannot change who gets connections");
+                        self.records.steer_failed(address, error.to_string());
+                        Event::SteerFailed { address }
+                    }
+                });
+            }
+            Action::Publish { address, workers } => self.stragglers.publish(address, workers),
+            Action::Tend { socket, how } => {
+                let pool = &self.pool;
+                if let Err(error) = self.stragglers.tend(socket, how, || pool.lend(socket)) {
+                    tracing::warn!(%error, %socket, "cannot watch a queue without a worker");
+                }
+            }
+            Action::ShutGate { address } => self.pool.shut_gate(address),
+            Action::Close { address } => {
+                self.stragglers.forget(address);
+                self.pool.close(address);
+                self.records.forget_address(address);
+            }
+            Action::BeginSettle { worker } => {
+                let sockets: Vec<SocketRef> = self
+                    .core
+                    .holders()
+                    .filter(|(_, holder)| *holder == worker)
+                    .map(|(socket, _)| socket)
+                    .collect();
+                self.pool.begin_settle(worker, &sockets);
+            }
+            Action::CheckSettled { worker } => {
+                // A connection on its way to some worker may be on its way to this one.
+                let clear = self.pool.check_settled(worker) && self.stragglers.held() == 0;
+                self.facts.push_back(Event::SettleChecked { worker, clear });
+            }
+            Action::Disconnect { worker } => {
+                if let Some(channel) = self.crew.channel(worker) {
+                    channel.disconnect();
+                }
+            }
+            Action::Signal { worker, signal } => {
+                let sent = match signal {
+                    Signal::Stop => self.crew.stop(worker),
+                    Signal::Kill => self.crew.kill(worker),
+                };
+                if let Err(error) = sent {
+                    tracing::warn!(%error, %worker, ?signal, "cannot send a signal");
+                }
+            }
+            Action::Reply { request, outcome } => self.reply(request, &outcome),
+            Action::Notify(notice) => self.tell(&notice),
+            Action::Finish(finish) => self.finish = Some(finish),
+        }
+    }
+
+    /// Files are looked at, perhaps on a slow disk: not in the loop.
+    fn prepare(&mut self, generation: Generation) {
+        let app = self.plan.app.clone();
+        let inputs = self.inputs.clone();
+        tokio::task::spawn_blocking(move || {
+            let resolved = Box::new(Release::resolve(&app));
+            let _ = inputs.send(Input::Resolved(generation, resolved));
+        });
+    }
+
+    fn spawn(&mut self, worker: WorkerId, slot: SlotId, generation: Generation) {
+        let spawned = self.try_spawn(worker, slot, generation);
+        self.facts.push_back(match spawned {
+            Ok(()) => Event::Spawned { worker },
+            Err(error) => {
+                self.records.spawn_failed(worker, error.to_string());
+                Event::SpawnFailed { worker }
+            }
+        });
+    }
+
+    fn try_spawn(
+        &mut self,
+        worker: WorkerId,
+        slot: SlotId,
+        generation: Generation,
+    ) -> std::io::Result<()> {
+        let release = self
+            .releases
+            .get(&generation)
+            .ok_or_else(|| std::io::Error::other("its release is not known"))?;
+        let limit = Some(self.plan.descriptor_limit);
+        let launched = release.spawn(worker, slot, generation, limit)?;
+        let label = Label {
+            app: self.plan.app.name.clone(),
+            slot,
+            generation,
+        };
+        let output = Output::read(&label, launched.stdout, launched.stderr, &self.plan.writer)?;
+        let channel = Channel::open(worker, launched.channel, self.reports.clone());
+        let recruit = Recruit {
+            pid: launched.pid,
+            pidfd: launched.pidfd,
+            channel,
+            output,
+            is_node: release.runs_node(),
+        };
+        self.crew.join(worker, generation, self.now(), recruit)
+    }
+
+    fn give(&mut self, worker: WorkerId, ask: AskId, socket: SocketRef) {
+        let Some(Asking { query, .. }) = self.asks.remove(&ask) else {
+            return;
+        };
+        let Some(channel) = self.crew.channel(worker) else {
+            return;
+        };
+        let handle = match self.pool.lend(socket) {
+            Ok(handle) => handle,
+            Err(error) => {
+                tracing::warn!(%error, %worker, "cannot copy a socket for a worker");
+                let errno = error
+                    .raw_os_error()
+                    .unwrap_or(rustix::io::Errno::MFILE.raw_os_error());
+                self.deny_query(worker, &query, errno);
+                return;
+            }
+        };
+        let kind = match self.pool.place(socket.address) {
+            Some(Place::Udp(_)) => HandleType::DgramNative,
+            _ => HandleType::NetNative,
+        };
+        let data = self.pool.ticket_data(socket.address, &query.data);
+        channel.give(query.seq, &key_of(socket.address), &data, handle, kind);
+    }
+
+    fn reply(&mut self, request: RequestId, outcome: &Outcome) {
+        // Who asked by a signal has nobody to tell; the log is their answer.
+        if let Outcome::Refused(refusal) = outcome
+            && !self.callers.is_waiting(request)
+        {
+            self.tell(&Notice::Refused(*refusal));
+        }
+        let told = convert::outcome(outcome, self);
+        self.callers.answer(request, told);
+    }
+
+    fn tell(&mut self, notice: &Notice) {
+        let told = convert::notice(notice, self, Self::wall_clock());
+        if let (Notice::WorkerFailed { slot, .. }, Some(failure)) = (notice, &told.failure) {
+            self.records.failed(*slot, failure.clone());
+        }
+        if self.plan.verbosity.shows(told.level) {
+            for line in self.lines_of(notice, &told) {
+                self.say(line);
+            }
+        }
+        self.callers.tell(&told);
+    }
+
+    /// A notice as the log has it.
+    fn lines_of(&self, notice: &Notice, told: &wire::Notice) -> Vec<String> {
+        let view = self.core.view();
+        match notice {
+            Notice::AppReady { workers, took } => {
+                let addresses: Vec<String> = view
+                    .addresses
+                    .iter()
+                    .map(|address| self.pool.describe(address.address))
+                    .collect();
+                let control = self.plan.control.display().to_string();
+                let banner = Banner {
+                    app: &self.plan.app.name,
+                    pid: self.keeper_pid,
+                    workers: *workers,
+                    took: *took,
+                    addresses: &addresses,
+                    control: Some(&control),
+                };
+                banner.lines()
+            }
+            // The banner will list it.
+            Notice::AddressOpened { steered: true, .. } if view.phase == AppPhase::Starting => {
+                Vec::new()
+            }
+            _ => lines::notice(told),
+        }
+    }
+}
