@@ -217,6 +217,7 @@ impl App {
             self.spawn_due();
             self.answer_asks();
             self.advance_boots();
+            self.fail_lost_channels();
             self.advance_reload();
             self.advance_phase();
             self.advance_addresses();

@@ -139,6 +139,23 @@ impl App {
         }
     }
 
+    /// A worker whose channel is at its end, and that has not exited in time, is of no use.
+    pub(crate) fn fail_lost_channels(&mut self) {
+        let now = self.now;
+        let lost: Vec<WorkerId> = self
+            .workers
+            .iter()
+            .filter(|(_, worker)| {
+                worker.stays()
+                    && matches!(worker.channel, ChannelState::Ended { at } if now >= at + CHANNEL_GRACE)
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        for id in lost {
+            self.fail(id, Cause::ChannelLost, Leaving::ChannelLost);
+        }
+    }
+
     /// Moves every worker whose time has come one phase on.
     pub(crate) fn advance_leavers(&mut self) {
         // The sets have been changed by now: what is under way towards these workers began before.
@@ -171,13 +188,7 @@ impl App {
         let slot = worker.slot;
         let took = now.since(worker.since);
         match worker.phase {
-            Phase::Booting { .. } | Phase::Ready => {
-                if let ChannelState::Ended { at } = worker.channel
-                    && now >= at + CHANNEL_GRACE
-                {
-                    self.fail(id, Cause::ChannelLost, Leaving::ChannelLost);
-                }
-            }
+            Phase::Booting { .. } | Phase::Ready => {}
             Phase::Quiet { why, check, limit } => {
                 if now >= limit {
                     self.notify(Notice::SettleTimedOut { worker: id, slot });
