@@ -38,6 +38,7 @@ struct Known {
 #[derive(Debug)]
 struct Asked {
     worker: WorkerId,
+    at: u64,
     is_answered: bool,
 }
 
