@@ -20,6 +20,9 @@ type Verdict = Result<(), String>;
 /// A connection may wait in a queue for this long, in the worst of the worlds that plans describe.
 const LONGEST_WAIT: u64 = 200_000;
 
+/// A question may be held, and its answer delayed, for this long.
+const LONGEST_ANSWER: u64 = 20_000;
+
 /// What the world takes for itself: slow deaths, delays.
 const SLACK: Duration = Duration::from_secs(6);
 
@@ -93,15 +96,13 @@ impl Rules {
         self.requests.insert(request, false);
     }
 
-    pub(crate) fn put(&mut self, ask: AskId, worker: WorkerId) {
-        let is_answered = false;
-        self.asks.insert(
-            ask,
-            Asked {
-                worker,
-                is_answered,
-            },
-        );
+    pub(crate) fn put(&mut self, ask: AskId, worker: WorkerId, at: u64) {
+        let asked = Asked {
+            worker,
+            at,
+            is_answered: false,
+        };
+        self.asks.insert(ask, asked);
     }
 
     pub(crate) fn before(&mut self, event: &Event) {
@@ -556,6 +557,7 @@ impl Rules {
         let view = app.view();
         for (ask, asked) in &self.asks {
             let is_owed = !asked.is_answered
+                && now > asked.at + LONGEST_ANSWER
                 && view.workers.iter().any(|worker| {
                     worker.worker == asked.worker
                         && matches!(worker.phase, WorkerPhase::Booting | WorkerPhase::Ready)

@@ -751,7 +751,7 @@ impl<'a> World<'a> {
                     self.last_ask += 1;
                     let ask = AskId(self.last_ask);
                     let address = AddressId(place);
-                    self.rules.put(ask, worker);
+                    self.rules.put(ask, worker, now);
                     self.say(
                         worker,
                         Event::Asked {
