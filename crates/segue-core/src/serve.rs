@@ -71,10 +71,7 @@ impl App {
         };
         worker.listens.insert(address);
         // Asked twice: what is still held has no cut-over to wait for any more.
-        let (over, held) = worker
-            .held
-            .iter()
-            .partition(|held| held.address == address);
+        let (over, held) = worker.held.iter().partition(|held| held.address == address);
         worker.held = held;
         let over: Vec<Held> = over;
         for held in over {
