@@ -62,6 +62,10 @@ pub(crate) struct Rules {
     respawns: BTreeMap<SlotId, Vec<Time>>,
     stopping: Option<Time>,
     is_finished: bool,
+    /// Addresses that somebody served when a stop began which nothing has hurried or disturbed since.
+    calm_stop: BTreeSet<AddressId>,
+    is_asked_to_stop: bool,
+    last_disturbance: Time,
     before: Option<AppView>,
     /// The worker whose end the next event reports.
     going: Option<WorkerId>,
@@ -83,6 +87,9 @@ impl Rules {
             respawns: BTreeMap::new(),
             stopping: None,
             is_finished: false,
+            calm_stop: BTreeSet::new(),
+            is_asked_to_stop: false,
+            last_disturbance: Time(0),
             before: None,
             going: None,
         }
@@ -105,7 +112,21 @@ impl Rules {
         self.asks.insert(ask, asked);
     }
 
+    /// Something goes wrong from outside: a stop may now cost connections.
+    pub(crate) fn disturbed(&mut self, now: Time) {
+        self.last_disturbance = now;
+        self.calm_stop.clear();
+    }
+
+    /// What is queued at an address is reset.
+    pub(crate) fn reset(&self, address: AddressId) -> Verdict {
+        ensure(!self.calm_stop.contains(&address), || {
+            format!("a stop that nothing disturbed resets connections of {address}")
+        })
+    }
+
     pub(crate) fn before(&mut self, event: &Event) {
+        self.is_asked_to_stop = matches!(event, Event::StopRequested { .. });
         self.going = match event {
             Event::Exited { worker, .. } | Event::SpawnFailed { worker } => Some(*worker),
             _ => None,
@@ -133,6 +154,15 @@ impl Rules {
         let is_stop = |action: &Action| matches!(action, Action::Notify(Notice::Stopping));
         if actions.iter().any(is_stop) {
             self.stopping = Some(now);
+            self.calm_stop = self
+                .before
+                .iter()
+                .filter(|_| self.is_asked_to_stop)
+                .filter(|_| now.since(self.last_disturbance) > SLACK)
+                .flat_map(|before| &before.addresses)
+                .filter(|address| !address.serving.is_empty())
+                .map(|address| address.address)
+                .collect();
         }
         for action in actions {
             if self.is_finished && !matches!(action, Action::Reply { .. }) {
@@ -355,6 +385,12 @@ impl Rules {
                 self.unserved.remove(address);
                 Ok(())
             }
+            Notice::WorkerKilled { .. }
+            | Notice::DrainTimedOut { .. }
+            | Notice::SettleTimedOut { .. } => {
+                self.disturbed(now);
+                Ok(())
+            }
             Notice::Scaled { to, .. } => {
                 self.respawns.retain(|slot, _| slot.0 < *to);
                 Ok(())
@@ -363,8 +399,6 @@ impl Rules {
             | Notice::WorkerFailed { .. }
             | Notice::SlotGivenUp { .. }
             | Notice::WorkerDrained { .. }
-            | Notice::DrainTimedOut { .. }
-            | Notice::WorkerKilled { .. }
             | Notice::WorkerLeft { .. }
             | Notice::AppReady { .. }
             | Notice::ReloadStarted { .. }
@@ -372,7 +406,6 @@ impl Rules {
             | Notice::AddressOpened { .. }
             | Notice::AddressClosed { .. }
             | Notice::HeldReleased { .. }
-            | Notice::SettleTimedOut { .. }
             | Notice::Stopping
             | Notice::Refused(_) => Ok(()),
         }

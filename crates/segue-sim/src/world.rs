@@ -415,6 +415,7 @@ impl<'a> World<'a> {
             Action::Close { address } => {
                 let reset = self.kernel.close(address.0);
                 if reset > 0 {
+                    self.rules.reset(address)?;
                     self.note(|| format!("{reset} queued connections reset at {address}"));
                 }
             }
@@ -602,6 +603,7 @@ impl<'a> World<'a> {
                 while let Some(connection) = self.dequeue(place, index) {
                     self.kernel.resolve(connection, Fate::Reset);
                     self.note(|| format!("connection {connection} reset"));
+                    self.rules.reset(AddressId(place))?;
                 }
             }
             Tend::HandOver => {
@@ -848,6 +850,7 @@ impl<'a> World<'a> {
     }
 
     fn die(&mut self, worker: WorkerId, status: ExitStatus) {
+        let now = Time(self.now);
         let Some(process) = self.process(worker) else {
             return;
         };
@@ -855,7 +858,11 @@ impl<'a> World<'a> {
             return;
         }
         process.is_alive = false;
+        let is_serving = !process.listening.is_empty() && !process.is_disconnecting;
         process.listening.clear();
+        if is_serving {
+            self.rules.disturbed(now);
+        }
         self.note(|| format!("{worker} dies"));
         self.end_channel(worker);
         // Before or after the end of its channel is seen.
