@@ -18,7 +18,7 @@ use crate::plan::Plan;
 type Verdict = Result<(), String>;
 
 /// A connection may wait in a queue for this long, in the worst of the worlds that plans describe.
-const LONGEST_WAIT: u64 = 200_000;
+const LONGEST_WAIT: u64 = 120_000;
 
 /// A question may be held, and its answer delayed, for this long.
 const LONGEST_ANSWER: u64 = 20_000;

@@ -17,7 +17,7 @@ pub(crate) fn of(what: &impl Debug) -> String {
     let text = format!("{what:?}");
     let mut plain = String::with_capacity(text.len());
     let mut word = String::new();
-    // The name of an id before its bracket says nothing that the field's name has not said.
+    // The name of an id, or of what holds two of them, says nothing that the field's name has not said.
     let mut closes: Vec<bool> = Vec::new();
     for letter in text.chars() {
         match letter {
@@ -38,11 +38,17 @@ pub(crate) fn of(what: &impl Debug) -> String {
                 }
             }
             '{' | '}' | ':' | ' ' | ',' | '[' | ']' => {
-                plain.push_str(&word);
+                if !IDS.contains(&word.as_str()) {
+                    plain.push_str(&word);
+                }
                 word.clear();
                 match letter {
                     '{' | '}' | ':' => {}
                     ' ' if plain.ends_with(' ') => {}
+                    ',' => {
+                        plain.truncate(plain.trim_end().len());
+                        plain.push(',');
+                    }
                     other => plain.push(other),
                 }
             }
@@ -53,7 +59,7 @@ pub(crate) fn of(what: &impl Debug) -> String {
     plain.trim_end().to_owned()
 }
 
-const IDS: [&str; 9] = [
+const IDS: [&str; 10] = [
     "SlotId",
     "WorkerId",
     "Generation",
@@ -62,6 +68,7 @@ const IDS: [&str; 9] = [
     "RequestId",
     "AskId",
     "ReloadId",
+    "SocketRef",
     "Notify",
 ];
 

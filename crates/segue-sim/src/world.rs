@@ -21,7 +21,7 @@ use crate::rules::Rules;
 use crate::trace;
 
 /// How long the world is left alone after the load has ended, in ms.
-pub(crate) const CALM: u64 = 250_000;
+pub(crate) const CALM: u64 = 150_000;
 
 /// No run needs more steps than this; one that does spins.
 const MOST_STEPS: u32 = 60_000;
@@ -768,7 +768,10 @@ impl<'a> World<'a> {
             Step::SayReady => self.say(worker, Event::SaidReady { worker }),
             Step::Exit(status) => self.die(worker, status),
             Step::CloseChannel => self.end_channel(worker),
-            Step::Close(place) => self.close_server(worker, place),
+            Step::Close(place) => {
+                self.rules.disturbed(Time(now));
+                self.close_server(worker, place);
+            }
             Step::Block(lasts) => process.blocked_until = now + lasts,
             Step::Wrap => self.say(worker, Event::FoundWrapper { worker }),
         }
