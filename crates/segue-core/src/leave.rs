@@ -23,7 +23,6 @@ impl App {
     /// Asks a worker to leave. Asked again, nothing changes.
     pub(crate) fn leave(&mut self, id: WorkerId, why: Leaving) {
         let now = self.now;
-        let settle = self.settings.settle;
         let kill_at = now + self.settings.kill_after;
         let Some(worker) = self.workers.get_mut(&id) else {
             return;
@@ -61,6 +60,17 @@ impl App {
             self.drain_until(id, why, kill_at);
             return;
         }
+        self.quiet(id, why);
+    }
+
+    /// The worker may have been given connections: it goes on accepting those on their way.
+    pub(crate) fn quiet(&mut self, id: WorkerId, why: Leaving) {
+        let now = self.now;
+        let settle = self.settings.settle;
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        let slot = worker.slot;
         let limit = now + HANDSHAKE_LIMIT.max(settle + CHECK_AGAIN * 4);
         let check = Check::At(now + settle);
         worker.enter(now, Phase::Quiet { why, check, limit });

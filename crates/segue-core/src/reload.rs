@@ -112,7 +112,15 @@ impl App {
     pub(crate) fn abandon(&mut self) -> Option<Reload> {
         let reload = self.reload.take()?;
         for worker in reload.incoming.values() {
-            self.leave(*worker, Leaving::Abandoned);
+            let is_ready = self.workers.get(worker).is_some_and(Worker::is_ready);
+            match reload.step {
+                // Some sets may have been changed already.
+                Step::Flipping { .. } if is_ready => self.quiet(*worker, Leaving::Abandoned),
+                Step::Preparing { .. }
+                | Step::Booting
+                | Step::Opening { .. }
+                | Step::Flipping { .. } => self.leave(*worker, Leaving::Abandoned),
+            }
         }
         self.leaving.push(reload.generation);
         Some(reload)
