@@ -305,7 +305,8 @@ impl App {
             Prospect::Late => {
                 address.unserved_since = None;
                 address.is_refusing = true;
-                if !std::mem::replace(&mut address.is_announced_unserved, true) {
+                let is_news = !matches!(self.phase, Phase::Stopping(_) | Phase::Finished);
+                if is_news && !std::mem::replace(&mut address.is_announced_unserved, true) {
                     self.notify(Notice::AddressUnserved { address: id });
                 }
             }
