@@ -60,8 +60,9 @@ pub(super) fn end_descendants(signals: &Signals) -> io::Result<Ended> {
     }
 }
 
-fn signal_once(process: Process, signal: Signal, done: &mut BTreeSet<Process>) {
-    if done.insert(process) {
+fn signal_once(process: Process, signal: Signal, done: &mut BTreeSet<(u32, u64)>) {
+    // Its parent is no part of its identity: that changes when the parent ends.
+    if done.insert((process.pid, process.started)) {
         // Whoever may not be signalled runs as somebody else by now; it is not waited for longer
         // than for the others.
         let _ = process.send_signal(signal);
