@@ -158,7 +158,9 @@ fn quote(quote: char, chars: &mut std::str::Chars<'_>, text: &mut String) -> Res
 mod tests {
     use super::*;
 
-    fn check(script: &str, expected: Result<(&[(&str, &str)], &[&str]), NotPlain>) {
+    type Expected<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
+
+    fn check(script: &str, expected: Result<Expected<'_>, NotPlain>) {
         let expected = expected.map(|(env, words)| PlainScript {
             env: env
                 .iter()

@@ -64,7 +64,10 @@ impl Link {
 
     /// The next news. May be dropped and called again.
     pub(crate) async fn next(&mut self) -> FromKeeper {
-        while !self.ended {
+        if self.ended {
+            std::future::pending::<()>().await;
+        }
+        loop {
             let Ok(mut ready) = self.socket.readable().await else {
                 break;
             };
@@ -78,9 +81,6 @@ impl Link {
                 Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
                 Ok(Ok((0, _)) | Err(_)) => break,
             }
-        }
-        if self.ended {
-            std::future::pending::<()>().await;
         }
         self.ended = true;
         FromKeeper::Ended

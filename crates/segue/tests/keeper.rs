@@ -1,0 +1,401 @@
+//! The keeper as a real process, with a supervisor that does what each test needs. This program
+//! is all of them: which one, its first argument says; without one it runs the tests.
+
+#![forbid(unsafe_code)]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test, though no harness calls it"
+)]
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, ChildStderr, ChildStdout, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, Signal, kill_process};
+use segue_sys::process::{Process, has_controlling_terminal};
+use segue_sys::signal::Signals;
+use segue_sys::spawn::{Exit, Mask, Spawn, reap};
+use tokio::io::unix::AsyncFd;
+
+#[path = "../src/keeper/mod.rs"]
+#[expect(
+    unused,
+    reason = "its unit tests, which no harness collects here, run with the program's"
+)]
+mod keeper;
+
+use keeper::{FromKeeper, Keeper, Link, LinkError, SUPERVISOR_ARGUMENT};
+
+const TESTS: [(&str, fn()); 8] = [
+    ("mirrors_the_exit_code", mirrors_the_exit_code),
+    ("forwards_each_signal_once", forwards_each_signal_once),
+    (
+        "ends_the_app_of_a_crashed_supervisor",
+        ends_the_app_of_a_crashed_supervisor,
+    ),
+    (
+        "kills_at_once_when_asked_again",
+        kills_at_once_when_asked_again,
+    ),
+    ("its_death_is_noticed", its_death_is_noticed),
+    ("reaps_orphans", reaps_orphans),
+    (
+        "tells_a_terminal_from_an_operator",
+        tells_a_terminal_from_an_operator,
+    ),
+    ("is_a_good_init", is_a_good_init),
+];
+
+fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let words: Vec<&str> = args.iter().filter_map(|arg| arg.to_str()).collect();
+    match words.as_slice() {
+        ["keeper", ..] => {
+            let keeper = Keeper::new("segue".into(), args.into_iter().skip(1));
+            ExitCode::from(keeper.run())
+        }
+        ["session", terminal, rest @ ..] => in_session(terminal, rest),
+        [SUPERVISOR_ARGUMENT, part, rest @ ..] => supervisor(part, rest),
+        _ => run_tests(&words),
+    }
+}
+
+fn run_tests(words: &[&str]) -> ExitCode {
+    let filters: Vec<_> = words.iter().filter(|word| !word.starts_with('-')).collect();
+    for (name, test) in TESTS {
+        if words.contains(&"--list") {
+            println!("{name}: test");
+        } else if filters.is_empty() || filters.iter().any(|filter| name.contains(**filter)) {
+            test();
+            println!("test {name} ... ok");
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+// ---- the parts that a supervisor plays
+
+fn supervisor(part: &str, rest: &[&str]) -> ExitCode {
+    match part {
+        "exit" => ExitCode::from(rest[0].parse::<u8>().unwrap()),
+        "report" => report().unwrap(),
+        "panic" => panic!("on purpose"),
+        "crash" => {
+            let (app, line) = start_app(rest[0]);
+            say(&format!("{} {line}", app.pid));
+            kill_process(rustix::process::getpid(), Signal::KILL).unwrap();
+            unreachable!("killed")
+        }
+        "orphan" => {
+            let (app, line) = start_app(rest[0]);
+            poll(&mut [PollFd::new(&app.pidfd, PollFlags::IN)], None).unwrap();
+            assert_eq!(reap(&app.pidfd).unwrap(), Some(Exit::Code(0)));
+            say(&line);
+            report().unwrap()
+        }
+        other => panic!("no such part: {other}"),
+    }
+}
+
+/// Runs a shell command, and returns the first line that it prints.
+fn start_app(script: &str) -> (segue_sys::spawn::Child, String) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let app = Spawn {
+        program: Path::new("/bin/sh"),
+        argv: &["sh".into(), "-c".into(), script.into()],
+        env: &std::env::vars_os().collect::<Vec<_>>(),
+        cwd: Path::new("/"),
+        descriptors: vec![(writer.into(), 1)],
+        descriptor_limit: None,
+        mask: Mask::Clear,
+    }
+    .start()
+    .unwrap();
+    let mut line = String::new();
+    BufReader::new(reader).read_line(&mut line).unwrap();
+    (app, line.trim_end().to_owned())
+}
+
+/// Says what comes from the keeper, until QUIT or its death.
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe for the sake of types whose descriptor can change; this \
+              one's does not"
+)]
+fn report() -> Result<ExitCode, LinkError> {
+    let signals = Signals::block()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()?;
+    runtime.block_on(async {
+        let signals = AsyncFd::new(signals)?;
+        let mut link = Link::open()?;
+        say(&format!("ready {}", std::process::id()));
+        loop {
+            tokio::select! {
+                news = link.next() => {
+                    say(&format!("{news:?}"));
+                    if news == FromKeeper::Ended {
+                        return Ok(ExitCode::from(5));
+                    }
+                }
+                ready = signals.readable() => {
+                    let mut ready = ready?;
+                    match ready.get_inner().receive()? {
+                        Some(received) if received.signal.signal() == Signal::CHILD => {}
+                        Some(received) => {
+                            assert!(!received.from_kernel);
+                            say(&format!("{:?}", received.signal));
+                            if received.signal.signal() == Signal::QUIT {
+                                return Ok(ExitCode::from(7));
+                            }
+                        }
+                        None => ready.clear_ready(),
+                    }
+                }
+            }
+        }
+    })
+}
+
+fn say(line: &str) {
+    println!("{line}");
+    std::io::stdout().flush().unwrap();
+}
+
+/// Becomes leader of a session on that terminal, then the program with the rest of the arguments.
+fn in_session(terminal: &str, rest: &[&str]) -> ExitCode {
+    rustix::process::setsid().unwrap();
+    // The first terminal that a session leader opens becomes the session's.
+    let _terminal = File::options()
+        .read(true)
+        .write(true)
+        .open(terminal)
+        .unwrap();
+    assert!(has_controlling_terminal());
+    let error = Command::new("/proc/self/exe").args(rest).exec();
+    panic!("{error}")
+}
+
+// ---- the tests
+
+struct Kept {
+    keeper: Child,
+    stdout: BufReader<ChildStdout>,
+    stderr: BufReader<ChildStderr>,
+}
+
+impl Kept {
+    fn start(command: &mut Command) -> Self {
+        let mut keeper = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Self {
+            stdout: BufReader::new(keeper.stdout.take().unwrap()),
+            stderr: BufReader::new(keeper.stderr.take().unwrap()),
+            keeper,
+        }
+    }
+
+    fn with(args: &[&str]) -> Self {
+        let mut command = Command::new("/proc/self/exe");
+        Self::start(command.arg("keeper").args(args))
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    fn numbers(&mut self) -> Vec<u32> {
+        let line = self.line();
+        let words = line.split_whitespace();
+        words.filter_map(|word| word.parse().ok()).collect()
+    }
+
+    fn send(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.keeper.id().cast_signed()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// Its exit code, and everything it said on stderr.
+    fn end(mut self) -> (Option<i32>, String) {
+        let mut said = String::new();
+        self.stderr.read_to_string(&mut said).unwrap();
+        (self.keeper.wait().unwrap().code(), said)
+    }
+}
+
+fn is_gone(pid: u32) -> bool {
+    Process::look_up(pid).is_none()
+}
+
+fn mirrors_the_exit_code() {
+    for code in [0, 1, 2, 124, 255] {
+        let kept = Kept::with(&["exit", &code.to_string()]);
+        assert_eq!(kept.end(), (Some(code), String::new()));
+    }
+}
+
+fn forwards_each_signal_once() {
+    let mut kept = Kept::with(&["report"]);
+    let supervisor = kept.numbers();
+    assert_ne!(supervisor, [kept.keeper.id()]);
+    for (signal, expected) in [
+        (Signal::TERM, "Term"),
+        (Signal::INT, "Int"),
+        (Signal::HUP, "Hup"),
+        (Signal::USR1, "Usr1"),
+        (Signal::USR2, "Usr2"),
+        (Signal::WINCH, "Winch"),
+        (Signal::TTIN, "Ttin"),
+        (Signal::TTOU, "Ttou"),
+        (Signal::TERM, "Term"),
+        (Signal::QUIT, "Quit"),
+    ] {
+        kept.send(signal);
+        assert_eq!(kept.line(), expected);
+    }
+    assert_eq!(kept.line(), "");
+    assert_eq!(kept.end(), (Some(7), String::new()));
+}
+
+fn ends_the_app_of_a_crashed_supervisor() {
+    // A worker with a child in the same group and one in a session of its own.
+    let app = "sleep 1000 & a=$!; setsid sleep 1000 & echo $a $!; wait";
+    let mut kept = Kept::with(&["crash", app]);
+    let pids = kept.numbers();
+    assert_eq!(pids.len(), 3);
+    let (code, said) = kept.end();
+    assert_eq!(code, Some(1));
+    assert!(said.contains(" was killed by signal 9: "), "{said}");
+    assert!(
+        said.contains("segue: 3 processes ended, 0 of them by SIGKILL"),
+        "{said}"
+    );
+    assert!(pids.into_iter().all(is_gone));
+
+    let (code, said) = Kept::with(&["panic"]).end();
+    assert_eq!(code, Some(1));
+    assert!(
+        said.contains(" panicked, which is a bug in segue: "),
+        "{said}"
+    );
+}
+
+fn kills_at_once_when_asked_again() {
+    let began = Instant::now();
+    let app = "trap '' TERM; sleep 1000 & echo $!; wait";
+    let mut kept = Kept::with(&["crash", app]);
+    let pids = kept.numbers();
+    let mut said = String::new();
+    kept.stderr.read_line(&mut said).unwrap();
+    assert!(said.contains("was killed by signal 9"), "{said}");
+    kept.send(Signal::TERM);
+    let (code, said) = kept.end();
+    assert_eq!(code, Some(1));
+    assert!(
+        said.contains("2 processes ended, 2 of them by SIGKILL"),
+        "{said}"
+    );
+    assert!(pids.into_iter().all(is_gone));
+    assert!(began.elapsed() < Duration::from_secs(5));
+}
+
+fn its_death_is_noticed() {
+    let mut kept = Kept::with(&["report"]);
+    let _ready = kept.line();
+    kept.send(Signal::KILL);
+    assert_eq!(kept.line(), "Ended");
+    assert_eq!(kept.line(), "");
+    assert_eq!(kept.keeper.wait().unwrap().signal(), Some(9));
+}
+
+fn reaps_orphans() {
+    // The shell that starts it has ended before it does, or does not collect it.
+    let mut kept = Kept::with(&["orphan", "sh -c 'exec <&-' & echo $!"]);
+    let orphan = format!("/proc/{}", kept.numbers()[0]);
+    assert!(kept.line().starts_with("ready "));
+    let until = Instant::now() + Duration::from_secs(20);
+    while std::fs::exists(&orphan).unwrap() {
+        assert!(Instant::now() < until, "a zombie is left: {orphan}");
+        std::thread::yield_now();
+    }
+    kept.send(Signal::QUIT);
+    assert_eq!(kept.line(), "Quit");
+    assert_eq!(kept.end(), (Some(7), String::new()));
+}
+
+fn tells_a_terminal_from_an_operator() {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    use rustix::termios::{Winsize, tcsetwinsize};
+
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+    grantpt(&terminal).unwrap();
+    unlockpt(&terminal).unwrap();
+    let name = ptsname(&terminal, Vec::new()).unwrap();
+    let mut command = Command::new("/proc/self/exe");
+    let args = ["session", name.to_str().unwrap(), "keeper", "report"];
+    let mut kept = Kept::start(command.args(args));
+    assert!(kept.line().starts_with("ready "));
+
+    // A resize reaches the keeper as WINCH before ^C does as INT, and goes no further.
+    let size = Winsize {
+        ws_row: 10,
+        ws_col: 20,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    tcsetwinsize(&terminal, size).unwrap();
+    let mut terminal = File::from(terminal);
+    terminal.write_all(b"\x03").unwrap();
+    assert_eq!(kept.line(), "Int");
+    kept.send(Signal::HUP);
+    assert_eq!(kept.line(), "Hup");
+    drop(terminal);
+    assert_eq!(kept.line(), "TerminalGone");
+    // The terminal is gone: from now on nobody but it can have meant a HUP.
+    kept.send(Signal::HUP);
+    assert_eq!(kept.line(), "TerminalGone");
+    kept.send(Signal::QUIT);
+    assert_eq!(kept.line(), "Quit");
+    assert_eq!(kept.end().0, Some(7));
+}
+
+fn is_a_good_init() {
+    let namespace = [
+        "--user",
+        "--map-root-user",
+        "--pid",
+        "--fork",
+        "--mount-proc",
+    ];
+    let possible = Command::new("unshare").args(namespace).arg("true").output();
+    if !possible.is_ok_and(|output| output.status.success()) {
+        println!("(no user and pid namespaces here: not tried as pid 1)");
+        return;
+    }
+    let this = std::env::current_exe().unwrap();
+    let run = |args: &[&str]| {
+        let mut command = Command::new("unshare");
+        let command = command.args(namespace).arg(&this).arg("keeper");
+        Kept::start(command.args(args))
+    };
+    assert_eq!(run(&["exit", "3"]).end(), (Some(3), String::new()));
+    let app = "sleep 1000 & echo $!; wait";
+    let mut kept = run(&["crash", app]);
+    assert_eq!(kept.numbers().len(), 2);
+    let (code, said) = kept.end();
+    assert_eq!(code, Some(1));
+    assert!(said.contains("2 processes ended"), "{said}");
+}
