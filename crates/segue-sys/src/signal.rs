@@ -85,10 +85,14 @@ impl Signals {
     /// Blocks the handled signals for this thread and every thread it starts from now on, and
     /// opens the descriptor, close-on-exec and non-blocking. To be called before the first
     /// thread is started: a thread that does not block them would be interrupted, or killed.
+    /// SIGCHLD is set to its default as well: whoever started us may have ignored it, and then
+    /// children would end unheard and their exit codes be lost (wait(2)).
     ///
     /// # Errors
     /// As sigprocmask and signalfd.
     pub fn block() -> io::Result<Self> {
+        // SAFETY: sets no handler, only the default disposition.
+        unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
         let set = handled_set();
         // SAFETY: `set` is initialised and lives through the call; the old set is not asked for.
         let errno =

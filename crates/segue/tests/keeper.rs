@@ -245,6 +245,12 @@ fn mirrors_the_exit_code() {
         let kept = Kept::with(&["exit", &code.to_string()]);
         assert_eq!(kept.end(), (Some(code), String::new()));
     }
+    // Also where exits of children would go unheard.
+    let mut shell = Command::new("sh");
+    let this = std::env::current_exe().unwrap();
+    let script = "trap '' CHLD; exec \"$0\" keeper exit 3";
+    let kept = Kept::start(shell.args(["-c", script]).arg(this));
+    assert_eq!(kept.end(), (Some(3), String::new()));
 }
 
 fn forwards_each_signal_once() {

@@ -1,4 +1,7 @@
 //! The keeper's life: one supervisor, from its start to its exit code.
+//!
+//! Of the two only the keeper is in the terminal's foreground group. So ^C reaches the supervisor
+//! once, by way of the keeper, and ^Z stops the keeper alone while the app goes on serving.
 
 use std::ffi::OsString;
 use std::io::{self, Write};

@@ -6,7 +6,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use crate::config::app::AppConfig;
-use crate::config::command::{Command, CommandLine};
+use crate::config::command::{Command, CommandLine, is_node};
 use crate::config::package::Package;
 
 /// A command that cannot be a worker, and another that can.
@@ -47,7 +47,11 @@ pub(crate) fn refuse_script(app: &AppConfig, real: &Path) -> Result<(), Wrapper>
 /// # Errors
 /// What to write instead.
 pub(crate) fn refuse_executable(app: &AppConfig, name: &OsStr) -> Result<(), Wrapper> {
-    let tool = base_name(name);
+    let tool = if is_node(name) {
+        "node".to_owned()
+    } else {
+        base_name(name)
+    };
     // Of pnpm there is a native program too, which passes the channel on.
     if tool == "pnpm" {
         return Ok(());
@@ -120,7 +124,7 @@ fn instead_of(tool: &str, args: &[OsString], cwd: &Path, depth: u32) -> Option<S
                 write(&join("segue run", words))
             }))
         }
-        "node" | "nodejs" => {
+        "node" => {
             let at = args.iter().position(|arg| arg.starts_with("--run"))?;
             let joined = args.get(at)?.strip_prefix("--run=");
             let script = joined.or(args.get(at + 1).copied()).unwrap_or("start");

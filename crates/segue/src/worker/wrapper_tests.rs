@@ -59,6 +59,7 @@ fn package_scripts_are_looked_up() {
         "corepack yarn start",
         "node --run start",
         "node --run=start",
+        "/usr/bin/nodejs --no-warnings --run start",
         "npm run chain",
     ] {
         assert_eq!(answer(written).as_deref(), Some(START), "{written}");
