@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
 /// A queue as long as the system allows: the kernel cuts it to `net.core.somaxconn`.
-const LONGEST_QUEUE: i32 = 65_535;
+const LONGEST_QUEUE: u32 = 65_535;
 
 const FLAGS: SocketFlags = SocketFlags::CLOEXEC.union(SocketFlags::NONBLOCK);
 
@@ -175,7 +175,22 @@ fn path_address(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<SocketAdd
 /// Starts to listen, or makes the queue of a listening socket as long as the system allows
 /// again: each `listen` sets the length anew, a worker's own included.
 pub fn listen(socket: impl AsFd) -> io::Result<()> {
-    Ok(rustix::net::listen(socket, LONGEST_QUEUE)?)
+    listen_for(socket, LONGEST_QUEUE)
+}
+
+/// The same with a queue of `length`. The kernel lets one connection more into it, and leaves
+/// the SYN of any other unanswered.
+pub fn listen_for(socket: impl AsFd, length: u32) -> io::Result<()> {
+    let length = i32::try_from(length).unwrap_or(i32::MAX);
+    Ok(rustix::net::listen(socket, length)?)
+}
+
+/// Begins to connect, which on loopback is as good as done.
+pub fn connect(socket: impl AsFd, address: SocketAddr) -> io::Result<()> {
+    match rustix::net::connect(socket, &address) {
+        Err(Errno::INPROGRESS) => Ok(()),
+        result => Ok(result?),
+    }
 }
 
 /// Takes the next connection from the queue, `O_NONBLOCK` and `CLOEXEC`.

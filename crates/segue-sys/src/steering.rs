@@ -36,7 +36,8 @@ pub fn attach_group_program(socket: impl AsFd, program: &[Instruction]) -> io::R
 /// accepted from it. See `SO_ATTACH_FILTER` in socket(7).
 ///
 /// # Errors
-/// `EINVAL` for a program the kernel rejects, `EPERM` if the present filter is locked.
+/// `EINVAL` for a program the kernel rejects, `EPERM` if the present filter is locked, or for a
+/// TCP socket on newer kernels (seen on 6.18) without a capability.
 pub fn attach_filter(socket: impl AsFd, program: &[Instruction]) -> io::Result<()> {
     attach(socket, libc::SO_ATTACH_FILTER, program)
 }

@@ -6,6 +6,7 @@
 //!     bind      makes TCP, UDP and abstract sockets
 //!     path      makes Unix-domain sockets and moves them onto their path
 //!     steer     who of a TCP group gets new connections
+//!     gate      holds back new TCP connections at the end
 //!     settle    whether a quieted worker has connections coming
 //!   straggler queues that no worker accepts from ← Action::{Publish, Tend}
 //! ```
@@ -14,6 +15,7 @@
 //! Accepted connections never come here, except stragglers.
 
 mod bind;
+mod gate;
 mod path;
 mod place;
 mod pool;

@@ -15,6 +15,7 @@ use segue_sys::{diag, socket};
 use segue_wire::node::{self, QueryServer, TicketKeys};
 use serde_json::Value;
 
+use super::gate::{self, Shut};
 use super::path::Names;
 use super::place::{Manner, Place, Places, Wish};
 use super::settle::{self, Handshakes, Settling, Watched};
@@ -47,10 +48,17 @@ struct Open {
     sockets: Vec<OwnedFd>,
     /// Sockets that get new connections.
     set: Vec<SocketIndex>,
-    gate_is_shut: bool,
+    gate: Gate,
     nature: Nature,
     /// Handshakes right after the set last changed, once somebody needed to know.
     handshakes: Option<Handshakes>,
+}
+
+#[derive(Debug)]
+enum Gate {
+    Open,
+    /// By what is in it for a group; by other means else.
+    Shut(Option<Shut>),
 }
 
 #[derive(Debug)]
@@ -163,7 +171,7 @@ impl Pool {
         let open = Open {
             sockets: vec![socket],
             set: vec![SocketIndex(0)],
-            gate_is_shut: false,
+            gate: Gate::Open,
             nature,
             handshakes: None,
         };
@@ -179,8 +187,8 @@ impl Pool {
             .unwrap_or_default();
         let place = self.places.place(socket.address).ok_or(Errno::INVAL)?;
         let open = self.open.get_mut(&socket.address).ok_or(Errno::INVAL)?;
-        // Its number must be its place in the kernel's group.
-        if usize::from(socket.index.0) != open.sockets.len() {
+        // Its number must be its place in the kernel's group, behind which a shut gate has its own.
+        if usize::from(socket.index.0) != open.sockets.len() || open.gate.is_shut() {
             return Err(Errno::INVAL.into());
         }
         let next = match (&mut open.nature, place) {
@@ -188,9 +196,6 @@ impl Pool {
             (Nature::Path(names), _) => names.open(how)?,
             _ => return Err(Errno::INVAL.into()),
         };
-        if open.gate_is_shut && matches!(open.nature, Nature::Group { .. }) {
-            steer::drop_new(&next)?;
-        }
         open.sockets.push(next);
         Ok(Opened { steered: true })
     }
@@ -231,6 +236,8 @@ impl Pool {
             return Err(Errno::INVAL.into());
         }
         match (&mut open.nature, open.sockets.first()) {
+            // Behind a shut gate nobody gets any.
+            _ if open.gate.is_shut() => {}
             (Nature::Group { .. }, Some(member)) => {
                 let numbers: Vec<u16> = set.iter().map(|index| index.0).collect();
                 steer::send_to(member, &numbers)?;
@@ -252,7 +259,7 @@ impl Pool {
         let Some(open) = self.open.get(&address) else {
             return;
         };
-        if matches!(open.nature, Nature::Udp { .. }) {
+        if open.gate.is_shut() || matches!(open.nature, Nature::Udp { .. }) {
             return;
         }
         for socket in &open.sockets {
@@ -267,35 +274,36 @@ impl Pool {
     /// UDP have no gate.
     pub(crate) fn shut_gate(&mut self, address: AddressId) {
         let name = self.describe(address);
+        let v6_only = self.places.place(address).is_some_and(Place::is_v6_only);
         let Some(open) = self.open.get_mut(&address) else {
             return;
         };
-        open.gate_is_shut = true;
-        open.handshakes = None;
-        match &mut open.nature {
-            Nature::Group { .. } | Nature::Alone { .. } => {
-                for socket in &open.sockets {
-                    if let Err(error) = steer::drop_new(socket) {
-                        tracing::warn!(
-                            %error,
-                            address = name,
-                            "cannot hold back new connections: some may be reset at the end"
-                        );
-                    }
-                }
-            }
-            Nature::Path(names) => names.leave_path(),
-            Nature::Udp { .. } | Nature::Fixed => {}
+        if open.gate.is_shut() {
+            return;
         }
+        let shut = open.shut_gate(v6_only).unwrap_or_else(|error| {
+            tracing::warn!(
+                %error,
+                address = name,
+                "cannot hold back new connections: some may be reset at the end"
+            );
+            None
+        });
+        open.gate = Gate::Shut(shut);
+        open.handshakes = None;
     }
 
     /// Closes every socket of an address. Copies of workers live on; a watch on one of them must
     /// have ended before (`Stragglers::forget`), or the port stays taken. The address keeps its number.
     pub(crate) fn close(&mut self, address: AddressId) {
         self.adopted.remove(&address);
-        if let Some(open) = self.open.remove(&address)
-            && let Nature::Path(names) = open.nature
-        {
+        let Some(open) = self.open.remove(&address) else {
+            return;
+        };
+        if let Gate::Shut(Some(shut)) = open.gate {
+            shut.close(open.sockets);
+        }
+        if let Nature::Path(names) = open.nature {
             names.close();
         }
     }
@@ -308,7 +316,7 @@ impl Pool {
             let Some(open) = self.open.get_mut(&socket.address) else {
                 continue;
             };
-            let gets_more = open.set.contains(&socket.index) && !open.gate_is_shut;
+            let gets_more = open.set.contains(&socket.index) && !open.gate.is_shut();
             if gets_more || matches!(open.nature, Nature::Udp { .. }) {
                 continue;
             }
@@ -329,12 +337,13 @@ impl Pool {
     /// Whether the worker's queues are empty and the remembered handshakes are over.
     pub(crate) fn check_settled(&mut self, worker: WorkerId) -> bool {
         let open = &self.open;
-        self.settling.is_clear(worker, |socket| {
-            let sockets = open.get(&socket.address).map(|open| &open.sockets);
-            sockets
-                .and_then(|sockets| sockets.get(usize::from(socket.index.0)))
-                .is_some_and(|socket| socket::has_waiting(socket).unwrap_or(false))
-        })
+        self.settling
+            .is_clear(worker, settle::handshakes, |socket| {
+                let sockets = open.get(&socket.address).map(|open| &open.sockets);
+                sockets
+                    .and_then(|sockets| sockets.get(usize::from(socket.index.0)))
+                    .is_some_and(|socket| socket::has_waiting(socket).unwrap_or(false))
+            })
     }
 
     /// A name for messages to people: `[::]:3000`, `/run/app.sock`, `udp 127.0.0.1:53`, `@name`.
@@ -358,6 +367,38 @@ impl Pool {
             .iter()
             .map(|socket| diag::queue_length(socket).ok())
             .collect()
+    }
+}
+
+impl Open {
+    fn shut_gate(&mut self, v6_only: bool) -> io::Result<Option<Shut>> {
+        match &mut self.nature {
+            Nature::Group { local } => {
+                let set: Vec<u16> = self.set.iter().map(|index| index.0).collect();
+                let group = gate::Group {
+                    members: &self.sockets,
+                    set: &set,
+                    local: *local,
+                    v6_only,
+                };
+                Shut::new(group).map(Some)
+            }
+            Nature::Alone { .. } => {
+                let mut sockets = self.sockets.iter();
+                sockets.try_for_each(gate::shut_alone).map(|()| None)
+            }
+            Nature::Path(names) => {
+                names.leave_path();
+                Ok(None)
+            }
+            Nature::Udp { .. } | Nature::Fixed => Ok(None),
+        }
+    }
+}
+
+impl Gate {
+    fn is_shut(&self) -> bool {
+        matches!(self, Self::Shut(_))
     }
 }
 

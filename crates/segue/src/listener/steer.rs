@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::AsFd;
 
 use segue_sys::steering::{Instruction, attach_filter, attach_group_program};
-use segue_wire::steering::{self, Steering};
+use segue_wire::steering::{self, Probe, Steering};
 
 /// Whether the environment allows steering. `SEGUE_STEERING=off` stands for a kernel that
 /// refuses it: every address then has one socket that all workers share.
@@ -15,10 +15,21 @@ pub(crate) fn allowed_by_environment() -> bool {
 /// Sends new connections of the group that `member` belongs to, to exactly these of its
 /// sockets, evenly, from one moment on.
 pub(super) fn send_to(member: impl AsFd, set: &[u16]) -> io::Result<()> {
+    attach(member, &program(set, None)?)
+}
+
+/// The same, except that connections from the probe's source go where it says.
+pub(super) fn send_to_with_probe(member: impl AsFd, set: &[u16], probe: Probe) -> io::Result<()> {
+    attach(member, &program(set, Some(probe))?)
+}
+
+fn program(set: &[u16], probe: Option<Probe>) -> io::Result<Vec<steering::Instruction>> {
     let weighted: Vec<(u16, u32)> = set.iter().map(|&index| (index, 1)).collect();
-    let program = Steering::new(&weighted).and_then(|steering| steering.program());
-    let program = program.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-    attach(member, &program)
+    let program = Steering::new(&weighted).and_then(|steering| match probe {
+        Some(probe) => steering.with_probe(probe).program(),
+        None => steering.program(),
+    });
+    program.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
 }
 
 /// Puts a program in charge of the group that `member` belongs to.
@@ -26,7 +37,8 @@ pub(super) fn attach(member: impl AsFd, program: &[steering::Instruction]) -> io
     attach_group_program(member, &for_kernel(program))
 }
 
-/// Lets no new connection begin at this socket; handshakes under way go on.
+/// Lets no new connection begin at this socket; handshakes under way go on. Needs a privilege on
+/// newer kernels.
 pub(super) fn drop_new(socket: impl AsFd) -> io::Result<()> {
     attach_filter(socket, &for_kernel(&steering::syn_drop()))
 }

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use segue_core::{AddressId, AddressKind, SocketIndex, SocketRef, WorkerId};
 use segue_sys::socket;
-use segue_sys::steering::{Instruction, attach_filter};
 use segue_wire::node::{self, AddressType, QueryServer};
 use serde_json::{Value, json};
 
@@ -447,25 +446,165 @@ fn permissions_come_with_the_question() {
 }
 
 #[test]
-fn a_shut_gate_lets_nobody_in() {
+fn a_path_behind_a_shut_gate_is_gone() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("app.sock");
     let mut pool = Pool::new(true);
-    let by_path = open(&mut pool, at_path(&path), 1);
-    let by_port = open(&mut pool, tcp(0), 2);
-    let early = (queue_at(&path), connect(&pool, by_port));
-    for address in [by_path, by_port] {
-        eventually(|| waiting(&pool, address)[0] == 1);
-        pool.shut_gate(address);
-    }
+    let address = open(&mut pool, at_path(&path), 2);
+    let early = queue_at(&path);
+    pool.shut_gate(address);
     let refused = UnixStream::connect(&path).expect_err("the path is gone");
     assert_eq!(refused.kind(), ErrorKind::NotFound);
-    let local = pool.local(by_port).expect("it is open");
-    let refused = TcpStream::connect_timeout(&local, Duration::from_millis(50));
-    assert_eq!(refused.expect_err("no answer").kind(), ErrorKind::TimedOut);
-    assert_eq!(waiting(&pool, by_port), [1, 0]);
-    assert_eq!(answer(&pool, at(by_path, 0), "served"), 1);
-    assert_eq!(hear(early.0), "served");
+    pool.steer(address, &set(&[1])).expect("it is open");
+    assert!(!path.exists(), "and stays so");
+    assert_eq!(answer(&pool, at(address, 0), "served"), 1);
+    pool.close(address);
+    assert_eq!(hear(early), "served");
+}
+
+fn check_gate(place: node::Place, host: &str, steered: bool) {
+    let mut pool = Pool::new(steered);
+    let (address, _) = pool.asked(&query(place.clone(), 0)).expect("a place");
+    assert_eq!(pool.open(at(address, 0)), Ok(Opened { steered }));
+    if steered {
+        pool.open(at(address, 1)).expect("the next one");
+        pool.open(at(address, 2)).expect("the next one");
+        pool.steer(address, &set(&[1, 2])).expect("they are open");
+    }
+    let local = pool.local(address).expect("it is open");
+    let target = SocketAddr::new(host.parse().expect("an address"), local.port());
+    let early: Vec<_> = (0..60)
+        .map(|_| TcpStream::connect(target).expect("it listens"))
+        .collect();
+    eventually(|| waiting(&pool, address).iter().sum::<u32>() == 60);
+
+    pool.shut_gate(address);
+    pool.shut_gate(address);
+    assert_eq!(
+        waiting(&pool, address).iter().sum::<u32>(),
+        60,
+        "ours are not among them"
+    );
+    let late = TcpStream::connect_timeout(&target, Duration::from_millis(50));
+    assert_eq!(late.expect_err("no answer").kind(), ErrorKind::TimedOut);
+    if steered {
+        pool.steer(address, &set(&[0])).expect("it is open");
+        assert_eq!(pool.open(at(address, 3)), Err(Errno::INVAL));
+    }
+    pool.raise_backlog(address);
+    let later = std::thread::spawn(move || TcpStream::connect(target));
+    eventually(|| is_connecting(target));
+
+    for index in 0..pool.queue_lengths(address).len() {
+        let index = u16::try_from(index).expect("a small number");
+        let listener = pool.lend(at(address, index)).expect("it is open");
+        while let Ok(connection) = socket::accept(&listener) {
+            let mut connection = TcpStream::from(connection);
+            connection.write_all(b"served").expect("the client waits");
+        }
+    }
+    pool.close(address);
+    for mut client in early {
+        let mut text = String::new();
+        client.read_to_string(&mut text).expect("no reset");
+        assert_eq!(text, "served");
+    }
+    // Who came too late meets the next one to listen there.
+    let fixed = node::Place {
+        port: Some(local.port().into()),
+        ..place
+    };
+    let mut successor = Pool::new(true);
+    open(&mut successor, fixed, 1);
+    let later = later.join().expect("it ends");
+    later.expect("its second attempt is answered");
+}
+
+/// Whether somebody has sent a SYN to this address that was not answered.
+fn is_connecting(target: SocketAddr) -> bool {
+    let port = format!(":{:04X} 02 ", target.port());
+    ["/proc/net/tcp", "/proc/net/tcp6"].iter().any(|table| {
+        let table = std::fs::read_to_string(table).unwrap_or_default();
+        table.lines().any(|line| line.contains(&port))
+    })
+}
+
+#[test]
+fn a_shut_gate_loses_nobody() {
+    check_gate(tcp(0), "127.0.0.1", true);
+}
+
+#[test]
+fn a_shut_gate_of_one_socket_loses_nobody() {
+    check_gate(tcp(0), "127.0.0.1", false);
+}
+
+#[test]
+fn a_shut_dual_stack_gate_loses_nobody() {
+    let any = node::Place {
+        address: None,
+        ..tcp(0)
+    };
+    check_gate(any, "::1", true);
+}
+
+#[test]
+fn a_shut_v6_gate_loses_nobody() {
+    let v6 = node::Place {
+        address: Some("::".into()),
+        flags: 1,
+        address_type: AddressType::V6,
+        ..tcp(0)
+    };
+    check_gate(v6, "::1", true);
+}
+
+#[test]
+fn a_gate_shut_under_load_resets_nobody() {
+    let mut pool = Pool::new(true);
+    let address = open(&mut pool, tcp(0), 4);
+    pool.steer(address, &set(&[0, 1, 2, 3]))
+        .expect("all are open");
+    let target = pool.local(address).expect("it is open");
+    let client = move || {
+        let mut served = 0;
+        loop {
+            let mut client = match TcpStream::connect_timeout(&target, Duration::from_millis(300)) {
+                Ok(client) => client,
+                Err(error) if error.kind() == ErrorKind::TimedOut => return served,
+                Err(error) => panic!("{error}"),
+            };
+            let mut text = String::new();
+            client.read_to_string(&mut text).expect("no reset");
+            assert_eq!(text, "served");
+            served += 1;
+        }
+    };
+    let clients = [(); 3].map(|()| std::thread::spawn(client));
+    let listeners = [0, 1, 2, 3].map(|index| pool.lend(at(address, index)).expect("it is open"));
+    let mut answered = 0;
+    let mut serve = |until: &dyn Fn(u32) -> bool| {
+        while !until(answered) {
+            for connection in listeners
+                .iter()
+                .filter_map(|listener| socket::accept(listener).ok())
+            {
+                let mut connection = TcpStream::from(connection);
+                connection.write_all(b"served").expect("the client waits");
+                answered += 1;
+            }
+        }
+    };
+    serve(&|answered| answered > 500);
+    pool.shut_gate(address);
+    serve(&|_| clients.iter().all(std::thread::JoinHandle::is_finished));
+    drop(listeners);
+    pool.close(address);
+    let served: u32 = clients
+        .map(|client| client.join().expect("no failure"))
+        .iter()
+        .sum();
+    assert_eq!(served, answered);
 }
 
 #[test]
@@ -495,50 +634,6 @@ fn a_socket_in_the_set_is_not_waited_for() {
     pool.shut_gate(address);
     pool.begin_settle(WORKER, &[at(address, 0)]);
     assert!(!pool.check_settled(WORKER));
-}
-
-#[test]
-fn late_handshakes_are_waited_for() {
-    let mut pool = Pool::new(true);
-    let address = open(&mut pool, tcp(0), 2);
-    let old = pool.lend(at(address, 0)).expect("it is open");
-    // Drops what has no payload, so that the last packet of a handshake does not arrive: 32 bytes
-    // of header (with time stamps) and nothing behind them.
-    let plain = |code, k| Instruction {
-        code,
-        jt: 0,
-        jf: 0,
-        k,
-    };
-    let bare_ack = [
-        plain(0x30, 13),
-        Instruction {
-            code: 0x15,
-            jt: 0,
-            jf: 1,
-            k: 0x10,
-        },
-        plain(0x06, 0),
-        plain(0x06, u32::MAX),
-    ];
-    attach_filter(&old, &bare_ack).expect("the kernel takes it");
-    let mut late = connect(&pool, address);
-
-    pool.steer(address, &set(&[1])).expect("it is open");
-    let other = WorkerId(2);
-    pool.begin_settle(WORKER, &[at(address, 0)]);
-    pool.begin_settle(other, &[at(address, 0)]);
-    assert_eq!(waiting(&pool, address), [0, 0], "not even queued yet");
-    assert!(!pool.check_settled(WORKER));
-
-    // With data (ACK and PSH) the handshake is over: to the old socket, long after the flip.
-    late.write_all(b"x")
-        .expect("the client thinks it is connected");
-    eventually(|| waiting(&pool, address) == [1, 0]);
-    assert!(!pool.check_settled(WORKER), "now it is queued");
-    socket::accept(&old).expect("one waits");
-    assert!(pool.check_settled(WORKER));
-    assert!(pool.check_settled(other));
 }
 
 #[test]
