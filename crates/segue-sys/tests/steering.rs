@@ -108,15 +108,15 @@ fn nobody_else_shares_the_port() {
 }
 
 #[test]
-fn a_port_in_time_wait_is_free() {
+fn a_port_with_dying_connections_is_free() {
     let first = socket::bind_tcp(ANY_PORT, false).unwrap();
     socket::listen(&first).unwrap();
     let address = socket::local_address(&first).unwrap();
     let mut client = TcpStream::connect(address).unwrap();
     drop(socket::accept(&first).unwrap());
     assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
-    drop(client);
     drop(first);
+    // In FIN_WAIT_2, and not in TIME_WAIT, of which the kernel keeps no more than it likes.
 
     let strict = rustix::net::socket(
         rustix::net::AddressFamily::INET,
@@ -124,7 +124,7 @@ fn a_port_in_time_wait_is_free() {
         None,
     );
     let strict = rustix::net::bind(strict.unwrap(), &address);
-    assert_eq!(strict, Err(rustix::io::Errno::ADDRINUSE), "in TIME_WAIT");
+    assert_eq!(strict, Err(rustix::io::Errno::ADDRINUSE));
 
     let again = socket::bind_tcp(address, false).unwrap();
     socket::share_port(&again, true).unwrap();
