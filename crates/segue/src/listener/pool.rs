@@ -57,6 +57,8 @@ struct Open {
 #[derive(Debug)]
 enum Gate {
     Open,
+    /// It was to be shut, and could not be.
+    Stuck,
     /// By what is in it for a group; by other means else.
     Shut(Option<Shut>),
 }
@@ -281,15 +283,17 @@ impl Pool {
         if open.gate.is_shut() {
             return;
         }
-        let shut = open.shut_gate(v6_only).unwrap_or_else(|error| {
-            tracing::warn!(
-                %error,
-                address = name,
-                "cannot hold back new connections: some may be reset at the end"
-            );
-            None
-        });
-        open.gate = Gate::Shut(shut);
+        open.gate = match open.shut_gate(v6_only) {
+            Ok(shut) => Gate::Shut(shut),
+            Err(error) => {
+                tracing::warn!(
+                    %error,
+                    address = name,
+                    "cannot hold back new connections: some may be reset at the end"
+                );
+                Gate::Stuck
+            }
+        };
         open.handshakes = None;
     }
 
@@ -316,7 +320,8 @@ impl Pool {
             let Some(open) = self.open.get_mut(&socket.address) else {
                 continue;
             };
-            let gets_more = open.set.contains(&socket.index) && !open.gate.is_shut();
+            // With a stuck gate there is at least a moment when the queue is empty.
+            let gets_more = open.set.contains(&socket.index) && matches!(open.gate, Gate::Open);
             if gets_more || matches!(open.nature, Nature::Udp { .. }) {
                 continue;
             }
