@@ -80,11 +80,18 @@ fn unix_queue_length(socket: impl AsFd) -> io::Result<u32> {
     length.ok_or_else(invalid)
 }
 
-/// Clients whose handshake with a local TCP port has begun and is not over. For an IPv6
-/// listener those of IPv4 clients are included, as `::ffff:` addresses or plain ones.
-pub fn handshakes(port: u16) -> io::Result<BTreeSet<SocketAddr>> {
+/// Clients whose handshake with a TCP listener at `local` has begun and is not over, as the
+/// listener's family writes them: `::ffff:` addresses for IPv4 clients of an IPv6 listener.
+/// Those of other listeners of the family at the same port are included.
+///
+/// The kernel walks all connections of the host for it: milliseconds, more on a busy host.
+pub fn handshakes(local: SocketAddr) -> io::Result<BTreeSet<SocketAddr>> {
     let mut peers = BTreeSet::new();
-    tcp_sockets(1 << TCP_SYN_RECV, port, |socket| {
+    let family = match local {
+        SocketAddr::V4(_) => libc::AF_INET,
+        SocketAddr::V6(_) => libc::AF_INET6,
+    };
+    tcp_sockets(family, 1 << TCP_SYN_RECV, local.port(), |socket| {
         peers.insert(socket.remote);
     })?;
     Ok(peers)
@@ -93,9 +100,16 @@ pub fn handshakes(port: u16) -> io::Result<BTreeSet<SocketAddr>> {
 /// Inodes of all listening TCP sockets of this network namespace, with their local addresses.
 pub fn tcp_listeners() -> io::Result<BTreeMap<u64, SocketAddr>> {
     let mut listeners = BTreeMap::new();
-    tcp_sockets(1 << TCP_LISTEN, 0, |socket| {
-        listeners.insert(socket.inode, socket.local);
-    })?;
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let listed = tcp_sockets(family, 1 << TCP_LISTEN, 0, |socket| {
+            listeners.insert(socket.inode, socket.local);
+        });
+        match listed {
+            // A kernel without this family has no such sockets.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            listed => listed?,
+        }
+    }
     Ok(listeners)
 }
 
@@ -180,27 +194,24 @@ struct TcpSocket {
     inode: u64,
 }
 
-/// Reports every TCP socket in one of `states` (a bit for each) at the local `port`, 0 for all.
-fn tcp_sockets(states: u32, port: u16, mut report: impl FnMut(TcpSocket)) -> io::Result<()> {
-    let netlink = Netlink::open()?;
-    for family in [libc::AF_INET, libc::AF_INET6] {
-        // struct inet_diag_req_v2; of the 48 bytes of the socket's id only the port is given.
-        let mut request = vec![family as u8, libc::IPPROTO_TCP as u8, 0, 0];
-        put(&mut request, states);
-        request.extend_from_slice(&port.to_be_bytes());
-        request.resize(56, 0);
-        let asked = netlink.ask(&request, Answer::Dump, |message| {
-            if let Some(socket) = parse_tcp_socket(message) {
-                report(socket);
-            }
-        });
-        match asked {
-            // A kernel without this family has no such sockets.
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
-            asked => asked?,
+/// Reports every TCP socket of a family in one of `states` (a bit for each) at the local `port`,
+/// 0 for all.
+fn tcp_sockets(
+    family: i32,
+    states: u32,
+    port: u16,
+    mut report: impl FnMut(TcpSocket),
+) -> io::Result<()> {
+    // struct inet_diag_req_v2; of the 48 bytes of the socket's id only the port is given.
+    let mut request = vec![family as u8, libc::IPPROTO_TCP as u8, 0, 0];
+    put(&mut request, states);
+    request.extend_from_slice(&port.to_be_bytes());
+    request.resize(56, 0);
+    Netlink::open()?.ask(&request, Answer::Dump, |message| {
+        if let Some(socket) = parse_tcp_socket(message) {
+            report(socket);
         }
-    }
-    Ok(())
+    })
 }
 
 /// Decodes a `struct inet_diag_msg`.

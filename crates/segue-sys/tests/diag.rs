@@ -41,13 +41,14 @@ fn eventually(is_so: impl Fn() -> bool) {
 fn check_handshakes(listen_at: SocketAddr, connect_to: impl Fn(u16) -> SocketAddr) {
     let listener = TcpListener::bind(listen_at).unwrap();
     defer_accept(&listener);
-    let port = listener.local_addr().unwrap().port();
-    assert!(diag::handshakes(port).unwrap().is_empty());
+    let local = listener.local_addr().unwrap();
+    let port = local.port();
+    assert!(diag::handshakes(local).unwrap().is_empty());
 
     let mut client = TcpStream::connect(connect_to(port)).unwrap();
     let other = TcpStream::connect(connect_to(port)).unwrap();
     let under_way = || -> Vec<u16> {
-        let peers = diag::handshakes(port).unwrap();
+        let peers = diag::handshakes(local).unwrap();
         peers.iter().map(SocketAddr::port).collect()
     };
     let mut expected = [&client, &other].map(|client| client.local_addr().unwrap().port());

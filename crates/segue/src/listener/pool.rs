@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::time::Instant;
 
 use rustix::io::Errno;
 use segue_core::{AddressId, AddressKind, SocketIndex, SocketRef, WorkerId};
@@ -326,13 +327,13 @@ impl Pool {
                 continue;
             }
             watched.sockets.push(socket);
-            if let Some(port) = open.nature.tcp_port() {
+            if let Some(local) = open.nature.tcp() {
                 // Whoever is in this list and was not there when the set changed came later, to
                 // another socket. So a list made after the change serves all who were taken out by it.
                 let present = open
                     .handshakes
-                    .get_or_insert_with(|| settle::handshakes(port));
-                let known = watched.handshakes.entry(port).or_default();
+                    .get_or_insert_with(|| settle::handshakes(local));
+                let known = watched.handshakes.entry(local).or_default();
                 known.extend(present.iter().copied());
             }
         }
@@ -342,13 +343,15 @@ impl Pool {
     /// Whether the worker's queues are empty and the remembered handshakes are over.
     pub(crate) fn check_settled(&mut self, worker: WorkerId) -> bool {
         let open = &self.open;
+        let has_waiting = |socket: SocketRef| {
+            let sockets = open.get(&socket.address).map(|open| &open.sockets);
+            sockets
+                .and_then(|sockets| sockets.get(usize::from(socket.index.0)))
+                .is_some_and(|socket| socket::has_waiting(socket).unwrap_or(false))
+        };
+        let now = Instant::now();
         self.settling
-            .is_clear(worker, settle::handshakes, |socket| {
-                let sockets = open.get(&socket.address).map(|open| &open.sockets);
-                sockets
-                    .and_then(|sockets| sockets.get(usize::from(socket.index.0)))
-                    .is_some_and(|socket| socket::has_waiting(socket).unwrap_or(false))
-            })
+            .is_clear(worker, now, settle::handshakes, has_waiting)
     }
 
     /// A name for messages to people: `[::]:3000`, `/run/app.sock`, `udp 127.0.0.1:53`, `@name`.
@@ -415,9 +418,9 @@ impl Nature {
         }
     }
 
-    fn tcp_port(&self) -> Option<u16> {
+    fn tcp(&self) -> Option<SocketAddr> {
         match self {
-            Self::Group { local } | Self::Alone { local } => Some(local.port()),
+            Self::Group { local } | Self::Alone { local } => Some(*local),
             Self::Udp { .. } | Self::Path(_) | Self::Fixed => None,
         }
     }
