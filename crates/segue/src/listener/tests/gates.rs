@@ -4,6 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use segue_sys::socket;
 use segue_wire::node::{self, AddressType};
@@ -41,8 +42,8 @@ fn check_gate(place: node::Place, host: &str, steered: bool) {
         assert_eq!(pool.open(at(address, 3)), Err(Errno::INVAL));
     }
     pool.raise_backlog(address);
-    let later = std::thread::spawn(move || TcpStream::connect(target));
-    eventually(|| is_connecting(target));
+    let later = socket::bind_tcp(SocketAddr::new(target.ip(), 0), false).expect("a free port");
+    socket::connect(&later, target).expect("it begins");
 
     for index in 0..pool.queue_lengths(address).len() {
         let index = u16::try_from(index).expect("a small number");
@@ -52,30 +53,26 @@ fn check_gate(place: node::Place, host: &str, steered: bool) {
             connection.write_all(b"served").expect("the client waits");
         }
     }
+    let fixed = node::Place {
+        port: Some(local.port().into()),
+        ..place
+    };
     pool.close(address);
+    let mut successor = Pool::new(true);
+    let successors = open(&mut successor, fixed, 1);
     for mut client in early {
         let mut text = String::new();
         client.read_to_string(&mut text).expect("no reset");
         assert_eq!(text, "served");
     }
-    // Who came too late meets the next one to listen there.
-    let fixed = node::Place {
-        port: Some(local.port().into()),
-        ..place
+    // Who came too late repeats its SYN after a second and meets the next one to listen there.
+    let listener = successor.lend(at(successors, 0)).expect("it is open");
+    let mut listener = [PollFd::new(&listener, PollFlags::IN)];
+    let patience = Timespec {
+        tv_sec: 10,
+        tv_nsec: 0,
     };
-    let mut successor = Pool::new(true);
-    open(&mut successor, fixed, 1);
-    let later = later.join().expect("it ends");
-    later.expect("its second attempt is answered");
-}
-
-/// Whether somebody has sent a SYN to this address that was not answered.
-fn is_connecting(target: SocketAddr) -> bool {
-    let port = format!(":{:04X} 02 ", target.port());
-    ["/proc/net/tcp", "/proc/net/tcp6"].iter().any(|table| {
-        let table = std::fs::read_to_string(table).unwrap_or_default();
-        table.lines().any(|line| line.contains(&port))
-    })
+    assert_eq!(poll(&mut listener, Some(&patience)), Ok(1));
 }
 
 #[test]
