@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use segue_wire::control::{App, Status};
 use tokio::io::unix::AsyncFd;
@@ -168,8 +168,8 @@ impl Supervisor {
     /// Completes when the supervisor ends by itself.
     pub(super) async fn ended(&mut self) -> anyhow::Error {
         match self.process.ended().await {
-            Ok(status) => anyhow::anyhow!("the supervisor ended ({status}):\n{}", self.tail()),
-            Err(error) => anyhow::anyhow!("the supervisor cannot be watched: {error}"),
+            Ok(status) => anyhow!("the supervisor ended ({status}):\n{}", self.tail()),
+            Err(error) => anyhow!("the supervisor cannot be watched: {error}"),
         }
     }
 
@@ -206,19 +206,15 @@ impl Supervisor {
 
 /// The version that `node` says it has.
 pub(super) fn node_version(node: &OsStr) -> anyhow::Result<String> {
-    let advice = "the demo's app needs Node 16 or newer on PATH; install it, or say `PATH=/where/node/is:$PATH segue demo`";
     let output = Command::new(node)
         .arg("--version")
         .stdin(Stdio::null())
         .output()
-        .with_context(|| format!("cannot run `{}`; {advice}", node.display()))?;
+        .map_err(|error| anyhow!("`{}` cannot be run: {error}", node.display()))?;
     let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     if !output.status.success() || !version.starts_with('v') {
-        bail!(
-            "`{} --version` failed ({}); {advice}",
-            node.display(),
-            output.status
-        );
+        let status = output.status;
+        bail!("`{} --version` failed: {status}", node.display());
     }
     Ok(version)
 }

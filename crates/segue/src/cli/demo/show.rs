@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use segue_load::{Phase, Report};
 use serde::Serialize;
 
+use crate::cli::output::Output;
+
 /// One step, as it came out.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Step {
@@ -15,7 +17,12 @@ pub(super) struct Step {
     /// It came out as it should.
     pub(super) right: bool,
     pub(super) detail: String,
+    /// What the command wrote on stderr.
+    pub(super) said: String,
 }
+
+/// Most lines of a command's stderr that are shown.
+const QUOTED_LINES: usize = 8;
 
 /// Everything that a demo has found.
 #[derive(Clone, Debug, Serialize)]
@@ -48,45 +55,39 @@ impl Findings {
 }
 
 /// Where the lines go.
-#[derive(Debug)]
 pub(super) struct Show {
     started: Instant,
-    is_silent: bool,
+    output: Output,
     is_terminal: bool,
 }
 
 impl Show {
-    pub(super) fn new(is_silent: bool) -> Self {
+    pub(super) fn new(output: Output) -> Self {
         Self {
             started: Instant::now(),
-            is_silent,
-            is_terminal: io::stdout().is_terminal(),
+            is_terminal: io::stdout().is_terminal() && !output.json,
+            output,
         }
     }
 
     /// A line that stays.
     pub(super) fn line(&self, text: &str) {
-        if self.is_silent {
-            return;
+        if !self.output.json {
+            let erase = if self.is_terminal { "\r\x1b[K" } else { "" };
+            let seconds = self.started.elapsed().as_secs_f64();
+            self.output.line(&format!("{erase}{seconds:>5.1}s  {text}"));
         }
-        let erase = if self.is_terminal { "\r\x1b[K" } else { "" };
-        let seconds = self.started.elapsed().as_secs_f64();
-        print(&format!("{erase}{seconds:>5.1}s  {text}\n"));
     }
 
     /// A line that the next one replaces; on a terminal only.
     pub(super) fn passing(&self, text: &str) {
-        if self.is_terminal && !self.is_silent {
+        if self.is_terminal {
             let seconds = self.started.elapsed().as_secs_f64();
-            print(&format!("\r\x1b[K{seconds:>5.1}s  {text}"));
+            let mut out = io::stdout().lock();
+            // The lines that stay will tell of a terminal that has gone.
+            let _ = write!(out, "\r\x1b[K{seconds:>5.1}s  {text}").and_then(|()| out.flush());
         }
     }
-}
-
-/// Nobody is left to tell of an output that cannot be written.
-pub(super) fn print(text: &str) {
-    let mut out = io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
 impl fmt::Display for Findings {
@@ -130,9 +131,8 @@ impl fmt::Display for Findings {
         for step in self.steps.iter().filter(|step| !step.right) {
             writeln!(f, "{} went wrong: {}", step.name, step.detail)?;
         }
-        let unexpected = self.load.first_failures.iter().take(10);
         if self.failed > 0 {
-            for failure in unexpected {
+            for failure in self.load.first_failures.iter().take(10) {
                 writeln!(f, "  {failure}")?;
             }
         }
@@ -170,10 +170,9 @@ fn class_name(class: &str) -> &str {
 }
 
 /// The first lines of what a command said, indented.
-pub(super) fn quote(text: &str, lines: usize) -> String {
-    let text = text.trim();
+pub(super) fn quote(text: &str) -> String {
     let mut quoted = String::new();
-    for line in text.lines().take(lines) {
+    for line in text.trim().lines().take(QUOTED_LINES) {
         // Writing to a String cannot fail.
         let _ = write!(quoted, "\n        | {line}");
     }
