@@ -82,9 +82,7 @@ impl Client {
             }
             self.rest().await;
         }
-        if self.connection.take().is_some() {
-            self.shared.tally.closed(self.class, Closing::Client);
-        }
+        self.close().await;
     }
 
     /// Sees what the server has done to the idle connection, then takes a number.

@@ -362,6 +362,7 @@ fn chunk_size(bytes: &[u8]) -> Result<Option<(u64, usize)>, Syntax> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::Random;
 
     /// Reads a whole answer in pieces of `step` bytes: status, body, bytes left over.
     fn read(bytes: &[u8], step: usize) -> Result<(u16, Vec<u8>, Vec<u8>), String> {
@@ -511,6 +512,41 @@ mod tests {
         check(&format!("{chunked}0\r\nno colon\r\n\r\n"), Err("no colon"));
         let long = format!("HTTP/1.1 200 OK\r\nA: {}", "x".repeat(HEAD_LIMIT));
         assert!(Head::parse(long.as_bytes()).is_err());
+    }
+
+    /// Whatever the bytes and wherever they are cut, nothing panics, and what is read does not
+    /// depend on the cuts.
+    #[test]
+    fn spoilt_answers_are_read_alike_however_they_come() {
+        let answers = [
+            "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n0123456789HTTP/1.1",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;x\r\nhi\r\n1f\r\n0123456789012345678901234567890\r\n0\r\nA: b\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nConnection: close\r\nX: y\r\n\r\nto the end",
+        ];
+        let alphabet = b"\r\n\0 :;,/0123456789abcdefHTPCLclose\xff";
+        let mut random = Random::new(11, 0);
+        let mut below = |limit: usize| usize::try_from(random.up_to(limit as u64 - 1)).unwrap();
+        let mut good = 0;
+        for round in 0..20_000 {
+            let mut bytes = answers[round % answers.len()].as_bytes().to_vec();
+            for _ in 0..below(4) {
+                let at = below(bytes.len());
+                match below(3) {
+                    0 => bytes[at] = alphabet[below(alphabet.len())],
+                    1 => bytes.insert(at, alphabet[below(alphabet.len())]),
+                    _ => drop(bytes.remove(at)),
+                }
+            }
+            let whole = read(&bytes, bytes.len()).ok();
+            let step = 1 + below(bytes.len());
+            assert_eq!(read(&bytes, 1).ok(), whole, "{}", bytes.escape_ascii());
+            assert_eq!(read(&bytes, step).ok(), whole, "{}", bytes.escape_ascii());
+            good += u32::from(whole.is_some());
+        }
+        assert!(
+            (5_000..19_000).contains(&good),
+            "{good} of 20000 were readable"
+        );
     }
 
     #[test]
