@@ -333,7 +333,7 @@ impl Counts {
     fn latency(&self, wanted: impl Fn(Phase) -> bool) -> Latency {
         let mut sum = histogram();
         for window in self.windows.iter().filter(|window| wanted(window.phase)) {
-            // Both have the same precision and grow as needed, so that adding cannot fail.
+            // Both have the same bounds and precision, so that adding cannot fail.
             let _ = sum.add(&window.latency);
         }
         Latency::of(&sum)
@@ -401,8 +401,9 @@ impl Window {
     }
 }
 
+// Longer times than the limit, ten minutes, are recorded as the limit.
 fn histogram() -> Histogram<u64> {
-    Histogram::new(3).expect("three significant digits are within what the crate supports")
+    Histogram::new_with_bounds(1, 600_000_000, 3).expect("bounds and precision are supported")
 }
 
 fn millis(time: Duration) -> u64 {

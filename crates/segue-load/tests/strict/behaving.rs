@@ -141,6 +141,35 @@ async fn slow_answers_and_interim_ones_are_right() {
 }
 
 #[tokio::test]
+async fn the_time_to_the_whole_answer_is_measured() {
+    let delay = Duration::from_millis(30);
+    let address = serve(move |_, mut peer| async move {
+        while let Some(asked) = peer.request().await {
+            let answer = right_answer(&asked, "v1");
+            peer.write(&answer[..10]).await;
+            tokio::time::sleep(delay).await;
+            peer.write(&answer[10..]).await;
+        }
+    })
+    .await;
+    let load = Load::builder().with(KeepAlive {
+        clients: 2,
+        ..KeepAlive::default()
+    });
+    let report = load.requests(10).start(address).finish(LIMIT).await;
+    let class = &report.classes[0].latency;
+    for latency in [*class, report.steady, report.windows[0].latency] {
+        assert_eq!(latency.count, 10);
+        let least = u64::try_from(delay.as_micros()).unwrap();
+        assert!(latency.p50_us >= least && latency.p50_us <= latency.max_us);
+        assert!(
+            latency.max_us <= report.elapsed_ms * 1000 + 1000,
+            "{report}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn idle_connections_closed_without_a_word_are_counted() {
     let address = serve(|_, mut peer| async move {
         if let Some(asked) = peer.request().await {
