@@ -34,7 +34,10 @@ fn good() -> Release {
 
 #[test]
 fn the_first_start() {
-    check(&Plan::calm(2, vec![good()]), 0.0..0.4, "
+    check(
+        &Plan::calm(2, vec![good()]),
+        0.0..0.4,
+        "
         0.000s > StartRequested request 1
         0.000s < Prepare generation 1
         0.001s > Prepared generation 1, changed false
@@ -72,7 +75,8 @@ fn the_first_start() {
         0.308s < WorkerLeaving worker 2, slot 1, why Stop
         0.308s < BeginSettle worker 1
         0.308s < BeginSettle worker 2
-        ");
+        ",
+    );
 }
 
 #[test]
@@ -81,7 +85,10 @@ fn a_reload() {
         .at(5.0, Request::Reload)
         .at(7.307, Request::Connect(0))
         .at(7.309, Request::Connect(0));
-    check(&plan, 5.0..8.32, "
+    check(
+        &plan,
+        5.0..8.32,
+        "
         5.000s > ReloadRequested request 2
         5.000s < ReloadStarted reload 1, generation 2
         5.000s < Prepare generation 2
@@ -150,7 +157,8 @@ fn a_reload() {
         8.313s < WorkerLeaving worker 4, slot 1, why Stop
         8.313s < BeginSettle worker 3
         8.313s < BeginSettle worker 4
-        ");
+        ",
+    );
 }
 
 #[test]
@@ -232,7 +240,10 @@ fn a_crash_and_the_respawn() {
         .at(4.999, Request::Connect(0))
         .at(5.0, Request::Murder(0))
         .at(5.1, Request::Connect(0));
-    check(&plan, 4.9..5.306, "
+    check(
+        &plan,
+        4.9..5.306,
+        "
         5.000s   worker 1 dies
         5.000s   connection 2 queued at address 0#0
         5.001s   connection 1 queued at address 0#1
@@ -261,7 +272,8 @@ fn a_crash_and_the_respawn() {
         5.305s < WorkerReady worker 3, slot 0, took 304ms
         5.305s < Steer address 0, set [0, 1]
         5.305s < Publish address 0, workers [2, 3]
-        ");
+        ",
+    );
 }
 
 #[test]
@@ -271,7 +283,10 @@ fn when_all_crash_the_queue_waits() {
         .at(5.1, Request::Connect(0))
         .at(5.1, Request::Connect(0))
         .at(5.1, Request::Connect(0));
-    check(&plan, 5.0..5.4, "
+    check(
+        &plan,
+        5.0..5.4,
+        "
         5.000s   worker 1 dies
         5.000s   worker 2 dies
         5.001s > ChannelEnded worker 1
@@ -321,7 +336,8 @@ fn when_all_crash_the_queue_waits() {
         5.306s < WorkerLeaving worker 4, slot 1, why Stop
         5.306s < BeginSettle worker 3
         5.306s < BeginSettle worker 4
-        ");
+        ",
+    );
 }
 
 #[test]
@@ -329,7 +345,10 @@ fn a_reload_is_superseded() {
     let plan = Plan::calm(1, vec![good()])
         .at(5.0, Request::Reload)
         .at(5.2, Request::Reload);
-    check(&plan, 5.0..7.6, "
+    check(
+        &plan,
+        5.0..7.6,
+        "
         5.000s > ReloadRequested request 2
         5.000s < ReloadStarted reload 1, generation 2
         5.000s < Prepare generation 2
@@ -369,7 +388,8 @@ fn a_reload_is_superseded() {
         7.507s < ReloadCommitted reload 2, generation 3, took 2.307s
         7.507s < Reply request 3, outcome Reloaded reload 2, generation 3, took 2.307s
         7.507s < BeginSettle worker 1
-        ");
+        ",
+    );
 }
 
 #[test]
@@ -377,7 +397,10 @@ fn a_stop() {
     let plan = Plan::calm(1, vec![good()])
         .at(4.9995, Request::Connect(0))
         .at(5.0, Request::Stop);
-    check(&plan, 4.9..7.0, "
+    check(
+        &plan,
+        4.9..7.0,
+        "
         5.000s > StopRequested request 2
         5.000s < Stopping
         5.000s < ShutGate address 0
@@ -402,7 +425,8 @@ fn a_stop() {
         6.005s < AddressClosed address 0
         6.005s < Reply request 2, outcome Stopped
         6.005s < Finish(Stopped killed 0 )
-        ");
+        ",
+    );
 }
 
 #[test]
@@ -415,7 +439,10 @@ fn a_second_stop_hurries() {
     let plan = Plan::calm(1, vec![Release::of(vec![stubborn])])
         .at(5.0, Request::Stop)
         .at(7.0, Request::Stop);
-    check(&plan, 5.0..8.0, "
+    check(
+        &plan,
+        5.0..8.0,
+        "
         5.000s > StopRequested request 2
         5.000s < Stopping
         5.000s < ShutGate address 0
@@ -440,7 +467,8 @@ fn a_second_stop_hurries() {
         7.002s < Reply request 2, outcome StoppedHard killed 1
         7.002s < Reply request 3, outcome StoppedHard killed 1
         7.002s < Finish(Stopped killed 1 )
-        ");
+        ",
+    );
 }
 
 #[test]
@@ -448,7 +476,10 @@ fn scaling_up_and_down() {
     let plan = Plan::calm(1, vec![good()])
         .at(2.0, Request::Scale(Scale::Up(1)))
         .at(4.0, Request::Scale(Scale::To(1)));
-    check(&plan, 2.0..5.1, "
+    check(
+        &plan,
+        2.0..5.1,
+        "
         2.000s > ScaleRequested request 2, to Up(1)
         2.000s < Scaled from 1, to 2
         2.000s < Reply request 2, outcome Scaled from 1, to 2
@@ -489,14 +520,18 @@ fn scaling_up_and_down() {
         5.005s < ShutGate address 0
         5.005s < WorkerLeaving worker 1, slot 0, why Stop
         5.005s < BeginSettle worker 1
-        ");
+        ",
+    );
 }
 
 #[test]
 fn the_answer_for_a_single_socket_is_held_until_the_cut_over() {
     let mut plan = Plan::calm(1, vec![good()]).at(5.0, Request::Reload);
     plan.places = vec![AddressKind::Single];
-    check(&plan, 5.0..7.4, "
+    check(
+        &plan,
+        5.0..7.4,
+        "
         5.000s > ReloadRequested request 2
         5.000s < ReloadStarted reload 1, generation 2
         5.000s < Prepare generation 2
@@ -515,7 +550,8 @@ fn the_answer_for_a_single_socket_is_held_until_the_cut_over() {
         7.305s < ReloadCommitted reload 1, generation 2, took 2.305s
         7.305s < Reply request 2, outcome Reloaded reload 1, generation 2, took 2.305s
         7.305s < BeginSettle worker 1
-        ");
+        ",
+    );
 }
 
 #[test]
@@ -525,7 +561,10 @@ fn a_path_moves_from_one_generation_to_the_next() {
         .at(7.307, Request::Connect(0))
         .at(7.31, Request::Connect(0));
     plan.places = vec![AddressKind::Path];
-    check(&plan, 5.0..7.4, "
+    check(
+        &plan,
+        5.0..7.4,
+        "
         5.000s > ReloadRequested request 2
         5.000s < ReloadStarted reload 1, generation 2
         5.000s < Prepare generation 2
@@ -562,7 +601,8 @@ fn a_path_moves_from_one_generation_to_the_next() {
         7.308s   connection 0 accepted by worker 3
         7.310s   connection 1 queued at address 0#1
         7.311s   connection 1 accepted by worker 3
-        ");
+        ",
+    );
 }
 
 #[test]

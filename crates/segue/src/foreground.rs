@@ -64,6 +64,8 @@ pub(crate) fn keep(args: &RunArgs) -> u8 {
 
 /// The supervisor: runs the app until it is told to stop.
 pub(crate) fn supervise(args: &RunArgs) -> u8 {
+    // It was started by a link in /proc, whose name it would bear.
+    let _ = process::set_name(c"segue");
     // Threads inherit the mask, so before any thread.
     let (signals, writer) = match Signals::block().and_then(|signals| {
         let writer = Writer::inherited()?;
@@ -176,7 +178,7 @@ fn remove_own_pid_file(path: &Path) {
 }
 
 fn refuse(why: &str) -> u8 {
-    complain(&format!("cannot run: {why}"));
+    complain(why);
     Exit::Usage.code()
 }
 

@@ -68,7 +68,7 @@ pub(crate) enum Command {
     Stop(StopArgs),
     /// Stop everything and end the supervisor
     Shutdown(ShutdownArgs),
-    /// Show on a built-in app what a reload, a broken release and a kill cost its clients: nothing
+    /// See it at work: a built-in app, reloaded, broken and killed under load
     Demo(DemoArgs),
 }
 

@@ -22,9 +22,12 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::{sleep, timeout};
 
 use self::process::{Commands, Supervisor, node_version};
-use self::show::{Findings, Show, Step, print, quote};
+use self::show::{Findings, Show, Step, quote};
 use self::stage::Stage;
+use super::error::Trouble;
+use super::output::Output;
 use crate::exit::Exit;
+use crate::telemetry::log::Verbosity;
 
 const WORKERS: usize = 2;
 /// How long the app may take to serve, at first and after its worker was killed.
@@ -53,22 +56,43 @@ pub(crate) struct DemoArgs {
     json: bool,
 }
 
+impl DemoArgs {
+    pub(crate) fn output(&self) -> Output {
+        Output::of_this_process(self.json, Verbosity::new(false, 0))
+    }
+}
+
 /// Runs the demo. [`Exit::Failed`] if a request failed that should not, or a step came out wrong.
 ///
 /// # Errors
 /// What could not be set up: no `node`, no directory, a supervisor that does not start.
-pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<Exit> {
-    let node = node_version(OsStr::new("node"))?;
-    // Before anything is made that ^C would leave behind.
-    let signals = Signals::block().context("cannot take signals")?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot make a runtime")?;
-    runtime.block_on(perform(args, &node, signals))
+pub(crate) async fn run(args: DemoArgs, output: Output) -> Result<Exit, Trouble> {
+    let node = match node_version(OsStr::new("node")) {
+        Ok(node) => node,
+        Err(error) => {
+            let next = "install Node 16 or newer, or put its directory first in PATH";
+            return Err(Trouble::new(
+                "the demo needs node",
+                error,
+                next,
+                Exit::Failed,
+            ));
+        }
+    };
+    perform(&args, &output, &node).await.map_err(|error| {
+        let next = "run it again; what it made is gone";
+        Trouble::new(
+            "the demo ended early",
+            format!("{error:#}"),
+            next,
+            Exit::Failed,
+        )
+    })
 }
 
-async fn perform(args: &DemoArgs, node: &str, signals: Signals) -> anyhow::Result<Exit> {
+async fn perform(args: &DemoArgs, output: &Output, node: &str) -> anyhow::Result<Exit> {
+    // Before anything is made that ^C would leave behind.
+    let signals = Signals::block().context("cannot take signals")?;
     let signals = watch(signals)
         .map_err(|(_, error)| error)
         .context("cannot watch signals")?;
@@ -84,7 +108,7 @@ async fn perform(args: &DemoArgs, node: &str, signals: Signals) -> anyhow::Resul
     let play = Play {
         commands: &commands,
         stage: &stage,
-        show: Show::new(args.json),
+        show: Show::new(output.clone()),
         pause: Duration::from_secs(args.seconds).saturating_sub(STEPS_TAKE) / PAUSES,
     };
     let findings = tokio::select! {
@@ -100,11 +124,11 @@ async fn perform(args: &DemoArgs, node: &str, signals: Signals) -> anyhow::Resul
         findings.passed = false;
     }
     if args.json {
-        print(&format!("{}\n", serde_json::to_string_pretty(&findings)?));
+        output.line(&serde_json::to_string_pretty(&findings)?);
     } else {
-        print(&findings.to_string());
+        output.line(findings.to_string().trim_end());
         if !stopped.success() {
-            print(&format!("the supervisor ended with {stopped}\n"));
+            output.line(&format!("the supervisor ended with {stopped}"));
         }
     }
     Ok(if findings.passed {
@@ -193,13 +217,25 @@ impl Play<'_> {
         } else {
             load.mark("reload failed", Phase::Steady);
         }
-        let said = quote(&outcome.stderr, 12);
-        let text = if right {
-            format!("{name}: committed, {version} has every new connection")
+        let detail = if right {
+            format!("committed, {version} has every new connection")
         } else {
-            format!("{name}: FAILED with exit code {:?}{said}", outcome.code)
+            format!("exit code {:?} instead of 0", outcome.code)
         };
-        Ok(self.end_step(load, name, began, right, text).await)
+        let said = if right { String::new() } else { outcome.stderr };
+        Ok(self
+            .end_step(
+                load,
+                began,
+                Step {
+                    name,
+                    took_ms: 0,
+                    right,
+                    detail,
+                    said,
+                },
+            )
+            .await)
     }
 
     /// A broken release: the command must fail, and the old version serve on.
@@ -214,13 +250,25 @@ impl Play<'_> {
         load.mark(format!("{version} was refused"), Phase::Steady);
         self.stage.point_to(serving)?;
         let right = outcome.code == Some(1);
-        let said = quote(&outcome.stderr, 12);
-        let text = if right {
-            format!("{name}: refused with exit code 1, {serving} serves on{said}")
+        let detail = if right {
+            format!("refused with exit code 1, {serving} serves on")
         } else {
-            format!("{name}: exit code {:?} instead of 1{said}", outcome.code)
+            format!("exit code {:?} instead of 1", outcome.code)
         };
-        Ok(self.end_step(load, name, began, right, text).await)
+        let said = outcome.stderr;
+        Ok(self
+            .end_step(
+                load,
+                began,
+                Step {
+                    name,
+                    took_ms: 0,
+                    right,
+                    detail,
+                    said,
+                },
+            )
+            .await)
     }
 
     /// Kills a serving worker; another must take its place.
@@ -246,40 +294,43 @@ impl Play<'_> {
         });
         let replaced = self.watched(load, &name, replaced).await;
         load.mark("worker replaced", Phase::Steady);
-        let (right, text) = match replaced {
+        let (right, detail) = match replaced {
             Ok(_) => {
                 let lost = load.snapshot().excused();
-                (
-                    true,
-                    format!("{name}: replaced; {lost} requests were inside it"),
-                )
+                (true, format!("replaced; {lost} requests were inside it"))
             }
-            Err(error) => (false, format!("{name}: not replaced: {error:#}")),
+            Err(error) => (false, format!("not replaced: {error:#}")),
         };
-        Ok(self.end_step(load, name, began, right, text).await)
+        let said = String::new();
+        Ok(self
+            .end_step(
+                load,
+                began,
+                Step {
+                    name,
+                    took_ms: 0,
+                    right,
+                    detail,
+                    said,
+                },
+            )
+            .await)
     }
 
-    async fn end_step(
-        &self,
-        load: &Running,
-        name: String,
-        began: Instant,
-        right: bool,
-        text: String,
-    ) -> Step {
+    async fn end_step(&self, load: &Running, began: Instant, mut step: Step) -> Step {
         let took = began.elapsed();
-        let counts = counts(load);
+        step.took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let wrong = if step.right { "" } else { "WENT WRONG: " };
         self.show.line(&format!(
-            "{text}\n        {:.2} s; {counts}",
-            took.as_secs_f64()
+            "{}: {wrong}{}{}\n        {:.2} s; {}",
+            step.name,
+            step.detail,
+            quote(&step.said),
+            took.as_secs_f64(),
+            counts(load)
         ));
         self.rest(load).await;
-        Step {
-            name,
-            took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-            right,
-            detail: text,
-        }
+        step
     }
 
     /// Lets the load go on for a while.

@@ -1,7 +1,7 @@
 //! Commands and flags: what a user types. Commands speak to a supervisor only through its control socket.
 
 pub(crate) mod args;
-pub(crate) mod demo;
+mod demo;
 mod error;
 mod follow;
 pub(crate) mod output;
@@ -20,7 +20,6 @@ use self::args::{Cli, Command, RunArgs};
 use self::error::Trouble;
 use self::output::Output;
 use crate::exit::Exit;
-use crate::telemetry::log::Verbosity;
 
 /// Parses a command line and does what it says. `run` is the supervisor itself, on a floor that
 /// this module does not know; it has exit codes of its own, the app's among them.
@@ -38,16 +37,7 @@ pub(crate) fn main(words: Vec<OsString>, run: impl FnOnce(RunArgs) -> u8) -> Exi
         Ok(Command::Shutdown(args)) => {
             drive(args.common.output(), |output| stop::shutdown(args, output))
         }
-        Ok(Command::Demo(args)) => demo::run(&args).unwrap_or_else(|error| {
-            let output = Output::of_this_process(false, Verbosity::Normal);
-            output.trouble(&Trouble::new(
-                "cannot show the demo",
-                format!("{error:#}"),
-                "see above",
-                Exit::Failed,
-            ));
-            Exit::Failed
-        }),
+        Ok(Command::Demo(args)) => drive(args.output(), |output| demo::run(args, output)),
         Err(exit) => exit,
     }
     .into()

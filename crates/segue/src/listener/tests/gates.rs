@@ -10,7 +10,8 @@ use segue_sys::socket;
 use segue_wire::node::{self, AddressType};
 
 use super::{at, eventually, open, query, set, tcp, waiting};
-use crate::listener::{Opened, Pool};
+use crate::listener::Pool;
+use crate::listener::pool::Opened;
 
 fn check_gate(place: node::Place, host: &str, steered: bool) {
     let mut pool = Pool::new(steered);
