@@ -246,10 +246,10 @@ fn mirrors_the_exit_code() {
         assert_eq!(kept.end(), (Some(code), String::new()));
     }
     // Also where exits of children would go unheard.
-    let mut shell = Command::new("sh");
+    let mut env = Command::new("env");
     let this = std::env::current_exe().unwrap();
-    let script = "trap '' CHLD; exec \"$0\" keeper exit 3";
-    let kept = Kept::start(shell.args(["-c", script]).arg(this));
+    let env = env.arg("--ignore-signal=CHLD").arg(this);
+    let kept = Kept::start(env.args(["keeper", "exit", "3"]));
     assert_eq!(kept.end(), (Some(3), String::new()));
 }
 
