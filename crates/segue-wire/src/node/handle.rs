@@ -40,7 +40,7 @@ pub enum Refused<'a, H> {
     /// Send it again.
     Resend(&'a H),
     /// It was sent often enough; it will not arrive.
-    GivenUp,
+    GivenUp(&'a H),
     /// Nothing was in flight: the worker's channel is out of step.
     Unexpected,
 }
@@ -84,7 +84,7 @@ impl<H> HandleQueue<H> {
             return Refused::Unexpected;
         };
         if in_flight.resends == RESEND_LIMIT {
-            return Refused::GivenUp;
+            return Refused::GivenUp(&in_flight.message);
         }
         in_flight.resends += 1;
         in_flight.deadline = now.saturating_add(self.patience);
@@ -168,7 +168,7 @@ mod tests {
             assert_eq!(queue.refuse(now), Refused::Resend(&'a'));
             assert_eq!(queue.deadline(), Some(now + 30));
         }
-        assert_eq!(queue.refuse(4), Refused::GivenUp);
+        assert_eq!(queue.refuse(4), Refused::GivenUp(&'a'));
         assert_eq!(
             queue.acknowledge(5),
             Acknowledged::Arrived {
