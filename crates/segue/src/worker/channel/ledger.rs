@@ -92,7 +92,9 @@ struct Carrier {
 struct Offer {
     connection: OwnedFd,
     verdict: Verdict,
-    /// Set once the worker has the connection.
+    /// The worker may have it, and may serve it.
+    is_sent: bool,
+    /// Set once the worker has acknowledged it.
     deadline: Option<u64>,
 }
 
@@ -185,6 +187,7 @@ impl Ledger {
         let offer = Offer {
             connection,
             verdict,
+            is_sent: false,
             deadline: None,
         };
         self.offers.insert(seq, offer);
@@ -216,19 +219,25 @@ impl Ledger {
 
     /// The worker missed a descriptor. False if it was sent none.
     pub(super) fn refused(&mut self, now: u64) -> bool {
-        match self.handles.refuse(now) {
+        let missed = match self.handles.refuse(now) {
             Refused::Resend(carrier) => {
                 let carrier = carrier.clone();
+                let seq = carrier.seq;
                 self.queued += carrier.line.len();
                 self.enqueue(carrier.line, Some(carrier.seq));
-                true
+                seq
             }
-            Refused::GivenUp => {
+            Refused::GivenUp(carrier) => {
+                let seq = carrier.seq;
                 self.breaks(Broken::Refused);
-                true
+                seq
             }
-            Refused::Unexpected => false,
+            Refused::Unexpected => return false,
+        };
+        if let Some(offer) = self.offers.get_mut(&missed) {
+            offer.is_sent = false;
         }
+        true
     }
 
     /// The worker answered an offer. An answer to anything else is ignored, as Node ignores it.
@@ -291,6 +300,11 @@ impl Ledger {
             }
             let rest = piece.line.get(piece.written..).unwrap_or_default();
             let sent = send(rest, descriptor.map(AsFd::as_fd))?;
+            if piece.written == 0
+                && let Some(offer) = piece.descriptor.and_then(|seq| self.offers.get_mut(&seq))
+            {
+                offer.is_sent = true;
+            }
             piece.written += sent;
             self.queued = self.queued.saturating_sub(sent);
             if piece.written == piece.line.len() {
@@ -308,20 +322,24 @@ impl Ledger {
         self.broken.clone()
     }
 
-    /// Nothing can be said to the worker any more: every connection it has not accepted goes back.
-    /// Until `end` an answer may still come, for those it has been sent.
+    /// Nothing can be said to the worker any more. Connections it has not been sent go back; those
+    /// it has been sent wait for its answer or its end, so that none is served twice.
     pub(super) fn stop_writing(&mut self) {
         self.is_shut = true;
         self.queued = 0;
         self.unwritten.clear();
         self.sockets.clear();
+        self.give_back(|offer| !offer.is_sent);
     }
 
-    /// The worker will say nothing any more.
+    /// The worker is gone, or about to: it will serve nothing any more that it has not accepted.
     pub(super) fn end(&mut self) {
         self.stop_writing();
-        self.handles = HandleQueue::new(0);
-        for offer in std::mem::take(&mut self.offers).into_values() {
+        self.give_back(|_| true);
+    }
+
+    fn give_back(&mut self, which: impl Fn(&Offer) -> bool) {
+        for (_, offer) in self.offers.extract_if(.., |_, offer| which(offer)) {
             decide(offer.verdict, Err(offer.connection));
         }
     }

@@ -5,10 +5,10 @@
 //! bounded turns, and ends in [`End::Broken`]. What the messages mean to the app is decided elsewhere.
 
 mod ledger;
+mod report;
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
 use std::future::{Future, pending};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -19,7 +19,7 @@ use std::time::Duration;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use segue_core::WorkerId;
 use segue_sys::passing;
-use segue_wire::node::{Decoder, HandleType, Line, Message, Place, QueryServer};
+use segue_wire::node::{Decoder, HandleType};
 use serde_json::Value;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
@@ -28,6 +28,8 @@ use tokio::time::{Instant, sleep_until};
 
 use ledger::Ledger;
 pub(crate) use ledger::{Broken, Limits};
+use report::Desk;
+pub(crate) use report::{Attention, End, Report};
 
 /// Bytes read in one turn. After each turn every other task gets its own.
 const TURN: usize = 32 << 10;
@@ -35,56 +37,6 @@ const TURN: usize = 32 << 10;
 /// Turns that empty any socket buffer an unprivileged process can have (`net.core.wmem_max`, 208 KiB
 /// by default), and are over soon when the worker writes on and on.
 const LAST_TURNS: u32 = 16;
-
-/// What a worker said, or what became of its channel.
-#[derive(Debug, PartialEq)]
-pub(crate) enum Report {
-    /// The process runs; its script has not started. Once.
-    Online,
-    /// To be answered by `give` or `deny`.
-    Query(QueryServer),
-    /// It listens. For port 0 the place has the real port, and `index` tells the questions apart.
-    Listening { index: u64, place: Place },
-    /// It no longer listens on what it was given under this key.
-    Closed { key: String },
-    /// `process.send('ready')`. Once.
-    SaidReady,
-    /// Worth a line in the log. Each kind once.
-    Attention(Attention),
-    /// The last report.
-    Ended(End),
-}
-
-/// Something odd that was survived.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Attention {
-    /// A line that is not JSON; it may have swallowed a message.
-    Garbage,
-    /// A message above 8 MiB, discarded.
-    Oversized,
-    /// An acknowledgement of nothing.
-    OutOfStep,
-}
-
-impl fmt::Display for Attention {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Garbage => "wrote something to its channel that is not a message",
-            Self::Oversized => "sent a message of more than 8 MiB, which was discarded",
-            Self::OutOfStep => "acknowledged a socket that it was not sent",
-        })
-    }
-}
-
-/// Why nothing more comes from a worker.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum End {
-    /// The worker closed it, or is gone.
-    Eof,
-    /// It is of no use any more. Its descriptor stays open until the [`Channel`] is dropped: at its
-    /// end a worker exits at once, with whatever requests it has.
-    Broken(Broken),
-}
 
 /// Our end of one worker's channel. Dropping the last clone closes it.
 #[derive(Clone, Debug)]
@@ -134,13 +86,7 @@ impl Channel {
         let listener = Listener {
             shared: Arc::clone(&shared),
             decoder: Decoder::default(),
-            desk: Desk {
-                worker,
-                reports,
-                is_online: false,
-                is_ready: false,
-                noted: Vec::new(),
-            },
+            desk: Desk::new(worker, reports),
         };
         tokio::spawn(listener.run(socket));
         Self(Arc::new(Owner(shared)))
@@ -171,8 +117,9 @@ impl Channel {
     }
 
     /// Offers the worker a connection for the socket it holds under `key`. Our own copy is kept
-    /// until it accepts; it comes back when the worker declines or the channel ends. The worker has
-    /// 30 s to take it and 30 s to decide, then the channel is broken.
+    /// until it accepts. It comes back when the worker surely will not serve it: it has declined, was
+    /// never sent it, has closed the channel, or the channel has been dropped (after its death). The
+    /// worker has 30 s to take it and 30 s to decide, then the channel is broken; it may still decide.
     pub(crate) fn hand_over(
         &self,
         key: &str,
@@ -216,15 +163,6 @@ struct Listener {
     desk: Desk,
 }
 
-/// Where reports leave, and what need not be said twice.
-struct Desk {
-    worker: WorkerId,
-    reports: mpsc::UnboundedSender<(WorkerId, Report)>,
-    is_online: bool,
-    is_ready: bool,
-    noted: Vec<Attention>,
-}
-
 /// What came of one step.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Turn {
@@ -235,28 +173,46 @@ enum Turn {
 
 impl Listener {
     async fn run(mut self, socket: OwnedFd) {
-        let end = match register(socket) {
-            Ok(socket) => {
-                let end = self.talk(&socket).await;
-                return self.leave(end, socket).await;
+        let socket = match register(socket) {
+            Ok(socket) => socket,
+            Err(error) => {
+                self.shared.lock().ledger.end();
+                self.desk.end(End::Broken(Broken::Failed(error.kind())));
+                return;
             }
-            Err(error) => End::Broken(Broken::Failed(error.kind())),
         };
-        self.shared.lock().ledger.end();
-        self.desk.report(Report::Ended(end));
+        let end = self.talk(&socket).await;
+        if let Some(End::Broken(broken)) = end {
+            self.shared.lock().ledger.stop_writing();
+            self.desk.end(End::Broken(broken));
+            self.linger(&socket).await;
+            self.shared.lock().ledger.end();
+        } else {
+            self.shared.lock().ledger.end();
+            if let Some(end) = end {
+                self.desk.end(end);
+            }
+        }
     }
 
-    async fn leave(&mut self, end: Option<End>, socket: UnixStream) {
-        self.shared.lock().ledger.end();
-        let Some(end) = end else {
-            return;
-        };
-        let is_broken = matches!(end, End::Broken(_));
-        self.desk.report(Report::Ended(end));
-        while is_broken && !self.shared.lock().is_closed {
-            self.shared.wake.notified().await;
+    /// Keeps a broken channel open until it is dropped, and hears what becomes of connections that
+    /// the worker has been sent.
+    async fn linger(&mut self, socket: &UnixStream) {
+        let mut is_at_end = false;
+        while !self.shared.lock().is_closed {
+            let turn = tokio::select! {
+                ready = socket.readable(), if !is_at_end => ready.and_then(|()| self.read_ready(socket)),
+                () = self.shared.wake.notified() => Ok(Turn::Idle),
+            };
+            match turn {
+                Ok(Turn::Read) => tokio::task::yield_now().await,
+                Ok(Turn::Idle) => {}
+                Ok(Turn::End) | Err(_) => {
+                    is_at_end = true;
+                    self.shared.lock().ledger.end();
+                }
+            }
         }
-        drop(socket);
     }
 
     /// Talks until nothing more comes, or until the channel has been dropped: then there is no end to report.
@@ -360,66 +316,6 @@ impl Shared {
             Some(deadline) => sleep_until(self.opened + Duration::from_millis(deadline)).await,
             None => pending().await,
         }
-    }
-}
-
-impl Desk {
-    fn hear(&mut self, ledger: &mut Ledger, now: u64, line: Line) {
-        let message = match line {
-            Line::Message(message) => message,
-            Line::Garbage { .. } => return self.attention(Attention::Garbage),
-            Line::Oversized { starts_as_handle } => {
-                if starts_as_handle {
-                    ledger.acknowledge_theirs();
-                }
-                return self.attention(Attention::Oversized);
-            }
-        };
-        match message {
-            Message::Online => {
-                if !std::mem::replace(&mut self.is_online, true) {
-                    self.report(Report::Online);
-                }
-            }
-            Message::QueryServer(query) => {
-                ledger.note_question();
-                self.report(Report::Query(query));
-            }
-            Message::Listening { index, place } => self.report(Report::Listening { index, place }),
-            Message::Close { key } => self.report(Report::Closed { key }),
-            Message::ExitedAfterDisconnect { seq } => ledger.confirm_exit(seq),
-            Message::Accepted { ack, accepted } => ledger.answered(ack, accepted),
-            // Closed on arrival; without the answer the worker's whole channel would stall.
-            Message::Handle { .. } => ledger.acknowledge_theirs(),
-            Message::HandleAck => {
-                if !ledger.acknowledged(now) {
-                    self.attention(Attention::OutOfStep);
-                }
-            }
-            Message::HandleNack => {
-                if !ledger.refused(now) {
-                    self.attention(Attention::OutOfStep);
-                }
-            }
-            Message::Ready => {
-                if !std::mem::replace(&mut self.is_ready, true) {
-                    self.report(Report::SaidReady);
-                }
-            }
-            Message::User | Message::Unknown => {}
-        }
-    }
-
-    fn attention(&mut self, attention: Attention) {
-        if !self.noted.contains(&attention) {
-            self.noted.push(attention);
-            self.report(Report::Attention(attention));
-        }
-    }
-
-    fn report(&self, report: Report) {
-        // Nobody listens any more: the supervisor is ending.
-        drop(self.reports.send((self.worker, report)));
     }
 }
 
