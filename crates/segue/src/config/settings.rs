@@ -75,7 +75,7 @@ pub(crate) const KEYS: &[Key] = &[
             "workers",
             "N|auto|P%",
             Some("auto"),
-            |s, t| Ok(s.workers = workers(t)?),
+            |s, t| put(&mut s.workers, workers(t)),
             "Number of workers; auto is one for each CPU this process may use (affinity and cgroup quota), 50% half of that",
         )
     },
@@ -84,21 +84,21 @@ pub(crate) const KEYS: &[Key] = &[
         "name",
         "NAME",
         None,
-        |s, t| Ok(s.name = Some(name(t)?)),
+        |s, t| put(&mut s.name, name(t).map(Some)),
         "Name of the app, and of its control socket [default: the name in package.json, else the script's]",
     ),
     repeated(
         "env",
         "env",
         "KEY=VALUE",
-        |s, t| Ok(s.env.push(variable(t)?)),
+        |s, t| push(&mut s.env, variable(t)),
         "Set a variable in the app's environment; repeatable",
     ),
     repeated(
         "env_file",
         "env-file",
         "FILE",
-        |s, t| Ok(s.env_files.push(path(t)?)),
+        |s, t| push(&mut s.env_files, path(t)),
         "Read variables from a .env file, again at each reload; repeatable",
     ),
     key(
@@ -106,7 +106,7 @@ pub(crate) const KEYS: &[Key] = &[
         "cwd",
         "DIR",
         None,
-        |s, t| Ok(s.cwd = Some(path(t)?)),
+        |s, t| put(&mut s.cwd, path(t).map(Some)),
         "Working directory; a symlink is followed again at each reload [default: the current directory]",
     ),
     key(
@@ -114,14 +114,14 @@ pub(crate) const KEYS: &[Key] = &[
         "node",
         "PATH",
         Some("node"),
-        |s, t| Ok(s.node = text(t)?),
+        |s, t| put(&mut s.node, text(t)),
         "The node to run scripts with: a path, or a name looked up in PATH",
     ),
     repeated(
         "node_args",
         "node-arg",
         "ARG",
-        |s, t| Ok(s.node_args.push(text(t)?)),
+        |s, t| push(&mut s.node_args, text(t)),
         "Give node itself an argument, such as --node-arg=--enable-source-maps; repeatable",
     ),
     key(
@@ -129,7 +129,7 @@ pub(crate) const KEYS: &[Key] = &[
         "distribution",
         "spread|shared",
         Some("spread"),
-        |s, t| Ok(s.distribution = distribution(t)?),
+        |s, t| put(&mut s.distribution, distribution(t)),
         "spread: a queue for each worker; shared: one queue, the idle worker takes the next (CPU-heavy handlers)",
     ),
     key(
@@ -137,7 +137,7 @@ pub(crate) const KEYS: &[Key] = &[
         "ready",
         "listening|message|alive",
         Some("listening"),
-        |s, t| Ok(s.ready = ready(t)?),
+        |s, t| put(&mut s.ready, ready(t)),
         "When a worker is ready: it listens; it said process.send('ready'); it runs (for apps without a port)",
     ),
     key(
@@ -145,7 +145,7 @@ pub(crate) const KEYS: &[Key] = &[
         "ready-timeout",
         "DURATION",
         Some("30s"),
-        |s, t| Ok(s.ready_timeout = positive(t)?),
+        |s, t| put(&mut s.ready_timeout, positive(t)),
         "A worker that is not ready after this has failed",
     ),
     key(
@@ -153,7 +153,7 @@ pub(crate) const KEYS: &[Key] = &[
         "min-uptime",
         "DURATION",
         Some("2s"),
-        |s, t| Ok(s.min_uptime = quantity::duration(t)?),
+        |s, t| put(&mut s.min_uptime, quantity::duration(t)),
         "In a reload: how long new workers must live, ready but without traffic, before they get it",
     ),
     key(
@@ -161,7 +161,7 @@ pub(crate) const KEYS: &[Key] = &[
         "settle",
         "DURATION",
         Some("1s"),
-        |s, t| Ok(s.settle = quantity::duration(t)?),
+        |s, t| put(&mut s.settle, quantity::duration(t)),
         "A worker that is to leave goes on accepting at least so long, for connections already on their way",
     ),
     key(
@@ -169,7 +169,7 @@ pub(crate) const KEYS: &[Key] = &[
         "drain-timeout",
         "DURATION",
         Some("5m"),
-        |s, t| Ok(s.drain_timeout = quantity::duration(t)?),
+        |s, t| put(&mut s.drain_timeout, quantity::duration(t)),
         "How long old connections may take to finish in a reload or a scale-down",
     ),
     key(
@@ -177,7 +177,7 @@ pub(crate) const KEYS: &[Key] = &[
         "stop-timeout",
         "DURATION",
         Some("25s"),
-        |s, t| Ok(s.stop_timeout = quantity::duration(t)?),
+        |s, t| put(&mut s.stop_timeout, quantity::duration(t)),
         "The same when the app stops",
     ),
     key(
@@ -185,7 +185,7 @@ pub(crate) const KEYS: &[Key] = &[
         "kill-after",
         "DURATION",
         Some("5s"),
-        |s, t| Ok(s.kill_after = quantity::duration(t)?),
+        |s, t| put(&mut s.kill_after, quantity::duration(t)),
         "Between SIGTERM and SIGKILL",
     ),
     key(
@@ -193,7 +193,7 @@ pub(crate) const KEYS: &[Key] = &[
         "backoff-min",
         "DURATION",
         Some("100ms"),
-        |s, t| Ok(s.backoff_min = quantity::duration(t)?),
+        |s, t| put(&mut s.backoff_min, quantity::duration(t)),
         "Wait before a worker's second respawn in a row; it doubles each time (the first is at once)",
     ),
     key(
@@ -201,7 +201,7 @@ pub(crate) const KEYS: &[Key] = &[
         "backoff-max",
         "DURATION",
         Some("30s"),
-        |s, t| Ok(s.backoff_max = positive(t)?),
+        |s, t| put(&mut s.backoff_max, positive(t)),
         "Longest wait before a respawn",
     ),
     key(
@@ -209,7 +209,7 @@ pub(crate) const KEYS: &[Key] = &[
         "intensity",
         "N/DURATION",
         Some("10/1m"),
-        |s, t| Ok(s.intensity = intensity(t)?),
+        |s, t| put(&mut s.intensity, intensity(t)),
         "A worker that needs more respawns than N in that time is given up until the next reload",
     ),
     key(
@@ -217,7 +217,7 @@ pub(crate) const KEYS: &[Key] = &[
         "give-up",
         "stay|exit",
         Some("stay"),
-        |s, t| Ok(s.give_up = give_up(t)?),
+        |s, t| put(&mut s.give_up, give_up(t)),
         "When every worker has been given up: stay and refuse connections, or exit",
     ),
 ];
@@ -351,6 +351,16 @@ const fn repeated(
         repeats: true,
         ..key(name, flag, value, None, set, doc)
     }
+}
+
+fn put<T>(place: &mut T, value: Result<T, String>) -> Result<(), String> {
+    *place = value?;
+    Ok(())
+}
+
+fn push<T>(list: &mut Vec<T>, value: Result<T, String>) -> Result<(), String> {
+    list.push(value?);
+    Ok(())
 }
 
 fn workers(text: &str) -> Result<Workers, String> {

@@ -22,4 +22,8 @@ pub(crate) mod socket;
 mod wording;
 
 #[cfg(test)]
+mod convert_tests;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod wording_tests;

@@ -1,0 +1,181 @@
+//! An app with names, and its picture.
+
+use segue_core::{
+    AddressId, AddressView, AppPhase, AppView, Cause, Failure, Generation, ReloadId, ReloadView,
+    Scale, SlotId, SlotView, SocketIndex, Time, WorkerId, WorkerPhase, WorkerView,
+};
+use segue_wire::control as wire;
+
+use super::convert;
+use super::names::{Measures, Names, Usage};
+
+/// An app `web` of two workers, each with the pid 4000 + its id, except those above 100, which never ran.
+pub(super) struct Web;
+
+impl Names for Web {
+    fn app(&self) -> &'static str {
+        "web"
+    }
+
+    fn pid(&self, worker: WorkerId) -> Option<u32> {
+        (worker.0 < 100).then_some(4000 + worker.0)
+    }
+
+    fn address(&self, address: AddressId) -> String {
+        format!("0.0.0.0:{}", 3000 + address.0)
+    }
+
+    fn workers(&self) -> u32 {
+        2
+    }
+
+    fn tail(&self, worker: WorkerId) -> Vec<String> {
+        if worker == WorkerId(7) {
+            vec!["Error: no such table".to_owned(), "    at query".to_owned()]
+        } else {
+            Vec::new()
+        }
+    }
+
+    fn detail(&self, failure: &Failure) -> Option<String> {
+        match failure.cause {
+            Cause::SpawnFailed => Some("Resource temporarily unavailable".to_owned()),
+            Cause::PrepareFailed => Some("/srv/web/current: No such file or directory".to_owned()),
+            _ => None,
+        }
+    }
+
+    fn advice(&self, failure: &Failure) -> Option<String> {
+        (failure.cause == Cause::Wrapper)
+            .then(|| "write: segue run --node-arg=--import=tsx server.ts".to_owned())
+    }
+}
+
+impl Measures for Web {
+    fn usage(&self, worker: WorkerId) -> Option<Usage> {
+        (worker.0 < 100).then_some(Usage {
+            memory: 1 << 20,
+            cpu_ms: 250,
+            age_ms: 9_000,
+        })
+    }
+
+    fn connections(&self, _: WorkerId) -> Option<u32> {
+        None
+    }
+
+    fn queued(&self, _: AddressId) -> Option<u32> {
+        Some(3)
+    }
+
+    fn release(&self, generation: Generation) -> Option<String> {
+        Some(format!("/srv/web/releases/{}", generation.0))
+    }
+
+    fn stragglers(&self) -> wire::Stragglers {
+        wire::Stragglers {
+            handed_over: 5,
+            ..wire::Stragglers::default()
+        }
+    }
+
+    fn last_failure(&self, _: SlotId) -> Option<wire::Failure> {
+        None
+    }
+}
+
+#[test]
+fn a_picture_of_a_reload() {
+    let view = AppView {
+        phase: AppPhase::Running,
+        serving: Generation(1),
+        reload: Some(ReloadView {
+            reload: ReloadId(1),
+            generation: Generation(2),
+            since: Time(9_000),
+        }),
+        slots: vec![SlotView {
+            slot: SlotId(0),
+            worker: Some(WorkerId(1)),
+            restarts: 2,
+            given_up: false,
+            respawn_at: Some(Time(10_500)),
+        }],
+        workers: vec![WorkerView {
+            worker: WorkerId(1),
+            slot: SlotId(0),
+            generation: Generation(1),
+            phase: WorkerPhase::Draining,
+            since: Time(4_000),
+            until: Some(Time(12_000)),
+        }],
+        addresses: vec![AddressView {
+            address: AddressId(0),
+            sockets: 4,
+            set: vec![SocketIndex(0), SocketIndex(2)],
+            serving: vec![WorkerId(1)],
+            steered: true,
+            refusing: false,
+        }],
+    };
+    let app = convert::app(&view, Time(10_000), &Web);
+    let expected = wire::App {
+        name: "web".to_owned(),
+        phase: wire::AppPhase::Running,
+        generation: 1,
+        release: Some("/srv/web/releases/1".to_owned()),
+        stragglers: wire::Stragglers {
+            handed_over: 5,
+            ..wire::Stragglers::default()
+        },
+        reload: Some(wire::Reload {
+            reload: 1,
+            generation: 2,
+            since_ms: 1_000,
+        }),
+        addresses: vec![wire::Address {
+            name: "0.0.0.0:3000".to_owned(),
+            sockets: 4,
+            set: vec![0, 2],
+            serving: vec![1],
+            queued: Some(3),
+            steered: true,
+            refusing: false,
+        }],
+        slots: vec![wire::Slot {
+            slot: 0,
+            worker: Some(1),
+            restarts: 2,
+            given_up: false,
+            respawn_in_ms: Some(500),
+            last_failure: None,
+        }],
+        workers: vec![wire::Worker {
+            worker: 1,
+            slot: 0,
+            generation: 1,
+            pid: Some(4001),
+            phase: wire::WorkerPhase::Draining,
+            since_ms: 6_000,
+            until_in_ms: Some(2_000),
+            age_ms: Some(9_000),
+            memory: Some(1 << 20),
+            cpu_ms: Some(250),
+            connections: None,
+            restarts: 2,
+        }],
+    };
+    assert_eq!(app, expected);
+}
+
+#[test]
+fn scales() {
+    for (asked, expected) in [
+        (wire::ScaleBody::To(3), Scale::To(3)),
+        (wire::ScaleBody::By(2), Scale::Up(2)),
+        (wire::ScaleBody::By(-2), Scale::Down(2)),
+        (wire::ScaleBody::By(i32::MIN), Scale::Down(1 << 31)),
+    ] {
+        assert_eq!(convert::scale(asked), expected);
+    }
+}
