@@ -34,6 +34,7 @@ pub(crate) fn of(what: &impl Debug) -> String {
                 plain.push_str(&word);
                 word.clear();
                 if closes.pop().unwrap_or(true) {
+                    plain.truncate(plain.trim_end().len());
                     plain.push(')');
                 }
             }

@@ -4,6 +4,10 @@
 //! `SEGUE_SCHEDULES=n cargo test -p segue-sim -- --ignored --nocapture` runs more of them.
 
 #![forbid(unsafe_code)]
+#![expect(
+    clippy::print_stdout,
+    reason = "the rig reports how fast it ran and what it saw"
+)]
 
 use std::time::Instant;
 
