@@ -346,3 +346,110 @@ impl Socket {
         self.tend_since = now;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OLD: Generation = Generation(1);
+    const NEW: Generation = Generation(2);
+    const NOW: Time = Time(100_000);
+
+    fn asker(generation: Generation, is_trusted: bool) -> Asker {
+        Asker {
+            worker: WorkerId(9),
+            generation,
+            is_serving: generation == OLD,
+            is_trusted,
+            is_released: false,
+        }
+    }
+
+    /// Three sockets: 0 in the set and held by worker 1, 1 in the set and free, 2 parked.
+    fn group(kind: AddressKind) -> Address {
+        let mut address = Address::new(kind);
+        address.sockets = vec![Socket::parked(), Socket::parked(), Socket::parked()];
+        address.set = vec![SocketIndex(0), SocketIndex(1)];
+        address.sockets[0].holders.insert(WorkerId(1));
+        address.sockets[0].generation = Some(OLD);
+        address
+    }
+
+    #[test]
+    fn who_gets_which_socket() {
+        use AddressKind::{Path, Single, Steered};
+        use Choice::{Hold, Open, Take};
+        use Distribution::{Shared, Spread};
+        let cases = [
+            // A queue that waits in the set comes first, but not for a worker yet to be proved.
+            (Steered, Spread, asker(OLD, true), Take(SocketIndex(1))),
+            (Steered, Spread, asker(OLD, false), Take(SocketIndex(2))),
+            (Steered, Spread, asker(NEW, false), Take(SocketIndex(2))),
+            (Steered, Shared, asker(OLD, true), Take(SocketIndex(0))),
+            (Steered, Shared, asker(NEW, false), Take(SocketIndex(2))),
+            (Path, Spread, asker(OLD, true), Take(SocketIndex(0))),
+            (Path, Spread, asker(NEW, false), Take(SocketIndex(2))),
+            (Single, Spread, asker(OLD, true), Take(SocketIndex(0))),
+            (Single, Spread, asker(NEW, false), Hold),
+        ];
+        for (kind, distribution, asker, expected) in cases {
+            let choice = group(kind).choose(asker, distribution, NOW);
+            assert_eq!(choice, expected, "{kind:?} {distribution:?} {asker:?}");
+        }
+        let mut all_taken = group(Steered);
+        all_taken.sockets[2].holders.insert(WorkerId(2));
+        let choice = all_taken.choose(asker(NEW, false), Spread, NOW);
+        assert_eq!(choice, Open(SocketIndex(3)));
+    }
+
+    #[test]
+    fn a_worker_listens_once_at_a_place() {
+        let mut address = group(AddressKind::Steered);
+        address.sockets[2].holders.insert(WorkerId(9));
+        let choice = address.choose(asker(OLD, true), Distribution::Spread, NOW);
+        assert_eq!(choice, Choice::Duplicate);
+    }
+
+    #[test]
+    fn a_socket_rests_until_its_queue_is_known_to_be_empty() {
+        let ago = |seconds| NOW - Duration::from_secs(seconds);
+        let cases = [
+            (None, Tend::Leave, ago(9), true),
+            (Some(ago(4)), Tend::HandOver, ago(9), false),
+            (Some(ago(5)), Tend::HandOver, ago(9), true),
+            // Handed over for less long than a handshake may take.
+            (Some(ago(60)), Tend::HandOver, ago(1), false),
+            // Nobody there to be handed what it holds.
+            (Some(ago(60)), Tend::Leave, ago(60), false),
+            (Some(ago(60)), Tend::Reset, ago(60), true),
+        ];
+        for (left_set, tend, tend_since, expected) in cases {
+            let socket = Socket {
+                left_set,
+                tend,
+                tend_since,
+                ..Socket::parked()
+            };
+            assert_eq!(socket.is_rested(NOW), expected, "{socket:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_was_noted_outside_the_set_counts_as_settled() {
+        let leaves = |is_noted_before: bool| {
+            let mut address = group(AddressKind::Steered);
+            if is_noted_before {
+                address.note(WorkerId(1));
+            }
+            address.ordered = Some(vec![SocketIndex(1)]);
+            if !is_noted_before {
+                address.note(WorkerId(1));
+            }
+            address.steered(NOW);
+            address.note_clear(WorkerId(1));
+            address.sockets[0].left_set
+        };
+        assert_eq!(leaves(false), None);
+        assert_eq!(leaves(true), Some(NOW));
+    }
+}
