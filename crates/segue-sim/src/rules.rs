@@ -99,6 +99,10 @@ impl Rules {
         self.is_finished
     }
 
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.is_some()
+    }
+
     pub(crate) fn asked_for(&mut self, request: RequestId) {
         self.requests.insert(request, false);
     }
@@ -116,6 +120,27 @@ impl Rules {
     pub(crate) fn disturbed(&mut self, now: Time) {
         self.last_disturbance = now;
         self.calm_stop.clear();
+    }
+
+    /// A queue with connections in it is left alone: somebody accepts from it, or nobody could
+    /// be handed them.
+    pub(crate) fn left_alone(
+        &self,
+        app: &App,
+        place: u32,
+        index: SocketIndex,
+        is_served: bool,
+    ) -> Verdict {
+        if !is_served {
+            return Ok(());
+        }
+        let socket = SocketRef {
+            address: AddressId(place),
+            index,
+        };
+        ensure(app.holders().any(|(held, _)| held == socket), || {
+            format!("{socket} has a queue, nobody holds it, and it is left alone")
+        })
     }
 
     /// What is queued at an address is reset.
@@ -272,8 +297,15 @@ impl Rules {
                     format!("{address} is closed in use")
                 })
             }
+            Action::CheckSettled { worker } => {
+                self.alive(*worker, action)?;
+                let leaving = self.workers.get(worker).and_then(|known| known.leaving);
+                let is_settled = leaving.is_some_and(|at| now >= at + self.settings.settle);
+                ensure(is_settled, || {
+                    format!("{worker} is not given time to settle")
+                })
+            }
             Action::BeginSettle { worker }
-            | Action::CheckSettled { worker }
             | Action::Disconnect { worker }
             | Action::Signal { worker, .. } => {
                 self.alive(*worker, action)?;

@@ -413,8 +413,15 @@ impl<'a> World<'a> {
                 }
             }
             Action::Close { address } => {
+                let is_served = self
+                    .kernel
+                    .group(address.0)
+                    .is_some_and(|group| !group.published.is_empty());
                 let reset = self.kernel.close(address.0);
                 if reset > 0 {
+                    if is_served && !self.rules.is_stopping() {
+                        return Err(format!("{address} is closed while somebody serves it"));
+                    }
                     self.rules.reset(address)?;
                     self.note(|| format!("{reset} queued connections reset at {address}"));
                 }
@@ -598,7 +605,10 @@ impl<'a> World<'a> {
         }
         let (how, published) = (socket.tend, group.published.clone());
         match how {
-            Tend::Leave => {}
+            Tend::Leave => {
+                let is_served = !published.is_empty();
+                return self.rules.left_alone(&self.app, place, index, is_served);
+            }
             Tend::Reset => {
                 while let Some(connection) = self.dequeue(place, index) {
                     self.kernel.resolve(connection, Fate::Reset);
