@@ -6,7 +6,10 @@
 //! directory (so that a release can misbehave); see [`behaviour`].
 
 #![forbid(unsafe_code)]
-#![expect(clippy::print_stderr, reason = "what a worker prints is what the tests look for")]
+#![expect(
+    clippy::print_stderr,
+    reason = "what a worker prints is what the tests look for"
+)]
 
 mod behaviour;
 mod channel;

@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use rustix::net::AddressFamily;
 use sha2::{Digest, Sha256};
@@ -141,12 +141,12 @@ async fn answer(
         .split('&')
         .filter_map(|pair| pair.split_once('='))
         .collect();
-    let number = |name: &str| {
-        query
-            .get(name)
-            .and_then(|text| text.parse::<u64>().ok())
-            .unwrap_or(0)
-    };
+    let value = |name: &str| query.get(name).and_then(|text| text.parse::<u64>().ok());
+    let number = |name: &str| value(name).unwrap_or(0);
+    let given = head.headers.get("x-segue-n");
+    let given = given.and_then(|given| given.to_str().ok()?.parse().ok());
+    let given = given.or_else(|| value("n"));
+    let has_body = head.method == Method::POST;
     let posted = body
         .collect()
         .await
@@ -157,19 +157,30 @@ async fn answer(
             tokio::time::sleep(Duration::from_millis(number("ms"))).await;
             Bytes::from_static(b"late\n")
         }
+        "/download" => {
+            tokio::time::sleep(Duration::from_millis(number("ms"))).await;
+            pattern(given.unwrap_or(0), number("bytes"))
+        }
         "/exit" => behaviour::leave(i32::try_from(number("code")).unwrap_or(1)),
         "/info" => describe(&shared.version),
-        _ if posted.is_empty() => Bytes::from(format!("{}\n", shared.version)),
-        _ => posted,
+        _ if has_body => posted,
+        _ => Bytes::from(format!("{}\n", shared.version)),
     };
     let mut response = Response::builder()
         .header("x-segue-version", shared.version.as_str())
         .header("x-segue-worker", std::process::id())
         .header("x-body-sha256", hex(&Sha256::digest(&body)));
-    if let Some(echo) = head.headers.get("x-segue-echo") {
-        response = response.header("x-segue-echo", echo);
+    if let Some(given) = given {
+        response = response.header("x-segue-echo", given);
     }
     Ok(response.body(Full::new(body)).unwrap_or_default())
+}
+
+/// The byte at offset i is (number + i) % 251.
+fn pattern(number: u64, length: u64) -> Bytes {
+    (0..length)
+        .map(|offset| u8::try_from((number % 251 + offset % 251) % 251).unwrap_or(0))
+        .collect()
 }
 
 fn describe(version: &str) -> Bytes {
