@@ -1,0 +1,63 @@
+//! What every end-to-end test stands on: a directory, a port and a supervisor of its own, clients
+//! that do not forgive, and waits that have an end and a name.
+//!
+//! Nothing here sleeps for luck: waits end with an event, a line of output, a changed status or a
+//! failed test that shows the supervisor's whole output.
+
+pub(crate) mod command;
+pub(crate) mod http;
+pub(crate) mod load;
+pub(crate) mod nodes;
+pub(crate) mod output;
+pub(crate) mod port;
+pub(crate) mod process;
+pub(crate) mod run;
+pub(crate) mod site;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// The directory of the fixtures.
+pub(crate) fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
+/// A directory below cargo's target directory, kept between test runs.
+pub(crate) fn kept(name: &str) -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .parent()
+        .expect("the temporary directory lies in the target directory");
+    target.join(name)
+}
+
+/// The stand-in worker: an example of this package, so it lies beside the binary in `examples`.
+pub(crate) fn standin() -> PathBuf {
+    let directory = Path::new(env!("CARGO_BIN_EXE_segue"))
+        .parent()
+        .expect("the binary lies in a directory");
+    let path = directory.join("examples/standin");
+    assert!(
+        path.is_file(),
+        "the stand-in worker is not built: {} is missing; `cargo test` builds it, and so does \
+         `cargo build -p segue --example standin`",
+        path.display()
+    );
+    path
+}
+
+/// Held by tests that load the whole machine, so that they do not starve one another.
+pub(crate) fn heavy() -> MutexGuard<'static, ()> {
+    static HEAVY: Mutex<()> = Mutex::new(());
+    // A test that failed while it held the lock has damaged nothing.
+    HEAVY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Says why a test does not apply here, so that nobody takes it for passed.
+pub(crate) fn skip(why: &str) {
+    eprintln!("SKIPPED: {why}");
+}
+
+/// Whether the tests run as root.
+pub(crate) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}

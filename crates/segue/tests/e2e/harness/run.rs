@@ -1,0 +1,417 @@
+//! One `segue run` under test, from its command line to the proof that nothing of it is left.
+
+use std::ffi::{OsStr, OsString};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use segue_wire::control::{App, AppPhase, Status, WorkerPhase};
+
+use super::command::{Outcome, Pending};
+use super::http::{self, Answer};
+use super::nodes::Node;
+use super::output::{Log, Stream};
+use super::process::{self, MARK, Process};
+use super::site::{Program, Site};
+
+/// How long anything may take that is not measured.
+pub(crate) const LIMIT: Duration = Duration::from_secs(40);
+
+/// What is to be run, and how.
+#[derive(Debug)]
+pub(crate) struct Launch {
+    pub(crate) site: Site,
+    prefix: Vec<OsString>,
+    flags: Vec<OsString>,
+    script: OsString,
+    arguments: Vec<OsString>,
+    environment: Vec<(String, String)>,
+    workers: String,
+    holds_stdout: bool,
+}
+
+impl Launch {
+    /// A fixture as version `v1`, with two workers and short times.
+    pub(crate) fn node(fixture: &str) -> Self {
+        let extension = fixture.rsplit('.').next().unwrap_or("js");
+        let script = format!("server.{extension}");
+        Self::of(
+            Site::new(Program::Fixture {
+                script: script.clone(),
+            }),
+            fixture,
+            script.into(),
+        )
+    }
+
+    /// The stand-in as version `v1`; without `port=` it listens at the test's port.
+    pub(crate) fn standin(words: &str) -> Self {
+        Self::of(Site::new(Program::Standin), words, super::standin().into())
+    }
+
+    fn of(site: Site, what: &str, script: OsString) -> Self {
+        site.deploy("v1", what);
+        let mut launch = Self {
+            site,
+            prefix: Vec::new(),
+            flags: Vec::new(),
+            script,
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            workers: "2".to_owned(),
+            holds_stdout: false,
+        };
+        for (flag, value) in [
+            ("--min-uptime", "200ms"),
+            ("--settle", "200ms"),
+            ("--ready-timeout", "20s"),
+            ("--kill-after", "2s"),
+        ] {
+            launch = launch.flag(flag, value);
+        }
+        launch
+    }
+
+    /// A flag with its value; the last one of a name counts.
+    pub(crate) fn flag(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        if let Some(at) = self.flags.iter().position(|flag| flag == name) {
+            self.flags.drain(at..at + 2);
+        }
+        self.flags.push(name.into());
+        self.flags.push(value.as_ref().into());
+        self
+    }
+
+    pub(crate) fn workers(mut self, workers: &str) -> Self {
+        workers.clone_into(&mut self.workers);
+        self
+    }
+
+    pub(crate) fn env(mut self, key: &str, value: &str) -> Self {
+        self.environment.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// What follows the script.
+    pub(crate) fn arguments(mut self, arguments: &[&str]) -> Self {
+        self.arguments = arguments.iter().map(OsString::from).collect();
+        self
+    }
+
+    /// Something else than the release's script.
+    pub(crate) fn script(mut self, script: &str) -> Self {
+        self.script = script.into();
+        self
+    }
+
+    /// A program that starts the supervisor, with its arguments.
+    pub(crate) fn under(mut self, prefix: &[&str]) -> Self {
+        self.prefix = prefix.iter().map(OsString::from).collect();
+        self
+    }
+
+    /// Leaves its stdout unread until [`Run::read_stdout`].
+    pub(crate) fn holding_stdout(mut self) -> Self {
+        self.holds_stdout = true;
+        self
+    }
+
+    pub(crate) fn with_node(self, node: &Node) -> Self {
+        self.flag("--node", &node.path)
+    }
+
+    /// Starts it, without waiting for anything.
+    pub(crate) fn spawn(self) -> Run {
+        let mark = process::new_mark();
+        let control = self.site.path("segue.sock");
+        let mut line = self.prefix.clone();
+        line.push(env!("CARGO_BIN_EXE_segue").into());
+        line.push("run".into());
+        line.push("--control".into());
+        line.push(control.clone().into());
+        line.push("--workers".into());
+        line.push(self.workers.clone().into());
+        line.push("--cwd".into());
+        line.push(self.site.path("current").into());
+        line.extend(self.flags.iter().cloned());
+        line.push(self.script.clone());
+        line.extend(self.arguments.iter().cloned());
+
+        let (program, arguments) = line.split_first().expect("a program");
+        let mut child = Command::new(program)
+            .args(arguments)
+            .current_dir(self.site.path("current"))
+            .env(MARK, &mark)
+            .env("PORT", self.site.port.number().to_string())
+            .env("OTHER_PORT", self.site.other_port.number().to_string())
+            .env("XDG_RUNTIME_DIR", self.site.path("runtime"))
+            .env("NO_COLOR", "1")
+            .env_remove("SEGUE_CONTROL")
+            .env_remove("RUST_LOG")
+            .envs(self.environment.iter().map(|(key, value)| (key, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("start {line:?}: {error}"));
+        let log = Log::new();
+        if !self.holds_stdout {
+            log.follow(Stream::Out, child.stdout.take().expect("stdout is a pipe"));
+        }
+        log.follow(Stream::Err, child.stderr.take().expect("stderr is a pipe"));
+        let main = Process::open(child.id()).expect("it was started and has not been reaped");
+        Run {
+            site: self.site,
+            log,
+            control,
+            mark,
+            main,
+            child,
+            over: false,
+        }
+    }
+
+    /// Starts it and waits until every worker is ready.
+    #[track_caller]
+    pub(crate) fn start(self) -> Run {
+        let run = self.spawn();
+        run.until("every worker is ready", |app| {
+            app.phase == AppPhase::Running
+                && app.slots.iter().all(|slot| {
+                    let ready =
+                        |worker: &&segue_wire::control::Worker| worker.phase == WorkerPhase::Ready;
+                    app.workers
+                        .iter()
+                        .filter(ready)
+                        .any(|worker| worker.slot == slot.slot)
+                })
+        });
+        run.follow_events();
+        run
+    }
+
+    /// Starts it, expects it to end by itself within `limit`, and returns its exit code.
+    #[track_caller]
+    pub(crate) fn start_and_fail(self, limit: Duration) -> (i32, Run) {
+        let mut run = self.spawn();
+        let status = run.wait_for_end(limit);
+        let code = status.code().expect("it ended with a code");
+        run.expect_nothing_left();
+        (code, run)
+    }
+}
+
+/// A supervisor under test. Dropped, all of it is killed.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) site: Site,
+    pub(crate) log: Log,
+    pub(crate) control: PathBuf,
+    mark: String,
+    /// The main process: what a terminal or systemd would see.
+    pub(crate) main: Process,
+    child: Child,
+    over: bool,
+}
+
+impl Run {
+    /// Where the app listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.site.port.number()).into()
+    }
+
+    #[track_caller]
+    pub(crate) fn get(&self, path: &str) -> Answer {
+        http::get(self.address(), path)
+            .unwrap_or_else(|error| panic!("GET {path}: {error}\n{}", self.log.render()))
+    }
+
+    /// `segue COMMAND --control …`, to its end.
+    #[track_caller]
+    pub(crate) fn segue(&self, arguments: &[&str]) -> Outcome {
+        self.segue_beside(arguments).wait(LIMIT)
+    }
+
+    /// The same, while the test goes on.
+    pub(crate) fn segue_beside(&self, arguments: &[&str]) -> Pending {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_segue"));
+        command.args(arguments).arg("--control").arg(&self.control);
+        command.env("NO_COLOR", "1").env_remove("SEGUE_CONTROL");
+        Pending::start(command)
+    }
+
+    /// `segue reload`.
+    #[track_caller]
+    pub(crate) fn reload(&self) -> Outcome {
+        self.segue(&["reload"])
+    }
+
+    /// Writes a release, turns `current` to it and reloads; the reload must succeed.
+    #[track_caller]
+    pub(crate) fn roll(&self, version: &str, what: &str) -> Outcome {
+        self.site.deploy(version, what);
+        let outcome = self.reload();
+        assert_eq!(
+            outcome.code,
+            Some(0),
+            "reload to {version}: {outcome:#?}\nthe supervisor said\n{}",
+            self.log.render()
+        );
+        outcome
+    }
+
+    /// The same, for a release that must not come to serve.
+    #[track_caller]
+    pub(crate) fn roll_and_fail(&self, version: &str, what: &str) -> Outcome {
+        self.site.deploy(version, what);
+        let outcome = self.reload();
+        assert_eq!(
+            outcome.code,
+            Some(1),
+            "reload to the broken {version}: {outcome:#?}\nthe supervisor said\n{}",
+            self.log.render()
+        );
+        outcome
+    }
+
+    /// The status, or why there is none.
+    pub(crate) fn try_status(&self) -> Result<Status, String> {
+        let answer =
+            http::get_unix(&self.control, "/v1/status").map_err(|error| error.to_string())?;
+        serde_json::from_slice(&answer.body).map_err(|error| format!("{error}: {}", answer.text()))
+    }
+
+    #[track_caller]
+    pub(crate) fn status(&self) -> Status {
+        self.try_status()
+            .unwrap_or_else(|error| panic!("status: {error}\n{}", self.log.render()))
+    }
+
+    /// The only app.
+    #[track_caller]
+    pub(crate) fn app(&self) -> App {
+        let mut status = self.status();
+        assert_eq!(status.apps.len(), 1, "one app: {status:#?}");
+        status.apps.remove(0)
+    }
+
+    /// Pids of the workers that serve, by slot.
+    #[track_caller]
+    pub(crate) fn ready_pids(&self) -> Vec<u32> {
+        let mut workers = self.app().workers;
+        workers.retain(|worker| worker.phase == WorkerPhase::Ready);
+        workers.sort_by_key(|worker| worker.slot);
+        workers
+            .into_iter()
+            .filter_map(|worker| worker.pid)
+            .collect()
+    }
+
+    /// Waits until the app's status is as wanted. It is looked at after every line of output or
+    /// event, and now and then in between.
+    #[track_caller]
+    pub(crate) fn until(&self, what: &str, wanted: impl Fn(&App) -> bool) -> App {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let mark = self.log.mark();
+            let status = self.try_status();
+            if let Ok(status) = &status
+                && let Some(app) = status.apps.first()
+                && wanted(app)
+            {
+                return app.clone();
+            }
+            let ended = self.main.ends_within(Duration::ZERO);
+            if ended || Instant::now() > deadline {
+                let how = if ended {
+                    "the supervisor ended before"
+                } else {
+                    "did not come"
+                };
+                panic!(
+                    "{what}: {how}; last status {status:#?}\n{}",
+                    self.log.render()
+                );
+            }
+            self.log.wait_for_news(mark, Duration::from_millis(50));
+        }
+    }
+
+    /// Adds what `/v1/events` streams to the log.
+    pub(crate) fn follow_events(&self) {
+        use std::io::Write;
+        let mut stream =
+            std::os::unix::net::UnixStream::connect(&self.control).expect("connect for events");
+        stream
+            .write_all(b"GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .expect("ask for events");
+        self.log.follow(Stream::Event, stream);
+    }
+
+    /// Begins to read a stdout that was left unread.
+    pub(crate) fn read_stdout(&mut self) {
+        let stdout = self
+            .child
+            .stdout
+            .take()
+            .expect("it has not been read before");
+        self.log.follow(Stream::Out, stdout);
+    }
+
+    /// Sends a signal to the main process.
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.main.signal(signal);
+    }
+
+    /// Processes of this run that are alive.
+    pub(crate) fn processes(&self) -> std::collections::BTreeSet<u32> {
+        process::marked(&self.mark)
+    }
+
+    /// Waits for the end of the main process.
+    #[track_caller]
+    pub(crate) fn wait_for_end(&mut self, limit: Duration) -> ExitStatus {
+        assert!(
+            self.main.ends_within(limit),
+            "the supervisor did not end within {limit:?}\n{}",
+            self.log.render()
+        );
+        self.over = true;
+        self.child.wait().expect("reap the supervisor")
+    }
+
+    /// Fails the test if a process of the run outlives its main process.
+    #[track_caller]
+    pub(crate) fn expect_nothing_left(&self) {
+        let left = process::wait_until_none(&self.mark, Duration::from_secs(5));
+        assert!(
+            left.is_empty(),
+            "left over: {left:#?}\n{}",
+            self.log.render()
+        );
+    }
+
+    /// TERM, exit code 0, nothing left.
+    #[track_caller]
+    pub(crate) fn finish(mut self) {
+        self.signal(Signal::TERM);
+        let status = self.wait_for_end(LIMIT);
+        assert_eq!(status.code(), Some(0), "{status}\n{}", self.log.render());
+        self.expect_nothing_left();
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the supervisor's output:\n{}", self.log.render());
+        }
+        process::kill_marked(&self.mark);
+        if !self.over {
+            // It has just been killed; what it ended with is of no interest.
+            let _ = self.child.wait();
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! The product's promises, kept by the real binary: each test runs a supervisor of its own with
+//! workers that are Node, or the stand-in where Node's boot would prove nothing.
+//!
+//! `SEGUE_TEST_NODES=16,18,20,22,24,26` widens the tests that run with several Node versions;
+//! `--ignored` runs the long ones.
+
+#![forbid(unsafe_code)]
+
+mod harness;
+
+mod control;
+mod crash;
+mod faults;
+mod listen;
+mod output;
+mod reload;
+mod run;
+mod signals;
+mod stop;
