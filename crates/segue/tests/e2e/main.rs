@@ -5,6 +5,10 @@
 //! `--ignored` runs the long ones.
 
 #![forbid(unsafe_code)]
+#![expect(
+    clippy::print_stderr,
+    reason = "a failed test shows what it counted and what the supervisor said"
+)]
 
 mod harness;
 

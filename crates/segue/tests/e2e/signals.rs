@@ -1,1 +1,127 @@
-//! placeholder
+//! The signals of the main process, and life as PID 1.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::harness::process::{self, Process};
+use crate::harness::run::{LIMIT, Launch};
+use crate::harness::skip;
+
+#[test]
+fn ttin_and_ttou_change_the_number_of_workers() {
+    let run = Launch::standin("").workers("2").start();
+    run.signal(Signal::TTIN);
+    run.until("one worker more", |app| {
+        app.slots.len() == 3 && app.workers.len() == 3
+    });
+    run.signal(Signal::TTOU);
+    run.until("one worker fewer", |app| {
+        app.slots.len() == 2 && app.workers.len() == 2
+    });
+    run.signal(Signal::TTOU);
+    run.until("one worker", |app| {
+        app.slots.len() == 1 && app.workers.len() == 1
+    });
+    let mark = run.log.mark();
+    run.signal(Signal::TTOU);
+    // One is the least; it says so.
+    run.log.wait_for(mark, "worker", LIMIT);
+    assert_eq!(run.app().slots.len(), 1);
+    assert_eq!(run.get("/").version(), "v1");
+    run.finish();
+}
+
+#[test]
+fn a_signal_whose_function_does_not_exist_yet_says_so_and_kills_nobody() {
+    let run = Launch::standin("").start();
+    let before = run.ready_pids();
+    for signal in [Signal::USR1, Signal::USR2, Signal::WINCH] {
+        let mark = run.log.mark();
+        run.signal(signal);
+        run.log.wait_for(mark, "SIG", LIMIT);
+    }
+    for signal in [Signal::PIPE, Signal::CHILD] {
+        run.signal(signal);
+    }
+    assert_eq!(run.get("/").version(), "v1");
+    assert_eq!(run.ready_pids(), before);
+    run.finish();
+}
+
+#[test]
+fn the_pid_file_names_the_main_process() {
+    let launch = Launch::standin("");
+    let path = launch.site.path("segue.pid");
+    let run = launch.flag("--pid-file", &path).start();
+    let text = std::fs::read_to_string(&path).expect("read the pid file");
+    assert_eq!(text.trim().parse(), Ok(run.main.pid));
+    assert_eq!(run.status().supervisor.keeper_pid, Some(run.main.pid));
+    run.finish();
+}
+
+#[test]
+fn workers_and_supervisor_are_in_process_groups_of_their_own() {
+    let run = Launch::standin("").start();
+    let group = |pid: u32| {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(pid).expect("a pid"));
+        rustix::process::getpgid(pid).expect("its group")
+    };
+    let supervisor = run.status().supervisor.pid;
+    let mut groups = vec![group(run.main.pid), group(supervisor)];
+    groups.extend(run.ready_pids().into_iter().map(group));
+    groups.sort_by_key(|group| group.as_raw_nonzero());
+    groups.dedup();
+    assert_eq!(groups.len(), 4, "a ^C of the terminal arrives once");
+    run.finish();
+}
+
+#[test]
+fn as_pid_1_it_serves_reaps_and_ends_with_the_right_code() {
+    let unshare = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"];
+    let tried = std::process::Command::new("unshare")
+        .args(&unshare[1..])
+        .arg("true")
+        .output();
+    if !tried.is_ok_and(|output| output.status.success()) {
+        return skip("unshare may not make a pid namespace here");
+    }
+    let mut run = Launch::node("grandchildren.js").under(&unshare).start();
+    assert_eq!(
+        run.status().supervisor.keeper_pid,
+        Some(1),
+        "the keeper is PID 1"
+    );
+    assert_eq!(run.get("/").version(), "v1");
+    run.roll("v2", "grandchildren.js");
+    assert_eq!(run.get("/").version(), "v2");
+    run.until("the old generation is gone", |app| app.workers.len() == 2);
+    let keeper = *process::children(run.main.pid).first().expect("the keeper");
+    // Whatever lost its parent has become the keeper's child, and has been reaped.
+    run.until("no zombie is left", |_| {
+        process::children(keeper)
+            .iter()
+            .all(|child| process::state(*child) != Some('Z'))
+    });
+    Process::open(keeper)
+        .expect("the keeper")
+        .signal(Signal::TERM);
+    let status = run.wait_for_end(LIMIT);
+    assert_eq!(status.code(), Some(0), "{}", run.log.render());
+    run.expect_nothing_left();
+}
+
+#[test]
+fn as_pid_1_a_first_start_that_fails_is_an_exit_code() {
+    let unshare = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"];
+    let tried = std::process::Command::new("unshare")
+        .args(&unshare[1..])
+        .arg("true")
+        .output();
+    if !tried.is_ok_and(|output| output.status.success()) {
+        return skip("unshare may not make a pid namespace here");
+    }
+    let launch = Launch::node("throws-at-boot.js").under(&unshare);
+    let (code, run) = launch.start_and_fail(Duration::from_secs(20));
+    assert_eq!(code, 1, "{}", run.log.render());
+}

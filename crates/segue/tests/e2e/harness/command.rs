@@ -108,11 +108,4 @@ impl Pending {
             line: self.line,
         }
     }
-
-    /// Whether it has ended; it can still be waited for.
-    pub(crate) fn has_ended(&self) -> bool {
-        self.process
-            .as_ref()
-            .is_none_or(|process| process.ends_within(Duration::ZERO))
-    }
 }

@@ -25,11 +25,13 @@ pub(crate) struct Launch {
     pub(crate) site: Site,
     prefix: Vec<OsString>,
     flags: Vec<OsString>,
-    script: OsString,
+    script: Option<OsString>,
     arguments: Vec<OsString>,
     environment: Vec<(String, String)>,
     workers: String,
     holds_stdout: bool,
+    /// Leaves the place of the control socket to the supervisor; `--name` is then needed.
+    pub(crate) default_control: bool,
 }
 
 impl Launch {
@@ -57,11 +59,12 @@ impl Launch {
             site,
             prefix: Vec::new(),
             flags: Vec::new(),
-            script,
+            script: Some(script),
             arguments: Vec::new(),
             environment: Vec::new(),
             workers: "2".to_owned(),
             holds_stdout: false,
+            default_control: false,
         };
         for (flag, value) in [
             ("--min-uptime", "200ms"),
@@ -102,7 +105,13 @@ impl Launch {
 
     /// Something else than the release's script.
     pub(crate) fn script(mut self, script: &str) -> Self {
-        self.script = script.into();
+        self.script = Some(script.into());
+        self
+    }
+
+    /// No script at all: package.json says what runs.
+    pub(crate) fn without_script(mut self) -> Self {
+        self.script = None;
         self
     }
 
@@ -122,21 +131,39 @@ impl Launch {
         self.flag("--node", &node.path)
     }
 
+    fn control_path(&self) -> PathBuf {
+        let name = self
+            .flags
+            .iter()
+            .position(|flag| flag == "--name")
+            .and_then(|at| self.flags.get(at + 1));
+        match name {
+            Some(name) if self.default_control => self
+                .site
+                .path("runtime/segue")
+                .join(name)
+                .with_extension("sock"),
+            _ => self.site.path("segue.sock"),
+        }
+    }
+
     /// Starts it, without waiting for anything.
     pub(crate) fn spawn(self) -> Run {
         let mark = process::new_mark();
-        let control = self.site.path("segue.sock");
+        let control = self.control_path();
         let mut line = self.prefix.clone();
         line.push(env!("CARGO_BIN_EXE_segue").into());
         line.push("run".into());
-        line.push("--control".into());
-        line.push(control.clone().into());
+        if !self.default_control {
+            line.push("--control".into());
+            line.push(control.clone().into());
+        }
         line.push("--workers".into());
         line.push(self.workers.clone().into());
         line.push("--cwd".into());
         line.push(self.site.path("current").into());
         line.extend(self.flags.iter().cloned());
-        line.push(self.script.clone());
+        line.extend(self.script.clone());
         line.extend(self.arguments.iter().cloned());
 
         let (program, arguments) = line.split_first().expect("a program");
