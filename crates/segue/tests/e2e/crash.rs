@@ -202,7 +202,7 @@ fn a_slot_whose_workers_keep_failing_is_given_up_and_tried_again_at_a_reload() {
     let launch = Launch::standin("")
         .flag("--backoff-min", "10ms")
         .flag("--backoff-max", "50ms")
-        .flag("--restart-intensity", "3/1m");
+        .flag("--intensity", "3/1m");
     let run = launch.workers("1").start();
     let behaviour = run.site.path("releases/v1/behaviour");
     let works = std::fs::read(&behaviour).expect("read the behaviour");

@@ -15,6 +15,7 @@ mod harness;
 mod control;
 mod crash;
 mod faults;
+mod ground;
 mod listen;
 mod output;
 mod reload;

@@ -1,0 +1,148 @@
+//! The tests' own ground: apps that answer as the load client expects, and a rig that can fail.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use segue_load::{Cut, Download, FailureKind, Fresh, KeepAlive, Load, Phase, Post, Think};
+
+use crate::harness::load::{Clients, render};
+use crate::harness::nodes::{frameworks, nodes};
+use crate::harness::output::{Log, Stream};
+use crate::harness::port::Port;
+use crate::harness::{fixtures, process, standin};
+
+/// A fixture without a supervisor, killed at the end.
+struct Alone {
+    child: Child,
+    log: Log,
+}
+
+impl Alone {
+    fn start(node: &std::path::Path, port: &Port) -> Self {
+        // Says when it listens, so that nobody need guess.
+        let script = "const net = require('net'); const listen = net.Server.prototype.listen; \
+                      net.Server.prototype.listen = function (...all) { \
+                      this.once('listening', () => console.log('listening')); return listen.apply(this, all); }; \
+                      require(process.argv[1]);";
+        let mut child = Command::new(node)
+            .args(["-e", script])
+            .arg(fixtures().join("plain.js"))
+            .env("PORT", port.number().to_string())
+            .env("VERSION", "alone")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .expect("start node");
+        let log = Log::new();
+        log.follow(Stream::Out, child.stdout.take().expect("stdout is a pipe"));
+        log.wait_for(0, "listening", Duration::from_secs(20));
+        Self { child, log }
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn address(port: &Port) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port.number()).into()
+}
+
+#[test]
+fn the_fixtures_keep_the_contract_of_the_load_client() {
+    for node in nodes() {
+        let port = Port::lease();
+        let alone = Alone::start(&node.path, &port);
+        let load = Load::builder()
+            .with(Fresh {
+                clients: 5,
+                ..Fresh::default()
+            })
+            .with(KeepAlive {
+                clients: 5,
+                ..KeepAlive::default()
+            })
+            .with(Think {
+                clients: 5,
+                ..Think::default()
+            })
+            .with(Post {
+                clients: 2,
+                ..Post::default()
+            })
+            .with(Cut {
+                clients: 1,
+                ..Cut::default()
+            })
+            .with(Download {
+                clients: 2,
+                over: Duration::from_millis(300),
+                ..Download::default()
+            });
+        let clients = Clients::start(load, address(&port));
+        clients.wait_for_answers(500);
+        let report = clients.stop();
+        assert_eq!(
+            report.failed(),
+            0,
+            "{node}: {}\n{}",
+            render(&report),
+            alone.log.render()
+        );
+        for class in &report.classes {
+            assert!(class.answers > 0 || class.cut > 0, "{node}: {class:?}");
+        }
+        assert_eq!(report.versions.keys().collect::<Vec<_>>(), ["alone"]);
+    }
+}
+
+#[test]
+fn the_rig_sees_what_a_restart_without_a_supervisor_costs() {
+    let port = Port::lease();
+    let node = nodes().remove(0).path;
+    let alone = Alone::start(&node, &port);
+    let load = Load::builder().with(Fresh {
+        clients: 20,
+        ..Fresh::default()
+    });
+    let clients = Clients::start(load, address(&port));
+    clients.wait_for_answers(200);
+    clients.mark("restart", Phase::Reload);
+    drop(alone);
+    let _again = Alone::start(&node, &port);
+    clients.wait_for_answers(200);
+    let report = clients.stop();
+    assert!(
+        report.failed_by(FailureKind::Refused) > 0,
+        "{}",
+        render(&report)
+    );
+}
+
+#[test]
+fn a_marked_process_is_found_and_killed() {
+    let mark = process::new_mark();
+    let mut child = Command::new("sleep")
+        .arg("600")
+        .env(process::MARK, &mark)
+        .spawn()
+        .expect("start a process");
+    assert!(process::marked(&mark).contains(&child.id()));
+    process::kill_marked(&mark);
+    assert!(process::marked(&mark).is_empty());
+    child.wait().expect("reap it");
+}
+
+#[test]
+fn what_the_tests_need_is_there() {
+    assert!(standin().is_file());
+    for package in ["express", "fastify", "tsx"] {
+        assert!(frameworks().join(package).is_dir(), "{package}");
+    }
+}
