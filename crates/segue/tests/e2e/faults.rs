@@ -52,13 +52,9 @@ fn without_processes_left_a_reload_fails_and_the_old_version_serves() {
         return skip("the limit on processes is set for a user of its own, which takes root");
     }
     let launch = Launch::standin("");
-    launch.site.open_to_all();
     // A user that nobody else is: the limit counts all its processes.
     let user = 60_000 + u32::from(launch.site.port.number() % 5000);
-    let (user, group) = (format!("--reuid={user}"), format!("--regid={user}"));
-    let run = launch
-        .under(&["setpriv", &user, &group, "--clear-groups"])
-        .start();
+    let run = launch.under_user(user).start();
     let supervisor = run.status().supervisor.pid;
     let old = limit(supervisor, Resource::Nproc, 1);
     failing_reload(&run, || {
@@ -312,5 +308,54 @@ fn an_idle_supervisor_does_not_wake_up() {
     assert!(!stopper.ends_within(Duration::from_secs(4)));
     let woken = switches() - before;
     assert!(woken <= 3, "woken {woken} times in four idle seconds");
+    run.finish();
+}
+
+#[test]
+fn the_supervisor_is_out_of_the_data_path() {
+    let run = Launch::standin("").start();
+    let supervisor = run.status().supervisor.pid;
+    let before = process::cpu_ticks(supervisor);
+    let load = Load::builder()
+        .with(Fresh {
+            clients: 20,
+            ..Fresh::default()
+        })
+        .requests(5000);
+    let report = Clients::start(load, run.address()).finish(LIMIT);
+    assert_flawless(&report, &run);
+    let used = process::cpu_ticks(supervisor) - before;
+    assert!(
+        used <= 2,
+        "{used} hundredths of a second for other people's connections"
+    );
+    run.finish();
+}
+
+#[test]
+fn a_worker_inherits_no_descriptor_of_another() {
+    let run = Launch::node("plain.js").workers("2").start();
+    run.roll("v2", "plain.js");
+    run.until("the old generation is gone", |app| app.workers.len() == 2);
+    let supervisor = run.status().supervisor.pid;
+    let pids = run.ready_pids();
+    let (first, second) = (
+        process::sockets_and_pipes(pids[0]),
+        process::sockets_and_pipes(pids[1]),
+    );
+    let shared: Vec<_> = first.intersection(&second).collect();
+    assert!(shared.is_empty(), "both workers hold {shared:?}");
+    // The supervisor keeps the listening socket of each; channel and output end in different sockets.
+    let known = process::sockets_and_pipes(supervisor);
+    for of_worker in [&first, &second] {
+        let common: Vec<_> = of_worker
+            .intersection(&known)
+            .filter(|name| name.starts_with("socket"))
+            .collect();
+        assert!(
+            common.len() <= 1,
+            "the supervisor and a worker share {common:?}"
+        );
+    }
     run.finish();
 }

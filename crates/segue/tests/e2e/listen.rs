@@ -430,15 +430,7 @@ fn a_forbidden_port_is_node_s_own_error() {
     }
     let mut launch = Launch::node("listen-error.js").env("PORT", "1");
     if is_root() {
-        launch.site.open_to_all();
-        launch = launch.under(&[
-            "setpriv",
-            "--reuid=65534",
-            "--regid=65534",
-            "--clear-groups",
-            "--inh-caps=-all",
-            "--bounding-set=-all",
-        ]);
+        launch = launch.under_user(65_534);
     }
     let (code, run) = launch.start_and_fail(LIMIT);
     assert_eq!(code, 1);

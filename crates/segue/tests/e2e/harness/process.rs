@@ -107,6 +107,36 @@ pub(crate) fn descriptors(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
 
+/// The sockets and pipes that a process holds, as `socket:[…]` and `pipe:[…]`.
+pub(crate) fn sockets_and_pipes(pid: u32) -> BTreeSet<String> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    entries
+        .filter_map(|entry| {
+            std::fs::read_link(entry.path())
+                .ok()?
+                .into_os_string()
+                .into_string()
+                .ok()
+        })
+        .filter(|name| name.starts_with("socket:") || name.starts_with("pipe:"))
+        .collect()
+}
+
+/// Processor time in ticks, a hundredth of a second each, of a process and all its threads (proc(5)).
+pub(crate) fn cpu_ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
+    fields
+        .split(' ')
+        .skip(11)
+        .take(2)
+        .filter_map(|text| text.parse::<u64>().ok())
+        .sum()
+}
+
 /// Kills whatever has this mark until nothing has it.
 pub(crate) fn kill_marked(mark: &str) {
     let deadline = Instant::now() + Duration::from_secs(10);

@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,7 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(40);
 #[derive(Debug)]
 pub(crate) struct Launch {
     pub(crate) site: Site,
+    binary: PathBuf,
     prefix: Vec<OsString>,
     flags: Vec<OsString>,
     script: Option<OsString>,
@@ -57,6 +58,7 @@ impl Launch {
         site.deploy("v1", what);
         let mut launch = Self {
             site,
+            binary: env!("CARGO_BIN_EXE_segue").into(),
             prefix: Vec::new(),
             flags: Vec::new(),
             script: Some(script),
@@ -127,6 +129,24 @@ impl Launch {
         self
     }
 
+    /// Runs as another user, which takes root. The binaries are copied to where it may read them.
+    pub(crate) fn under_user(mut self, user: u32) -> Self {
+        self.site.open_to_all();
+        let copy = |from: &Path| {
+            let to = self
+                .site
+                .path(&from.file_name().expect("a file").to_string_lossy());
+            std::fs::copy(from, &to).expect("copy a binary");
+            to
+        };
+        self.binary = copy(&self.binary);
+        if self.site.program == Program::Standin {
+            self.script = Some(copy(&super::standin()).into());
+        }
+        let (user, group) = (format!("--reuid={user}"), format!("--regid={user}"));
+        self.under(&["setpriv", &user, &group, "--clear-groups"])
+    }
+
     pub(crate) fn with_node(self, node: &Node) -> Self {
         self.flag("--node", &node.path)
     }
@@ -152,7 +172,7 @@ impl Launch {
         let mark = process::new_mark();
         let control = self.control_path();
         let mut line = self.prefix.clone();
-        line.push(env!("CARGO_BIN_EXE_segue").into());
+        line.push(self.binary.clone().into());
         line.push("run".into());
         if !self.default_control {
             line.push("--control".into());
