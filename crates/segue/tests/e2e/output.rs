@@ -28,7 +28,7 @@ fn lines_of_several_workers_are_never_mixed() {
     for letter in letters {
         let (address, done) = (run.address(), done.clone());
         std::thread::spawn(move || {
-            let path = format!("/print?text={letter}&repeat=3000&lines=100");
+            let path = format!("/print?text={letter}&repeat=3000&lines=20");
             done.send(http::get(address, &path).is_ok())
         });
     }
@@ -37,7 +37,7 @@ fn lines_of_several_workers_are_never_mixed() {
     }
     let long = |line: &crate::harness::output::Line| line.text.len() >= 3000;
     run.until("every line has come", |_| {
-        run.log.lines().iter().filter(|line| long(line)).count() >= 800
+        run.log.lines().iter().filter(|line| long(line)).count() >= 160
     });
     let mut prefixes = BTreeSet::new();
     for line in run.log.lines().iter().filter(|line| long(line)) {
