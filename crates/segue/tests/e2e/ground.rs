@@ -1,6 +1,6 @@
 //! The tests' own ground: apps that answer as the load client expects, and a rig that can fail.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -10,7 +10,8 @@ use crate::harness::load::{Clients, render};
 use crate::harness::nodes::{frameworks, nodes};
 use crate::harness::output::{Log, Stream};
 use crate::harness::port::Port;
-use crate::harness::{fixtures, process, standin};
+use crate::harness::primary::Primary;
+use crate::harness::{fixtures, http, process, standin};
 
 /// A fixture without a supervisor, killed at the end.
 struct Alone {
@@ -144,5 +145,31 @@ fn what_the_tests_need_is_there() {
     assert!(standin().is_file());
     for package in ["express", "fastify", "tsx"] {
         assert!(frameworks().join(package).is_dir(), "{package}");
+    }
+}
+
+#[test]
+fn the_stand_in_says_what_node_says() {
+    let port = Port::lease();
+    let life = |mut command: Command| {
+        let listener = TcpListener::bind(address(&port)).expect("bind");
+        command.env("PORT", port.number().to_string());
+        Primary::start(command).whole_life(&listener, || {
+            let answer = http::get(address(&port), "/?n=7").expect("an answer");
+            assert_eq!(
+                (answer.status, answer.header("x-segue-echo")),
+                (200, Some("7"))
+            );
+        })
+    };
+    let mut command = Command::new(standin());
+    command.arg(format!("port={}", port.number()));
+    let (stand_in, code) = life(command);
+    assert_eq!(code, Some(0));
+    assert!(stand_in.len() > 4, "{stand_in:?}");
+    for node in nodes() {
+        let mut command = Command::new(&node.path);
+        command.arg(fixtures().join("plain.js"));
+        assert_eq!(life(command), (stand_in.clone(), Some(0)), "{node}");
     }
 }

@@ -10,13 +10,15 @@ pub(crate) mod load;
 pub(crate) mod nodes;
 pub(crate) mod output;
 pub(crate) mod port;
+pub(crate) mod primary;
 pub(crate) mod process;
 pub(crate) mod run;
 pub(crate) mod site;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::process::Command;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 /// The directory of the fixtures.
 pub(crate) fn fixtures() -> PathBuf {
@@ -31,17 +33,41 @@ pub(crate) fn kept(name: &str) -> PathBuf {
     target.join(name)
 }
 
-/// The stand-in worker: an example of this package, so it lies beside the binary in `examples`.
+/// The stand-in worker: an example of this package, beside the binary in `examples`. `cargo test`
+/// builds it, but `cargo test --test e2e` does not, and would run a stale one.
 pub(crate) fn standin() -> PathBuf {
-    let directory = Path::new(env!("CARGO_BIN_EXE_segue"))
-        .parent()
-        .expect("the binary lies in a directory");
-    let path = directory.join("examples/standin");
+    static BUILT: LazyLock<PathBuf> = LazyLock::new(build_standin);
+    BUILT.clone()
+}
+
+fn build_standin() -> PathBuf {
+    let profile = Path::new(env!("CARGO_BIN_EXE_segue")).parent();
+    let profile = profile.expect("the binary lies in the directory of its profile");
+    let name = match profile.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev",
+        Some(name) => name,
+    };
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args([
+        "build",
+        "--quiet",
+        "--package",
+        env!("CARGO_PKG_NAME"),
+        "--example",
+        "standin",
+    ]);
+    command
+        .args(["--profile", name, "--target-dir"])
+        .arg(kept(""));
+    command.current_dir(env!("CARGO_MANIFEST_DIR"));
+    let path = profile.join("examples/standin");
+    let output = command.output().expect("run cargo");
     assert!(
-        path.is_file(),
-        "the stand-in worker is not built: {} is missing; `cargo test` builds it, and so does \
-         `cargo build -p segue --example standin`",
-        path.display()
+        output.status.success() && path.is_file(),
+        "{command:?} does not make {}:\n{}",
+        path.display(),
+        String::from_utf8_lossy(&output.stderr)
     );
     path
 }
