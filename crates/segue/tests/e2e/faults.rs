@@ -2,12 +2,14 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use segue_load::{Fresh, Load, Phase};
 use segue_wire::control::WorkerPhase;
 
+use crate::harness::command::Pending;
 use crate::harness::load::{Clients, assert_flawless};
 use crate::harness::process::{self, Process};
 use crate::harness::run::{LIMIT, Launch, Run};
@@ -55,11 +57,26 @@ fn without_processes_left_a_reload_fails_and_the_old_version_serves() {
     // A user that nobody else is: the limit counts all its processes.
     let user = 60_000 + u32::from(launch.site.port.number() % 5000);
     let run = launch.under_user(user).start();
-    let supervisor = run.status().supervisor.pid;
-    let old = limit(supervisor, Resource::Nproc, 1);
-    failing_reload(&run, || {
-        prlimit(pid(supervisor), Resource::Nproc, old).expect("lift the limit");
-    });
+    let supervisor = run.status().supervisor.pid.to_string();
+    // By a process of the same user: root may lack the capability to limit others.
+    let limit_processes = |value: &str| {
+        let mut command = Command::new("setpriv");
+        command.args([
+            format!("--reuid={user}"),
+            format!("--regid={user}"),
+            "--clear-groups".to_owned(),
+        ]);
+        command.args(["prlimit", "--pid", &supervisor, value]);
+        Pending::start(command).wait(LIMIT).expect(0).out.clone()
+    };
+    let limits = limit_processes("--nproc");
+    let hard = limits
+        .lines()
+        .last()
+        .and_then(|line| line.split_whitespace().nth_back(1));
+    let hard = hard.expect("a table with the hard limit").to_owned();
+    limit_processes("--nproc=1:");
+    failing_reload(&run, || drop(limit_processes(&format!("--nproc={hard}:"))));
     run.finish();
 }
 
@@ -254,6 +271,10 @@ fn a_worker_that_dies_while_a_connection_is_handed_to_it_costs_nobody_anything()
         );
     }
     scaled.wait(LIMIT);
+    assert!(
+        !run.processes().contains(&pids[0]),
+        "the worker of the first slot died of what it was handed"
+    );
     leaving.signal(Signal::CONT);
     run.finish();
 }

@@ -385,7 +385,9 @@ fn an_abstract_unix_socket() {
         text
     };
     assert!(ask().contains("x-segue-version: v1"));
+    // Both generations accept from the one socket until the old one has left.
     run.roll("v2", "unix-path.js");
+    run.until("the old generation is gone", |app| app.workers.len() == 2);
     assert!(ask().contains("x-segue-version: v2"));
     run.finish();
 }

@@ -401,5 +401,7 @@ fn reload_under_load(run: &Run, reloads: u32) {
         clients.wait_for_answers(200);
     }
     assert_flawless(&clients.stop(), run);
+    // Without steering both generations accept from the one socket until the old one has left.
+    run.until("the old generations are gone", |app| app.workers.len() == 2);
     assert_eq!(run.get("/").version(), format!("v{}", reloads + 1));
 }

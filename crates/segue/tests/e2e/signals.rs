@@ -36,10 +36,14 @@ fn ttin_and_ttou_change_the_number_of_workers() {
 fn a_signal_whose_function_does_not_exist_yet_says_so_and_kills_nobody() {
     let run = Launch::standin("").start();
     let before = run.ready_pids();
-    for signal in [Signal::USR1, Signal::USR2, Signal::WINCH] {
+    for (signal, name) in [
+        (Signal::USR1, "USR1"),
+        (Signal::USR2, "USR2"),
+        (Signal::WINCH, "WINCH"),
+    ] {
         let mark = run.log.mark();
         run.signal(signal);
-        run.log.wait_for(mark, "SIG", LIMIT);
+        run.log.wait_for(mark, name, LIMIT);
     }
     for signal in [Signal::PIPE, Signal::CHILD] {
         run.signal(signal);
