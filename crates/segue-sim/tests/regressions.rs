@@ -138,16 +138,17 @@ fn handshakes_after_the_settling_began_keep_a_socket_from_the_unproven() {
     let script = Script::listening(300, &[0])
         .then(400, Step::SayReady)
         .then(3_000, Step::CloseChannel);
-    let mut plan = by_message(1, vec![Release::of(vec![script])])
-        .at(9.0, Request::Reload)
-        .at(10.0, Request::Reload);
+    let mut plan = by_message(1, vec![Release::of(vec![script])]);
     plan.settings.settle = Duration::from_millis(100);
+    plan.settings.min_uptime = Duration::ZERO;
     plan.settings.distribution = Distribution::Spread;
-    plan.faults.late_handshakes = 500;
-    plan.load = 20;
-    plan.horizon = 15_000;
-    for seed in 0..200 {
+    plan.faults.late_handshakes = 300;
+    plan.load = 100;
+    plan.horizon = 10_000;
+    for seed in 0..400 {
         plan.seed = seed;
+        // A new worker asks when the first one's socket has just been given back.
+        plan.requests = vec![(5_000 + 10 * seed, Request::Reload)];
         check(&plan, &[]);
     }
 }
