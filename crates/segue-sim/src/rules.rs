@@ -661,6 +661,7 @@ impl Rules {
                 || address.set.iter().all(serves)
                 || kernel.group(address.address.0).is_none();
             let is_stirring = self.is_steering_unreliable
+                || Time(now).since(self.last_disturbance) < SLACK
                 || view
                     .workers
                     .iter()
@@ -709,7 +710,7 @@ impl Rules {
 
     fn longest_leave(&self) -> Duration {
         SETTLE_LIMIT.max(self.settings.settle)
-            + self.settings.drain_timeout
+            + self.settings.drain_timeout.max(self.settings.stop_timeout)
             + self.settings.kill_after
             + SLACK
     }
