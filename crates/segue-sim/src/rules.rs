@@ -662,10 +662,9 @@ impl Rules {
                 || kernel.group(address.address.0).is_none();
             let is_stirring = self.is_steering_unreliable
                 || Time(now).since(self.last_disturbance) < SLACK
-                || view
-                    .workers
-                    .iter()
-                    .any(|worker| worker.phase != WorkerPhase::Ready);
+                || view.workers.iter().any(|worker| {
+                    worker.phase != WorkerPhase::Ready || Time(now).since(worker.since) < SLACK
+                });
             ensure(is_right || is_stirring, || {
                 format!("{} steers to sockets that nobody serves", address.address)
             })?;
