@@ -530,7 +530,12 @@ impl App {
             return;
         }
         match failure {
-            Some(failure) if !is_any_ready && !is_any_booting && !was_ready => {
+            // All run the same command: where one is a wrapper, none will ever ask.
+            Some(failure)
+                if !is_any_ready
+                    && !was_ready
+                    && (!is_any_booting || failure.cause == Cause::Wrapper) =>
+            {
                 if let Some(Start { request, .. }) = start {
                     self.reply(request, Outcome::NeverStarted { failure });
                     self.phase = Phase::Starting {
