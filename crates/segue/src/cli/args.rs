@@ -62,6 +62,8 @@ pub(crate) enum Command {
     /// Show what runs: one line a worker
     #[command(alias = "ls")]
     Status(StatusArgs),
+    /// Follow the supervisor's news: starts, crashes, reloads, drains
+    Events(EventsArgs),
     /// Change the number of workers
     Scale(ScaleArgs),
     /// Stop an app gracefully
@@ -144,6 +146,12 @@ pub(crate) struct StatusArgs {
 }
 
 #[derive(Args, Debug)]
+pub(crate) struct EventsArgs {
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+}
+
+#[derive(Args, Debug)]
 #[command(override_usage = "segue scale [OPTIONS] [APP] N|+N|-N")]
 pub(crate) struct ScaleArgs {
     /// So many workers, or so many more or fewer; the app may be left out when there is only one
@@ -189,6 +197,7 @@ impl Command {
             | Self::Status(_)
             | Self::Stop(_)
             | Self::Shutdown(_)
+            | Self::Events(_)
             | Self::Demo(_) => Ok(()),
         }
     }

@@ -38,6 +38,13 @@ pub(super) async fn follow(
     Ok(Exit::all(exits))
 }
 
+/// Tells one piece of news that belongs to no request.
+pub(super) fn show(progress: &Progress, output: &Output) {
+    let mut teller = StepTeller { output, held: None };
+    teller.progress(progress);
+    teller.release();
+}
+
 /// Gives up waiting after `limit`; what goes on goes on.
 pub(super) async fn limited(
     limit: Option<Duration>,

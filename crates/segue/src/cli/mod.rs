@@ -3,6 +3,7 @@
 pub(crate) mod args;
 mod demo;
 mod error;
+mod events;
 mod follow;
 pub(crate) mod output;
 mod reload;
@@ -31,6 +32,9 @@ pub(crate) fn main(words: Vec<OsString>, run: impl FnOnce(RunArgs) -> u8) -> Exi
         }
         Ok(Command::Status(args)) => {
             drive(args.common.output(), |output| status::run(args, output))
+        }
+        Ok(Command::Events(args)) => {
+            drive(args.common.output(), |output| events::run(args, output))
         }
         Ok(Command::Scale(args)) => drive(args.common.output(), |output| scale::run(args, output)),
         Ok(Command::Stop(args)) => drive(args.common.output(), |output| stop::run(args, output)),

@@ -117,6 +117,11 @@ impl Output {
         paint(text, tone, self.colours.out)
     }
 
+    /// Whether nothing more can be written.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.sinks.failed.get().is_some()
+    }
+
     /// The exit code, given how writing went.
     pub(crate) fn finish(&self, exit: Exit) -> Exit {
         match self.sinks.failed.get() {

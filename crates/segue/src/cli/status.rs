@@ -206,12 +206,12 @@ fn show_slot(slot: &Slot, output: &Output) {
         ));
     }
     // A failure long repaired is no news: it is shown while its slot is not served.
-    if slot.given_up || slot.respawn_in_ms.is_some() {
-        if let Some(failure) = &slot.last_failure {
-            output.line(&format!("  last failure: {}", failure.text));
-            for line in lines::tail(&failure.stderr) {
-                output.line(&format!("  {line}"));
-            }
+    if (slot.given_up || slot.respawn_in_ms.is_some())
+        && let Some(failure) = &slot.last_failure
+    {
+        output.line(&format!("  last failure: {}", failure.text));
+        for line in lines::tail(&failure.stderr) {
+            output.line(&format!("  {line}"));
         }
     }
 }

@@ -538,7 +538,7 @@ mod tests {
 
     #[test]
     fn odd_combinations_are_refused() {
-        let mut settings = set("backoff-min", "1m").unwrap();
+        let settings = set("backoff-min", "1m").unwrap();
         assert!(
             settings
                 .check()
