@@ -1,4 +1,4 @@
-//! What the keeper owes an app whose supervisor has crashed: to end it, all of it, in a bounded
+//! What the keeper owes an app whose supervisor has ended: that nothing of it is left, in a bounded
 //! time. Orphans have come to the keeper, so the app is whatever descends from it.
 
 use std::collections::BTreeSet;

@@ -154,7 +154,18 @@ impl Kept {
 
     fn conclude(&self, exit: Exit) -> u8 {
         let how = match exit {
-            Exit::Code(code) if code != PANICKED => return u8::try_from(code).unwrap_or(1),
+            Exit::Code(code) if code != PANICKED => {
+                // What the app started for itself must not outlive it: it could hold the port.
+                if let Ok(ended) = end_descendants(&self.signals)
+                    && ended.killed > 0
+                {
+                    say(&format!(
+                        "{} processes that the app had left behind were ended, {} of them by SIGKILL",
+                        ended.all, ended.killed
+                    ));
+                }
+                return u8::try_from(code).unwrap_or(1);
+            }
             Exit::Code(_) => "panicked, which is a bug in segue".to_owned(),
             Exit::Signal(number) => format!("was killed by signal {number}"),
             Exit::Unknown => "ended in an unknown way".to_owned(),

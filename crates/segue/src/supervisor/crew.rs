@@ -33,6 +33,10 @@ pub(super) struct Member {
     pub(super) is_attached: bool,
     /// It has asked for a socket.
     pub(super) has_asked: bool,
+    /// Looks in a row at which it did nothing while a process below it listened.
+    pub(super) idle_looks: u8,
+    /// Its processor time at the last look, in milliseconds.
+    pub(super) cpu_ms: u64,
     /// What it leads is one of ours, not a shell or a wrapper.
     pub(super) is_node: bool,
     process: Arc<Process>,
@@ -113,6 +117,7 @@ impl Crew {
         let (ended, channel_ended) = oneshot::channel();
         tokio::spawn(watch_exit(
             worker,
+            pid,
             Arc::clone(&process),
             output.clone(),
             channel_ended,
@@ -128,6 +133,8 @@ impl Crew {
                 output,
                 is_attached: false,
                 has_asked: false,
+                idle_looks: 0,
+                cpu_ms: 0,
                 is_node,
                 process,
                 ended: Some(ended),
@@ -258,6 +265,7 @@ pub(super) fn address_of(key: &str) -> Option<AddressId> {
 /// Reports an exit once the process has been reaped and its last words have been read.
 async fn watch_exit(
     worker: WorkerId,
+    pid: u32,
     process: Arc<Process>,
     output: Output,
     channel_ended: oneshot::Receiver<()>,
@@ -267,6 +275,8 @@ async fn watch_exit(
         let Ok(mut ready) = process.pidfd.readable().await else {
             break ExitStatus::Unknown;
         };
+        // Helpers that it started go with it. Its number is still its group's: it is not reaped.
+        let _ = spawn::send_group(pid, Signal::TERM);
         match spawn::reap(process.pidfd.get_ref()) {
             Ok(Some(Exit::Code(code))) => break ExitStatus::Code(code),
             Ok(Some(Exit::Signal(signal))) => break ExitStatus::Signal(signal),

@@ -1,9 +1,6 @@
 //! What reaches the loop, as events for the core: worker reports, callers' commands, signals.
 
-use std::time::Duration;
-
-use segue_core::{Event, ExitStatus, Scale, WorkerId, WorkerPhase};
-use segue_sys::diag;
+use segue_core::{Event, ExitStatus, Scale, WorkerId};
 use segue_sys::signal::Signals;
 use segue_wire::control::{Problem, ProblemCode, ScaleBody, Status, Supervisor as Process};
 use segue_wire::node::QueryServer;
@@ -18,9 +15,6 @@ use crate::control::convert;
 use crate::listener::Place;
 use crate::telemetry::lines;
 use crate::worker::channel::{End, Report};
-
-/// Between two looks at workers that speak and have not asked for a socket.
-const LOOK: Duration = Duration::from_millis(300);
 
 impl Supervisor {
     pub(super) fn hear(&mut self, input: Input) {
@@ -53,7 +47,7 @@ impl Supervisor {
                 if let Some(member) = self.crew.member_mut(worker) {
                     member.is_attached = true;
                 }
-                self.next_look.get_or_insert(self.now() + LOOK);
+                self.look_soon();
                 self.feed(Event::Attached { worker });
             }
             Report::Query(query) => self.hear_query(worker, query),
@@ -272,38 +266,6 @@ impl Supervisor {
                 control: Some(self.plan.control.display().to_string()),
             },
             apps: vec![convert::app(&self.core.view(), now, self)],
-        }
-    }
-
-    /// A worker that speaks and asks for nothing, while a process below it listens, is a wrapper:
-    /// it would never be ready.
-    pub(super) fn look_for_wrappers(&mut self) {
-        let booting: Vec<WorkerId> = self
-            .core
-            .view()
-            .workers
-            .iter()
-            .filter(|worker| worker.phase == WorkerPhase::Booting)
-            .map(|worker| worker.worker)
-            .collect();
-        let suspects: Vec<(WorkerId, u32)> = self
-            .crew
-            .members()
-            .filter(|(worker, member)| {
-                member.is_attached && !member.has_asked && booting.contains(worker)
-            })
-            .map(|(worker, member)| (worker, member.pid))
-            .collect();
-        self.next_look = (!suspects.is_empty()).then(|| self.now() + LOOK);
-        for (worker, pid) in suspects {
-            let Ok(pid) = i32::try_from(pid) else {
-                continue;
-            };
-            if let Ok(Some(listener)) = diag::listening_descendant(pid) {
-                self.records
-                    .found_wrapper(worker, listener.pid, listener.address);
-                self.feed(Event::FoundWrapper { worker });
-            }
         }
     }
 }

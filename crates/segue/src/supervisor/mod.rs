@@ -11,6 +11,7 @@
 //! One thread, one loop. The loop only builds an event; nothing slow is awaited in it. Whatever
 //! takes time runs as a task and comes back as an input that names what it is about.
 
+mod attachment;
 mod crew;
 mod hear;
 mod intent;

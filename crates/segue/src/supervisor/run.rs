@@ -261,7 +261,13 @@ impl Supervisor {
         if self.next_look.is_some_and(|look| self.now() >= look) {
             self.look_for_wrappers();
         }
-        self.feed(Event::DeadlineReached);
+        if self
+            .core
+            .next_deadline()
+            .is_some_and(|deadline| self.now() >= deadline)
+        {
+            self.feed(Event::DeadlineReached);
+        }
     }
 
     /// One line of ours, where the operator looks.
