@@ -3,13 +3,16 @@
 //! The rules see what the core is told, what it orders and its public view, and beside that what
 //! the virtual world knows: who lives, and which connection went where.
 
+mod ends;
+mod news;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use segue_core::{
-    Action, AddressId, AddressKind, App, AppPhase, AppView, AskId, Distribution, Event, Failure,
-    Generation, Leaving, Notice, Outcome, ReadyRule, RequestId, Settings, SlotId, SocketIndex,
-    SocketRef, Time, WorkerId, WorkerPhase,
+    Action, AddressId, AddressKind, App, AppPhase, AppView, AskId, Distribution, Event, Generation,
+    Leaving, Notice, Outcome, ReadyRule, RequestId, Settings, SlotId, SocketIndex, SocketRef, Time,
+    WorkerId, WorkerPhase,
 };
 
 use crate::kernel::Kernel;
@@ -344,105 +347,6 @@ impl Rules {
         }
     }
 
-    fn judge_notice(&mut self, now: Time, notice: &Notice, view: &AppView) -> Verdict {
-        match notice {
-            Notice::WorkerReady { worker, .. } => {
-                self.alive(*worker, notice)?;
-                if let Some(known) = self.workers.get_mut(worker) {
-                    known.ready_at = Some(now);
-                }
-                Ok(())
-            }
-            Notice::WorkerLeaving { worker, why, .. } => {
-                self.alive(*worker, notice)?;
-                let generation = self.workers.get_mut(worker).map(|known| {
-                    known.leaving = Some(now);
-                    known.generation
-                });
-                match why {
-                    Leaving::Reload => ensure(Some(view.serving) > generation, || {
-                        format!("{worker} leaves for a reload that has not been committed")
-                    }),
-                    Leaving::Abandoned => ensure(Some(view.serving) != generation, || {
-                        format!("{worker} of the serving generation is abandoned")
-                    }),
-                    Leaving::ScaledDown
-                    | Leaving::Stop
-                    | Leaving::ChannelLost
-                    | Leaving::NotReady => Ok(()),
-                }
-            }
-            Notice::RespawnDue { slot, .. } => {
-                let times = self.respawns.entry(*slot).or_default();
-                times.push(now);
-                let within = self.settings.intensity.within;
-                let recent = times.iter().filter(|at| now.since(**at) < within).count();
-                ensure(recent <= self.settings.intensity.restarts as usize, || {
-                    format!("{slot} is respawned more often than allowed")
-                })
-            }
-            Notice::ReloadCommitted { generation, .. } => {
-                self.respawns.clear();
-                ensure(view.serving == *generation, || {
-                    format!("{generation} is committed and does not serve")
-                })?;
-                self.prove(now, *generation, view)
-            }
-            Notice::ReloadSuperseded { reload, by } => {
-                ensure(by > reload, || format!("{reload} is superseded by {by}"))
-            }
-            Notice::ReloadFailed {
-                failure: Failure { .. },
-                ..
-            } => ensure(
-                self.before
-                    .as_ref()
-                    .is_none_or(|before| before.serving == view.serving),
-                || "a failed reload changed who serves".into(),
-            ),
-            Notice::AddressUnserved { address } => {
-                self.unserved.insert(*address);
-                let soon = now + Duration::from_secs(5);
-                let is_awaited = view.slots.iter().any(|slot| {
-                    slot.respawn_at
-                        .is_some_and(|at| at <= soon && !slot.given_up)
-                }) || view.workers.iter().any(|worker| {
-                    worker.phase == WorkerPhase::Booting && worker.generation == view.serving
-                });
-                ensure(self.stopping.is_some() || !is_awaited, || {
-                    format!("{address} is given up although somebody comes soon")
-                })
-            }
-            Notice::AddressServed { address } => {
-                self.unserved.remove(address);
-                Ok(())
-            }
-            Notice::WorkerKilled { .. }
-            | Notice::DrainTimedOut { .. }
-            | Notice::SettleTimedOut { .. } => {
-                self.disturbed(now);
-                Ok(())
-            }
-            Notice::Scaled { to, .. } => {
-                self.respawns.retain(|slot, _| slot.0 < *to);
-                Ok(())
-            }
-            Notice::WorkerSpawned { .. }
-            | Notice::WorkerFailed { .. }
-            | Notice::SlotGivenUp { .. }
-            | Notice::WorkerDrained { .. }
-            | Notice::WorkerLeft { .. }
-            | Notice::AppReady { .. }
-            | Notice::ReloadStarted { .. }
-            | Notice::GenerationGone { .. }
-            | Notice::AddressOpened { .. }
-            | Notice::AddressClosed { .. }
-            | Notice::HeldReleased { .. }
-            | Notice::Stopping
-            | Notice::Refused(_) => Ok(()),
-        }
-    }
-
     fn alive(&self, worker: WorkerId, what: &impl std::fmt::Debug) -> Verdict {
         match self.workers.get(&worker) {
             Some(known) if !known.is_gone => Ok(()),
@@ -614,97 +518,6 @@ impl Rules {
         ensure(!is_by_message || known.ready_at.is_some(), || {
             format!("a client's connection at address {place} reaches {worker}, which is not ready")
         })
-    }
-
-    /// After a long calm: nothing waits that should not.
-    pub(crate) fn after_calm(&self, app: &App, now: u64, kernel: &Kernel) -> Verdict {
-        self.judge_waiting(now, kernel)?;
-        let view = app.view();
-        for (ask, asked) in &self.asks {
-            let is_owed = !asked.is_answered
-                && now > asked.at + LONGEST_ANSWER
-                && view.workers.iter().any(|worker| {
-                    worker.worker == asked.worker
-                        && matches!(worker.phase, WorkerPhase::Booting | WorkerPhase::Ready)
-                });
-            ensure(!is_owed, || {
-                format!("{ask} of {} was never answered", asked.worker)
-            })?;
-        }
-        for (worker, known) in &self.workers {
-            let is_late = known
-                .leaving
-                .is_some_and(|at| Time(now).since(at) > self.longest_leave());
-            ensure(known.is_gone || !is_late, || {
-                format!("{worker} does not leave")
-            })?;
-        }
-        for (request, is_replied) in &self.requests {
-            let is_start = *request == RequestId(1);
-            ensure(
-                *is_replied || is_start || view.phase == AppPhase::Starting,
-                || format!("{request} has no reply after {now} ms"),
-            )?;
-        }
-        for address in &view.addresses {
-            let serves = |index: &SocketIndex| {
-                app.holders().any(|(socket, holder)| {
-                    socket.address == address.address
-                        && socket.index == *index
-                        && view.workers.iter().any(|worker| {
-                            worker.worker == holder && worker.phase == WorkerPhase::Ready
-                        })
-                })
-            };
-            let is_right = !address.steered
-                || address.serving.is_empty()
-                || address.set.iter().all(serves)
-                || kernel.group(address.address.0).is_none();
-            let is_stirring = self.is_steering_unreliable
-                || Time(now).since(self.last_disturbance) < SLACK
-                || view.workers.iter().any(|worker| {
-                    worker.phase != WorkerPhase::Ready || Time(now).since(worker.since) < SLACK
-                });
-            ensure(is_right || is_stirring, || {
-                format!("{} steers to sockets that nobody serves", address.address)
-            })?;
-        }
-        Ok(())
-    }
-
-    fn judge_waiting(&self, now: u64, kernel: &Kernel) -> Verdict {
-        for (id, connection) in kernel.connections.iter().enumerate() {
-            let waits = connection.fate.is_none()
-                && connection
-                    .entered
-                    .is_some_and(|since| now.saturating_sub(since) > LONGEST_WAIT);
-            ensure(!waits, || {
-                format!(
-                    "connection {id} at address {}{} waits for ever",
-                    connection.place, connection.index
-                )
-            })?;
-        }
-        Ok(())
-    }
-
-    pub(crate) fn at_end(&self, app: &App, now: u64, kernel: &Kernel) -> Verdict {
-        ensure(self.is_finished, || "the app never finished".into())?;
-        ensure(app.next_deadline().is_none(), || {
-            "a finished app wants to be woken".into()
-        })?;
-        for (request, is_replied) in &self.requests {
-            ensure(*is_replied, || format!("{request} has no reply"))?;
-        }
-        for (worker, known) in &self.workers {
-            ensure(known.is_gone, || format!("{worker} was left at {now}"))?;
-        }
-        for (id, connection) in kernel.connections.iter().enumerate() {
-            ensure(connection.fate.is_some(), || {
-                format!("connection {id} was left waiting")
-            })?;
-        }
-        Ok(())
     }
 
     fn longest_leave(&self) -> Duration {

@@ -1,0 +1,99 @@
+//! What must hold when the world has been calm for long, and when everything is over.
+
+use segue_core::{App, AppPhase, RequestId, SocketIndex, Time, WorkerPhase};
+
+use super::{LONGEST_ANSWER, LONGEST_WAIT, Rules, SLACK, Verdict, ensure};
+use crate::kernel::Kernel;
+
+impl Rules {
+    /// After a long calm: nothing waits that should not.
+    pub(crate) fn after_calm(&self, app: &App, now: u64, kernel: &Kernel) -> Verdict {
+        self.judge_waiting(now, kernel)?;
+        let view = app.view();
+        for (ask, asked) in &self.asks {
+            let is_owed = !asked.is_answered
+                && now > asked.at + LONGEST_ANSWER
+                && view.workers.iter().any(|worker| {
+                    worker.worker == asked.worker
+                        && matches!(worker.phase, WorkerPhase::Booting | WorkerPhase::Ready)
+                });
+            ensure(!is_owed, || {
+                format!("{ask} of {} was never answered", asked.worker)
+            })?;
+        }
+        for (worker, known) in &self.workers {
+            let is_late = known
+                .leaving
+                .is_some_and(|at| Time(now).since(at) > self.longest_leave());
+            ensure(known.is_gone || !is_late, || {
+                format!("{worker} does not leave")
+            })?;
+        }
+        for (request, is_replied) in &self.requests {
+            let is_start = *request == RequestId(1);
+            ensure(
+                *is_replied || is_start || view.phase == AppPhase::Starting,
+                || format!("{request} has no reply after {now} ms"),
+            )?;
+        }
+        for address in &view.addresses {
+            let serves = |index: &SocketIndex| {
+                app.holders().any(|(socket, holder)| {
+                    socket.address == address.address
+                        && socket.index == *index
+                        && view.workers.iter().any(|worker| {
+                            worker.worker == holder && worker.phase == WorkerPhase::Ready
+                        })
+                })
+            };
+            let is_right = !address.steered
+                || address.serving.is_empty()
+                || address.set.iter().all(serves)
+                || kernel.group(address.address.0).is_none();
+            let is_stirring = self.is_steering_unreliable
+                || Time(now).since(self.last_disturbance) < SLACK
+                || view.workers.iter().any(|worker| {
+                    worker.phase != WorkerPhase::Ready || Time(now).since(worker.since) < SLACK
+                });
+            ensure(is_right || is_stirring, || {
+                format!("{} steers to sockets that nobody serves", address.address)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn judge_waiting(&self, now: u64, kernel: &Kernel) -> Verdict {
+        for (id, connection) in kernel.connections.iter().enumerate() {
+            let waits = connection.fate.is_none()
+                && connection
+                    .entered
+                    .is_some_and(|since| now.saturating_sub(since) > LONGEST_WAIT);
+            ensure(!waits, || {
+                format!(
+                    "connection {id} at address {}{} waits for ever",
+                    connection.place, connection.index
+                )
+            })?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn at_end(&self, app: &App, now: u64, kernel: &Kernel) -> Verdict {
+        ensure(self.is_finished, || "the app never finished".into())?;
+        ensure(app.next_deadline().is_none(), || {
+            "a finished app wants to be woken".into()
+        })?;
+        for (request, is_replied) in &self.requests {
+            ensure(*is_replied, || format!("{request} has no reply"))?;
+        }
+        for (worker, known) in &self.workers {
+            ensure(known.is_gone, || format!("{worker} was left at {now}"))?;
+        }
+        for (id, connection) in kernel.connections.iter().enumerate() {
+            ensure(connection.fate.is_some(), || {
+                format!("connection {id} was left waiting")
+            })?;
+        }
+        Ok(())
+    }
+}

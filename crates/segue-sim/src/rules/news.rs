@@ -1,0 +1,108 @@
+//! What each piece of news must be true about.
+
+use std::time::Duration;
+
+use segue_core::{AppView, Failure, Leaving, Notice, Time, WorkerPhase};
+
+use super::{Rules, Verdict, ensure};
+
+impl Rules {
+    pub(super) fn judge_notice(&mut self, now: Time, notice: &Notice, view: &AppView) -> Verdict {
+        match notice {
+            Notice::WorkerReady { worker, .. } => {
+                self.alive(*worker, notice)?;
+                if let Some(known) = self.workers.get_mut(worker) {
+                    known.ready_at = Some(now);
+                }
+                Ok(())
+            }
+            Notice::WorkerLeaving { worker, why, .. } => {
+                self.alive(*worker, notice)?;
+                let generation = self.workers.get_mut(worker).map(|known| {
+                    known.leaving = Some(now);
+                    known.generation
+                });
+                match why {
+                    Leaving::Reload => ensure(Some(view.serving) > generation, || {
+                        format!("{worker} leaves for a reload that has not been committed")
+                    }),
+                    Leaving::Abandoned => ensure(Some(view.serving) != generation, || {
+                        format!("{worker} of the serving generation is abandoned")
+                    }),
+                    Leaving::ScaledDown
+                    | Leaving::Stop
+                    | Leaving::ChannelLost
+                    | Leaving::NotReady => Ok(()),
+                }
+            }
+            Notice::RespawnDue { slot, .. } => {
+                let times = self.respawns.entry(*slot).or_default();
+                times.push(now);
+                let within = self.settings.intensity.within;
+                let recent = times.iter().filter(|at| now.since(**at) < within).count();
+                ensure(recent <= self.settings.intensity.restarts as usize, || {
+                    format!("{slot} is respawned more often than allowed")
+                })
+            }
+            Notice::ReloadCommitted { generation, .. } => {
+                self.respawns.clear();
+                ensure(view.serving == *generation, || {
+                    format!("{generation} is committed and does not serve")
+                })?;
+                self.prove(now, *generation, view)
+            }
+            Notice::ReloadSuperseded { reload, by } => {
+                ensure(by > reload, || format!("{reload} is superseded by {by}"))
+            }
+            Notice::ReloadFailed {
+                failure: Failure { .. },
+                ..
+            } => ensure(
+                self.before
+                    .as_ref()
+                    .is_none_or(|before| before.serving == view.serving),
+                || "a failed reload changed who serves".into(),
+            ),
+            Notice::AddressUnserved { address } => {
+                self.unserved.insert(*address);
+                let soon = now + Duration::from_secs(5);
+                let is_awaited = view.slots.iter().any(|slot| {
+                    slot.respawn_at
+                        .is_some_and(|at| at <= soon && !slot.given_up)
+                }) || view.workers.iter().any(|worker| {
+                    worker.phase == WorkerPhase::Booting && worker.generation == view.serving
+                });
+                ensure(self.stopping.is_some() || !is_awaited, || {
+                    format!("{address} is given up although somebody comes soon")
+                })
+            }
+            Notice::AddressServed { address } => {
+                self.unserved.remove(address);
+                Ok(())
+            }
+            Notice::WorkerKilled { .. }
+            | Notice::DrainTimedOut { .. }
+            | Notice::SettleTimedOut { .. } => {
+                self.disturbed(now);
+                Ok(())
+            }
+            Notice::Scaled { to, .. } => {
+                self.respawns.retain(|slot, _| slot.0 < *to);
+                Ok(())
+            }
+            Notice::WorkerSpawned { .. }
+            | Notice::WorkerFailed { .. }
+            | Notice::SlotGivenUp { .. }
+            | Notice::WorkerDrained { .. }
+            | Notice::WorkerLeft { .. }
+            | Notice::AppReady { .. }
+            | Notice::ReloadStarted { .. }
+            | Notice::GenerationGone { .. }
+            | Notice::AddressOpened { .. }
+            | Notice::AddressClosed { .. }
+            | Notice::HeldReleased { .. }
+            | Notice::Stopping
+            | Notice::Refused(_) => Ok(()),
+        }
+    }
+}
