@@ -23,17 +23,19 @@ mod reload;
 mod serve;
 mod settings;
 mod slot;
+mod start;
 mod stop;
 mod time;
 mod view;
 mod worker;
 
 pub use action::{Action, Cause, Failure, Finish, Leaving, Notice, Outcome, Refusal, Signal, Tend};
-pub use app::{App, MAX_WORKERS};
+pub use app::App;
 pub use event::{AddressKind, Event, ExitStatus, Scale};
 pub use ids::{
     AddressId, AskId, Generation, ReloadId, RequestId, SlotId, SocketIndex, SocketRef, WorkerId,
 };
 pub use settings::{Distribution, GiveUp, Intensity, ReadyRule, Settings};
+pub use start::MAX_WORKERS;
 pub use time::Time;
 pub use view::{AddressView, AppPhase, AppView, ReloadView, SlotView, WorkerPhase, WorkerView};

@@ -2,8 +2,9 @@
 //! killed in time.
 
 use crate::action::{Action, Finish, Leaving, Notice, Outcome, Refusal};
-use crate::app::{App, Phase, Start};
+use crate::app::{App, Phase};
 use crate::ids::{AddressId, RequestId, WorkerId};
+use crate::start::Start;
 use crate::time::Time;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
