@@ -6,6 +6,7 @@ use crate::event::ExitStatus;
 use crate::ids::{
     AddressId, AskId, Generation, ReloadId, RequestId, SlotId, SocketIndex, SocketRef, WorkerId,
 };
+use crate::time::Time;
 
 /// Something to do. The shell performs actions in the order given.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +64,16 @@ pub enum Action {
     CheckSettled { worker: WorkerId },
     /// Ask the worker over its channel to close its servers and finish what is open.
     Disconnect { worker: WorkerId },
+    /// Tell the preload script of a worker that new connections go elsewhere: it goes on accepting
+    /// those on their way, and lets idle ones go. `why` says whether there is anywhere to go.
+    Retire { worker: WorkerId, why: Leaving },
+    /// Tell the preload script to accept nothing more and to let everything go until `until`. Said again
+    /// when the deadline changes. Answered by `Drained`.
+    Drain {
+        worker: WorkerId,
+        why: Leaving,
+        until: Time,
+    },
     /// Send a signal.
     Signal { worker: WorkerId, signal: Signal },
 
@@ -287,6 +298,12 @@ pub enum Notice {
     GenerationGone {
         generation: Generation,
     },
+    /// Too many generations drain at once: the oldest is ended now.
+    GenerationHurried {
+        generation: Generation,
+        draining: u32,
+        limit: u32,
+    },
     AddressOpened {
         address: AddressId,
         steered: bool,
@@ -315,6 +332,10 @@ pub enum Notice {
     Scaled {
         from: u32,
         to: u32,
+    },
+    /// A stop was asked for; it begins after this.
+    StopDelayed {
+        delay: Duration,
     },
     Stopping,
     /// The signal was understood and is not possible now.

@@ -188,7 +188,11 @@ impl Address {
     ) -> Vec<SocketIndex> {
         let serves = |worker: &WorkerId| {
             workers.get(worker).is_some_and(|worker| {
-                worker.generation == front && worker.is_ready() && worker.listens.contains(&id)
+                // One whose channel has ended is about to exit.
+                worker.generation == front
+                    && worker.is_ready()
+                    && worker.has_channel()
+                    && worker.listens.contains(&id)
             })
         };
         let mut members: Vec<SocketIndex> = self

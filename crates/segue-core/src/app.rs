@@ -35,6 +35,8 @@ pub struct App {
     pub(crate) reload: Option<Reload>,
     /// The newest reload asked for while another is under way.
     pub(crate) waiting: Option<Waiting>,
+    /// A stop that was asked for and begins at this instant.
+    pub(crate) delayed_stop: Option<(Time, Stop)>,
     /// Workers that have become quiet in this step and whose handshakes are to be noted.
     pub(crate) newly_quiet: Vec<WorkerId>,
     /// Generations whose end has not been reported.
@@ -67,6 +69,19 @@ pub(crate) enum Phase {
     Finished,
 }
 
+impl Phase {
+    pub(crate) fn stop(&self) -> Option<&Stop> {
+        match self {
+            Self::Stopping(stop) => Some(stop),
+            Self::New
+            | Self::Preparing { .. }
+            | Self::Starting { .. }
+            | Self::Running
+            | Self::Finished => None,
+        }
+    }
+}
+
 impl App {
     /// An app that has not been started.
     #[must_use]
@@ -81,6 +96,7 @@ impl App {
             serving: Generation(1),
             reload: None,
             waiting: None,
+            delayed_stop: None,
             newly_quiet: Vec::new(),
             leaving: Vec::new(),
             last_worker: 0,
@@ -137,6 +153,16 @@ impl App {
             Event::Attached { worker } => {
                 if let Some(worker) = self.workers.get_mut(&worker) {
                     worker.is_attached = true;
+                }
+            }
+            Event::Preloaded { worker } => {
+                if let Some(worker) = self.workers.get_mut(&worker) {
+                    worker.is_preloaded = true;
+                }
+            }
+            Event::Drained { worker } => {
+                if let Some(worker) = self.workers.get_mut(&worker) {
+                    worker.is_drained = true;
                 }
             }
             Event::SpawnFailed { worker } => {
@@ -397,6 +423,13 @@ impl App {
     /// Decides about the first start, and ends what is at its end.
     fn advance_phase(&mut self) {
         self.report_gone_generations();
+        self.hurry_generations();
+        if let Some((at, _)) = &self.delayed_stop
+            && self.now >= *at
+            && let Some((_, stop)) = self.delayed_stop.take()
+        {
+            self.begin_stop(stop);
+        }
         match self.phase.clone() {
             Phase::New | Phase::Finished => {}
             Phase::Preparing { until, .. } => {

@@ -41,8 +41,10 @@ impl App {
             }
             Step::Booting => self.proven_at(),
         });
+        let delayed_stop = self.delayed_stop.as_ref().map(|(at, _)| *at);
         phase
             .into_iter()
+            .chain(delayed_stop)
             .chain(respawns)
             .chain(workers)
             .chain(reload)

@@ -30,6 +30,10 @@ pub enum Event {
     Spawned { worker: WorkerId },
     /// The process speaks over its channel.
     Attached { worker: WorkerId },
+    /// Its preload script runs: it can be drained without losing a connection.
+    Preloaded { worker: WorkerId },
+    /// Nothing is open in it any more, and it accepts nothing.
+    Drained { worker: WorkerId },
     /// No process could be made.
     SpawnFailed { worker: WorkerId },
     /// The worker wants to listen at an address.

@@ -1,14 +1,15 @@
 //! How a worker leaves: it gets no new connections, goes on accepting those on their way,
 //! finishes what is open, is told to end, is killed. Every step has a deadline.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::action::{Action, Cause, Leaving, Notice, Signal};
 use crate::address::HANDSHAKE_LIMIT;
 use crate::app::{App, CHANNEL_GRACE, Phase as AppState};
-use crate::ids::WorkerId;
+use crate::ids::{Generation, WorkerId};
 use crate::time::Time;
-use crate::worker::{ChannelState, Check, Phase};
+use crate::worker::{ChannelState, Check, Phase, Worker};
 
 /// Between two looks at a queue that was not empty.
 const CHECK_AGAIN: Duration = Duration::from_millis(50);
@@ -109,6 +110,19 @@ impl App {
         }
     }
 
+    /// Idle connections may go at once: new ones have gone elsewhere from this moment on.
+    fn retire(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get(&id) else {
+            return;
+        };
+        if let Phase::Quiet { why, .. } = worker.phase
+            && worker.is_preloaded
+            && worker.has_channel()
+        {
+            self.order(Action::Retire { worker: id, why });
+        }
+    }
+
     fn begin_drain(&mut self, id: WorkerId, why: Leaving) {
         let until = self.drain_deadline();
         self.drain_until(id, why, until);
@@ -121,8 +135,16 @@ impl App {
             return;
         };
         if worker.is_attached && worker.has_channel() {
+            let is_preloaded = worker.is_preloaded;
             worker.enter(now, Phase::Draining { why, until });
-            self.order(Action::Disconnect { worker: id });
+            self.order(match is_preloaded {
+                true => Action::Drain {
+                    worker: id,
+                    why,
+                    until,
+                },
+                false => Action::Disconnect { worker: id },
+            });
         } else {
             worker.enter(
                 now,
@@ -139,13 +161,9 @@ impl App {
     }
 
     fn drain_deadline(&self) -> Time {
-        match &self.phase {
-            AppState::Stopping(stop) => stop.until,
-            AppState::New
-            | AppState::Preparing { .. }
-            | AppState::Starting { .. }
-            | AppState::Running
-            | AppState::Finished => self.now + self.settings.drain_timeout,
+        match self.phase.stop() {
+            Some(stop) => stop.until,
+            None => self.now + self.settings.drain_timeout,
         }
     }
 
@@ -174,6 +192,7 @@ impl App {
                 address.note(worker);
             }
             self.order(Action::BeginSettle { worker });
+            self.retire(worker);
         }
         let ids: Vec<WorkerId> = self.workers.keys().copied().collect();
         for id in ids {
@@ -184,14 +203,7 @@ impl App {
     fn advance_leaver(&mut self, id: WorkerId) {
         let now = self.now;
         let kill_at = now + self.settings.kill_after;
-        let stop_by = match &self.phase {
-            AppState::Stopping(stop) => Some(stop.until),
-            AppState::New
-            | AppState::Preparing { .. }
-            | AppState::Starting { .. }
-            | AppState::Running
-            | AppState::Finished => None,
-        };
+        let stop_by = self.phase.stop().map(|stop| stop.until);
         let Some(worker) = self.workers.get_mut(&id) else {
             return;
         };
@@ -213,8 +225,19 @@ impl App {
                 }
             }
             Phase::Draining { why, until } => {
-                let until = stop_by.map_or(until, |stop_by| until.min(stop_by));
-                if let ChannelState::Ended { .. } = worker.channel {
+                let shortened = stop_by.map_or(until, |stop_by| until.min(stop_by));
+                if worker.is_drained {
+                    worker.enter(now, Phase::Stopping { why, kill_at });
+                    self.notify(Notice::WorkerDrained {
+                        worker: id,
+                        slot,
+                        took,
+                    });
+                    self.order(Action::Signal {
+                        worker: id,
+                        signal: Signal::Stop,
+                    });
+                } else if let ChannelState::Ended { .. } = worker.channel {
                     let stop_at = now + EXIT_GRACE;
                     worker.enter(now, Phase::Drained { why, stop_at });
                     self.notify(Notice::WorkerDrained {
@@ -222,7 +245,7 @@ impl App {
                         slot,
                         took,
                     });
-                } else if now >= until {
+                } else if now >= shortened {
                     worker.enter(now, Phase::Stopping { why, kill_at });
                     self.count_cut_off();
                     self.notify(Notice::DrainTimedOut {
@@ -234,8 +257,19 @@ impl App {
                         worker: id,
                         signal: Signal::Stop,
                     });
-                } else {
-                    worker.phase = Phase::Draining { why, until };
+                } else if shortened < until {
+                    let is_preloaded = worker.is_preloaded;
+                    worker.phase = Phase::Draining {
+                        why,
+                        until: shortened,
+                    };
+                    if is_preloaded {
+                        self.order(Action::Drain {
+                            worker: id,
+                            why,
+                            until: shortened,
+                        });
+                    }
                 }
             }
             Phase::Drained { why, stop_at } => {
@@ -300,6 +334,52 @@ impl App {
             worker: id,
             signal: Signal::Kill,
         });
+    }
+
+    /// Ends the oldest generation when too many drain at once.
+    pub(crate) fn hurry_generations(&mut self) {
+        let now = self.now;
+        let is_leaving = |worker: &Worker| match worker.phase {
+            Phase::Quiet { why, .. } | Phase::Draining { why, .. } => why == Leaving::Reload,
+            Phase::Booting { .. }
+            | Phase::Ready
+            | Phase::Drained { .. }
+            | Phase::Stopping { .. }
+            | Phase::Killed { .. } => false,
+        };
+        let draining: BTreeSet<Generation> = self
+            .workers
+            .values()
+            .filter(|worker| is_leaving(worker))
+            .map(|worker| worker.generation)
+            .collect();
+        let limit = self.settings.drain_generations.max(1);
+        let count = u32::try_from(draining.len()).unwrap_or(u32::MAX);
+        let excess = usize::try_from(count.saturating_sub(limit)).unwrap_or(0);
+        for generation in draining.into_iter().take(excess) {
+            self.notify(Notice::GenerationHurried {
+                generation,
+                draining: count,
+                limit,
+            });
+            let ids: Vec<WorkerId> = self
+                .workers
+                .iter()
+                .filter(|(_, worker)| worker.generation == generation && is_leaving(worker))
+                .map(|(id, _)| *id)
+                .collect();
+            for id in ids {
+                if let Some(worker) = self.workers.get_mut(&id) {
+                    worker.enter(
+                        now,
+                        Phase::Draining {
+                            why: Leaving::Reload,
+                            until: now,
+                        },
+                    );
+                }
+            }
+        }
     }
 
     fn count_cut_off(&mut self) {

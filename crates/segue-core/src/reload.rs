@@ -92,6 +92,10 @@ impl App {
             }
             AppState::Preparing { .. } | AppState::Starting { .. } | AppState::Running => {}
         }
+        if self.delayed_stop.is_some() {
+            self.reply(request, Outcome::Refused(Refusal::Stopping));
+            return;
+        }
         let id = self.next_reload_id();
         if let Some(overtaken) = self.waiting.replace(Waiting { id, request }) {
             self.supersede(overtaken.id, overtaken.request, id);
@@ -299,6 +303,20 @@ impl App {
             }
             Step::Booting => {
                 if self.proven_at().is_some_and(|at| self.now >= at) {
+                    // It was ready once; it must still be.
+                    let lapsed = self.incoming().into_iter().find_map(|id| {
+                        let slot = self.workers.get(&id)?.slot;
+                        let cause = self.missing(id)?;
+                        Some(Failure {
+                            worker: Some(id),
+                            slot: Some(slot),
+                            cause,
+                        })
+                    });
+                    if let Some(failure) = lapsed {
+                        self.fail_reload(failure);
+                        return;
+                    }
                     self.enter_step(Step::Opening {
                         until: self.now + OPENING_LIMIT,
                     });

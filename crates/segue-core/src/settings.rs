@@ -20,8 +20,12 @@ pub struct Settings {
     pub settle: Duration,
     /// Nothing outlives this in a reload or a scale-down.
     pub drain_timeout: Duration,
-    /// The same for `stop`.
+    /// So many old generations may drain at once; beyond it the oldest is ended.
+    pub drain_generations: u32,
+    /// The same as `drain_timeout` for `stop`.
     pub stop_timeout: Duration,
+    /// How long the app goes on serving after a stop was asked for.
+    pub stop_delay: Duration,
     /// Between SIGTERM and SIGKILL.
     pub kill_after: Duration,
     /// Wait before the second respawn of a slot in a row; doubles up to `backoff_max`. The first is at once.
@@ -81,7 +85,9 @@ impl Default for Settings {
             distribution: Distribution::Spread,
             settle: Duration::from_secs(1),
             drain_timeout: Duration::from_secs(300),
+            drain_generations: 3,
             stop_timeout: Duration::from_secs(25),
+            stop_delay: Duration::ZERO,
             kill_after: Duration::from_secs(5),
             backoff_min: Duration::from_millis(100),
             backoff_max: Duration::from_secs(30),

@@ -37,23 +37,42 @@ impl App {
                 self.kill_all();
             }
             Phase::New | Phase::Preparing { .. } | Phase::Starting { .. } | Phase::Running => {
+                if let Some((_, mut stop)) = self.delayed_stop.take() {
+                    stop.requests.push(request);
+                    self.begin_stop(stop);
+                    self.kill_all();
+                    return;
+                }
                 let mut stop = Stop::because(self.now, Finish::Stopped { killed: 0 });
                 stop.requests.push(request);
-                self.begin_stop(stop);
+                let delay = self.settings.stop_delay;
+                let has_served = matches!(
+                    self.phase,
+                    Phase::Running
+                        | Phase::Starting {
+                            was_ready: true,
+                            ..
+                        }
+                );
+                if delay.is_zero() || !has_served {
+                    self.begin_stop(stop);
+                } else {
+                    self.delayed_stop = Some((self.now + delay, stop));
+                    self.notify(Notice::StopDelayed { delay });
+                }
             }
         }
     }
 
     pub(crate) fn request_kill(&mut self, request: RequestId) {
-        if !matches!(self.phase, Phase::Stopping(_) | Phase::Finished) {
-            self.request_stop(request);
-            self.kill_all();
-        } else {
-            self.request_stop(request);
+        self.request_stop(request);
+        if let Some((_, stop)) = self.delayed_stop.take() {
+            self.begin_stop(stop);
         }
+        self.kill_all();
     }
 
-    fn kill_all(&mut self) {
+    pub(crate) fn kill_all(&mut self) {
         let ids: Vec<WorkerId> = self.workers.keys().copied().collect();
         for id in ids {
             self.kill(id);
@@ -62,6 +81,9 @@ impl App {
 
     pub(crate) fn begin_stop(&mut self, mut stop: Stop) {
         stop.until = self.now + self.settings.stop_timeout;
+        if let Some((_, delayed)) = self.delayed_stop.take() {
+            stop.requests.extend(delayed.requests);
+        }
         let start = match self.phase {
             Phase::Preparing { request, since, .. } => Some(Start { request, since }),
             Phase::Starting { start, .. } => start,

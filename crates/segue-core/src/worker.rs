@@ -29,6 +29,10 @@ pub(crate) struct Worker {
     pub(crate) is_spawned: bool,
     /// It has spoken over its channel, so it can be asked to drain that way.
     pub(crate) is_attached: bool,
+    /// Its preload script runs.
+    pub(crate) is_preloaded: bool,
+    /// The preload script has said that nothing is open.
+    pub(crate) is_drained: bool,
     /// Questions whose answer waits for the cut-over.
     pub(crate) held: Vec<Held>,
 }
@@ -94,6 +98,8 @@ impl Worker {
             said_ready: false,
             is_spawned: false,
             is_attached: false,
+            is_preloaded: false,
+            is_drained: false,
             held: Vec::new(),
         }
     }

@@ -19,14 +19,14 @@ macro_rules! kinds {
 kinds! {
     action, ACTIONS: Action {
         Prepare, Forget, Spawn, Open, Give, Deny, Steer, Publish, Tend, ShutGate, Close,
-        BeginSettle, CheckSettled, Disconnect, Signal, Reply, Notify, Finish,
+        BeginSettle, CheckSettled, Disconnect, Retire, Drain, Signal, Reply, Notify, Finish,
     }
     notice, NOTICES: Notice {
         WorkerSpawned, WorkerReady, WorkerFailed, RespawnDue, SlotGivenUp, WorkerLeaving,
         WorkerDrained, DrainTimedOut, WorkerKilled, WorkerLeft, AppReady, ReloadStarted,
         ReloadCommitted, ReloadFailed, ReloadSuperseded, GenerationGone, AddressOpened,
         AddressClosed, AddressUnserved, AddressServed, HeldReleased, SettleTimedOut, Scaled,
-        Stopping, Refused,
+        Stopping, Refused, GenerationHurried, StopDelayed,
     }
     outcome, OUTCOMES: Outcome {
         Started, Reloaded, ReloadFailed, Superseded, Scaled, Stopped, StoppedHard, NeverStarted,

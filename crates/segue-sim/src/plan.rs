@@ -71,6 +71,8 @@ pub enum Step {
     Block(u64),
     /// It turns out to be a wrapper.
     Wrap,
+    /// Its preload script says that it is there.
+    Preload,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -263,7 +265,9 @@ fn settings(r: &mut Random) -> Settings {
         ]),
         settle: ms(r.pick(&[0, 100, 1_000])),
         drain_timeout: ms(r.pick(&[500, 10_000, 100_000])),
+        drain_generations: u32::try_from(r.within(1, 3)).unwrap_or(1),
         stop_timeout: ms(r.pick(&[300, 2_000, 8_000])),
+        stop_delay: ms(r.pick(&[0, 0, 0, 1_500])),
         kill_after: ms(r.pick(&[100, 2_000])),
         backoff_min: ms(100),
         backoff_max: ms(backoff_max),
@@ -328,6 +332,10 @@ fn script(
     let ready_at = boot + r.below(ready_timeout);
     if settings.ready == ReadyRule::Message || r.chance(100) {
         script.steps.push((ready_at, Step::SayReady));
+    }
+    if r.chance(500) {
+        // Before its servers, as a preload does.
+        script.steps.insert(1, (boot, Step::Preload));
     }
     if r.chance(150) {
         script.on_disconnect = r.pick(&[OnDisconnect::Lingers, OnDisconnect::Ignores]);

@@ -17,6 +17,8 @@ pub(crate) struct Process {
     /// Its last open connection ends then.
     pub(crate) busy_until: u64,
     pub(crate) is_disconnecting: bool,
+    /// Its preload script has said that it is there.
+    pub(crate) is_preloaded: bool,
     pub(crate) accepted: u32,
     /// What it says over its channel arrives in order: not before this.
     pub(crate) heard_until: u64,
@@ -35,6 +37,7 @@ impl Process {
             blocked_until: 0,
             busy_until: 0,
             is_disconnecting: false,
+            is_preloaded: false,
             accepted: 0,
             heard_until: 0,
             noted: Vec::new(),

@@ -310,6 +310,8 @@ impl Rules {
             }
             Action::BeginSettle { worker }
             | Action::Disconnect { worker }
+            | Action::Retire { worker, .. }
+            | Action::Drain { worker, .. }
             | Action::Signal { worker, .. } => {
                 self.alive(*worker, action)?;
                 ensure(

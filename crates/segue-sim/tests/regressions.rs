@@ -33,9 +33,9 @@ fn by_message(workers: u32, releases: Vec<Release>) -> Plan {
 
 #[test]
 fn the_start_is_answered_when_a_stop_comes_after_a_first_failed_boot() {
-    let wrapper = Script::listening(300, &[]).then(400, Step::Wrap);
+    let broken = Script::listening(300, &[]).then(400, Step::Exit(ExitStatus::Code(1)));
     let slow = Script::listening(2_000, &[0]);
-    let plan = Plan::calm(2, vec![Release::of(vec![wrapper, slow])]).at(1.0, Request::Kill);
+    let plan = Plan::calm(2, vec![Release::of(vec![broken, slow])]).at(1.0, Request::Kill);
     check(&plan, &["Reply request 1, outcome Refused(Stopping)"]);
 }
 

@@ -248,20 +248,20 @@ fn a_crash_and_the_respawn() {
         5.000s   connection 2 queued at address 0#0
         5.001s   connection 1 queued at address 0#1
         5.001s > ChannelEnded worker 1
+        5.001s < Steer address 0, set [1]
         5.001s < Publish address 0, workers [2]
         5.001s > Exited worker 1, status Signal(9)
         5.001s < WorkerFailed worker 1, slot 0, cause ExitedReady status Signal(9), after 4.695s
         5.001s < RespawnDue slot 0, wait 0ns, restarts 1
         5.001s < Spawn worker 3, slot 0, generation 1
         5.001s < WorkerSpawned worker 3, slot 0, generation 1
-        5.001s < Steer address 0, set [1]
         5.001s < Tend socket address 0, index 0, how HandOver
         5.001s   connection 2 handed to worker 2
         5.002s   connection 0 queued at address 0#1
         5.002s   connection 1 accepted by worker 2
         5.002s   connection 0 accepted by worker 2
-        5.002s > Spawned worker 3
         5.002s > Steered address 0
+        5.002s > Spawned worker 3
         5.103s   connection 3 queued at address 0#1
         5.104s   connection 3 accepted by worker 2
         5.303s > Attached worker 3

@@ -82,6 +82,7 @@ impl Rules {
             }
             Notice::WorkerKilled { .. }
             | Notice::DrainTimedOut { .. }
+            | Notice::GenerationHurried { .. }
             | Notice::SettleTimedOut { .. } => {
                 self.disturbed(now);
                 Ok(())
@@ -101,6 +102,7 @@ impl Rules {
             | Notice::AddressOpened { .. }
             | Notice::AddressClosed { .. }
             | Notice::HeldReleased { .. }
+            | Notice::StopDelayed { .. }
             | Notice::Stopping
             | Notice::Refused(_) => Ok(()),
         }

@@ -67,9 +67,12 @@ impl World<'_> {
                 }
             }
             Action::CheckSettled { worker } => self.soon(Happening::Checked(worker)),
-            Action::Disconnect { worker } => self.soon(Happening::Disconnected(worker)),
+            Action::Disconnect { worker } | Action::Drain { worker, .. } => {
+                self.soon(Happening::Disconnected(worker));
+            }
             Action::Signal { worker, signal } => self.signal(worker, signal),
-            Action::Forget { .. }
+            Action::Retire { .. }
+            | Action::Forget { .. }
             | Action::Reply { .. }
             | Action::Notify(_)
             | Action::Finish(_) => {}

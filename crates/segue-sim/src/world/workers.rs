@@ -149,6 +149,10 @@ impl World<'_> {
                 self.close_server(worker, place);
             }
             Step::Block(lasts) => process.blocked_until = now + lasts,
+            Step::Preload => {
+                process.is_preloaded = true;
+                self.say(worker, Event::Preloaded { worker });
+            }
             Step::Wrap => self.say(worker, Event::FoundWrapper { worker }),
         }
     }
@@ -215,6 +219,10 @@ impl World<'_> {
             return;
         }
         let lingers = process.script.on_disconnect == OnDisconnect::Lingers;
+        if process.is_preloaded {
+            self.say(worker, Event::Drained { worker });
+            return;
+        }
         self.end_channel(worker);
         if !lingers {
             self.soon(Happening::Died(worker, ExitStatus::Code(0)));

@@ -31,7 +31,9 @@ pub(crate) struct AppSettings {
     pub(crate) min_uptime: Duration,
     pub(crate) settle: Duration,
     pub(crate) drain_timeout: Duration,
+    pub(crate) drain_generations: u32,
     pub(crate) stop_timeout: Duration,
+    pub(crate) stop_delay: Duration,
     pub(crate) kill_after: Duration,
     pub(crate) backoff_min: Duration,
     pub(crate) backoff_max: Duration,
@@ -173,6 +175,22 @@ pub(crate) const KEYS: &[Key] = &[
         "How long old connections may take to finish in a reload or a scale-down",
     ),
     key(
+        "drain.generations",
+        "drain-generations",
+        "N",
+        Some("3"),
+        |s, t| put(&mut s.drain_generations, count(t)),
+        "So many old generations may drain at once; beyond it the oldest is ended",
+    ),
+    key(
+        "stop.delay",
+        "stop-delay",
+        "DURATION",
+        Some("0s"),
+        |s, t| put(&mut s.stop_delay, quantity::duration(t)),
+        "Go on serving so long after a stop was asked for, for load balancers that are slow to notice",
+    ),
+    key(
         "stop.timeout",
         "stop-timeout",
         "DURATION",
@@ -257,7 +275,9 @@ impl Default for AppSettings {
             min_uptime: core.min_uptime,
             settle: core.settle,
             drain_timeout: core.drain_timeout,
+            drain_generations: core.drain_generations,
             stop_timeout: core.stop_timeout,
+            stop_delay: core.stop_delay,
             kill_after: core.kill_after,
             backoff_min: core.backoff_min,
             backoff_max: core.backoff_max,
@@ -293,7 +313,9 @@ impl AppSettings {
             distribution: self.distribution,
             settle: self.settle,
             drain_timeout: self.drain_timeout,
+            drain_generations: self.drain_generations,
             stop_timeout: self.stop_timeout,
+            stop_delay: self.stop_delay,
             kill_after: self.kill_after,
             backoff_min: self.backoff_min,
             backoff_max: self.backoff_max,
@@ -427,6 +449,13 @@ fn ready(text: &str) -> Result<ReadyRule, String> {
         "alive" => Ok(ReadyRule::Alive),
         _ => Err("write listening, message or alive".to_owned()),
     }
+}
+
+fn count(text: &str) -> Result<u32, String> {
+    text.parse()
+        .ok()
+        .filter(|count| (1..=100).contains(count))
+        .ok_or_else(|| "write a number from 1 to 100".to_owned())
 }
 
 fn positive(text: &str) -> Result<Duration, String> {

@@ -139,7 +139,9 @@ pub(crate) fn notice(notice: &Notice, names: &impl Names, at: SystemTime) -> wir
             told.reload = Some(reload.0);
             told.by = Some(by.0);
         }
-        Notice::GenerationGone { generation } => told.generation = Some(generation.0),
+        Notice::GenerationGone { generation } | Notice::GenerationHurried { generation, .. } => {
+            told.generation = Some(generation.0)
+        }
         Notice::AddressOpened { address, .. }
         | Notice::AddressClosed { address }
         | Notice::AddressUnserved { address }
@@ -148,7 +150,10 @@ pub(crate) fn notice(notice: &Notice, names: &impl Names, at: SystemTime) -> wir
             told.worker = Some(worker.0);
             told.address = Some(names.address(*address));
         }
-        Notice::Scaled { .. } | Notice::Stopping | Notice::Refused(_) => {}
+        Notice::Scaled { .. }
+        | Notice::StopDelayed { .. }
+        | Notice::Stopping
+        | Notice::Refused(_) => {}
     }
     told.pid = told
         .worker
@@ -311,6 +316,8 @@ const fn notice_kind(notice: &Notice) -> &'static str {
         Notice::ReloadFailed { .. } => "reload_failed",
         Notice::ReloadSuperseded { .. } => "reload_superseded",
         Notice::GenerationGone { .. } => "generation_gone",
+        Notice::GenerationHurried { .. } => "generation_hurried",
+        Notice::StopDelayed { .. } => "stop_delayed",
         Notice::AddressOpened { .. } => "address_opened",
         Notice::AddressClosed { .. } => "address_closed",
         Notice::AddressUnserved { .. } => "address_unserved",

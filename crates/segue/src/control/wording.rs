@@ -132,6 +132,24 @@ pub(crate) fn notice(notice: &Notice, names: &impl Names) -> (Level, String) {
             (Level::Info, format!("{reload} was overtaken by {by}"))
         }
         Notice::GenerationGone { generation } => (Level::Info, format!("{generation} is gone")),
+        Notice::GenerationHurried {
+            generation,
+            draining,
+            limit,
+        } => (
+            Level::Warn,
+            format!(
+                "{generation} is ended before it has drained: {draining} old generations drain at once, {limit} may (drain.generations)"
+            ),
+        ),
+        Notice::StopDelayed { delay } => (
+            Level::Info,
+            format!(
+                "{} goes on serving for {}, then stops",
+                names.app(),
+                human(*delay)
+            ),
+        ),
         Notice::AddressOpened { address, steered } => {
             let how = if *steered {
                 ""

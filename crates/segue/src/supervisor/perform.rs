@@ -94,6 +94,13 @@ impl Supervisor {
                     channel.disconnect();
                 }
             }
+            // Until a worker says that it has a preload script, the core orders neither.
+            Action::Retire { .. } => {}
+            Action::Drain { worker, .. } => {
+                if let Some(channel) = self.crew.channel(worker) {
+                    channel.disconnect();
+                }
+            }
             Action::Signal { worker, signal } => {
                 let sent = match signal {
                     Signal::Stop => self.crew.stop(worker),
