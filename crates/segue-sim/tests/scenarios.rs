@@ -2,35 +2,11 @@
 
 #![forbid(unsafe_code)]
 
-use std::ops::Range;
+mod timeline;
 
 use segue_core::{AddressKind, ExitStatus, Scale};
-use segue_sim::{OnDisconnect, OnStop, Plan, Prepare, Release, Request, Script, Step, run};
-
-/// Runs a plan, with every property checked, and compares its trace between two times (seconds).
-fn check(plan: &Plan, between: Range<f64>, expected: &str) {
-    let seen: Vec<String> = trace(plan)
-        .into_iter()
-        .filter(|line| {
-            let (seconds, _) = line.trim_start().split_once("s ").expect("a time");
-            between.contains(&seconds.parse().expect("seconds"))
-        })
-        .map(|line| line.trim().to_owned())
-        .collect();
-    let expected: Vec<&str> = expected.trim().lines().map(str::trim).collect();
-    assert!(seen == expected, "it was:\n{}", seen.join("\n"));
-}
-
-fn trace(plan: &Plan) -> Vec<String> {
-    match run(plan, true) {
-        Ok(report) => report.trace,
-        Err(violation) => panic!("{}", violation.trace.join("\n")),
-    }
-}
-
-fn good() -> Release {
-    Release::of(vec![Script::listening(300, &[0])])
-}
+use segue_sim::{OnDisconnect, OnStop, Plan, Prepare, Release, Request, Script, Step};
+use timeline::{check, good, trace};
 
 #[test]
 fn the_first_start() {
@@ -290,13 +266,13 @@ fn when_all_crash_the_queue_waits() {
         5.000s   worker 1 dies
         5.000s   worker 2 dies
         5.001s > ChannelEnded worker 1
+        5.001s < Steer address 0, set [1]
         5.001s < Publish address 0, workers [2]
         5.001s > Exited worker 1, status Signal(9)
         5.001s < WorkerFailed worker 1, slot 0, cause ExitedReady status Signal(9), after 4.695s
         5.001s < RespawnDue slot 0, wait 0ns, restarts 1
         5.001s < Spawn worker 3, slot 0, generation 1
         5.001s < WorkerSpawned worker 3, slot 0, generation 1
-        5.001s < Steer address 0, set [1]
         5.001s < Tend socket address 0, index 0, how HandOver
         5.001s > ChannelEnded worker 2
         5.001s < Publish address 0, workers []
@@ -306,8 +282,8 @@ fn when_all_crash_the_queue_waits() {
         5.001s < RespawnDue slot 1, wait 0ns, restarts 1
         5.001s < Spawn worker 4, slot 1, generation 1
         5.001s < WorkerSpawned worker 4, slot 1, generation 1
-        5.002s > Spawned worker 3
         5.002s > Steered address 0
+        5.002s > Spawned worker 3
         5.002s > Spawned worker 4
         5.101s   connection 0 queued at address 0#1
         5.102s   connection 2 queued at address 0#1
@@ -520,111 +496,4 @@ fn scaling_up_and_down() {
         5.005s < BeginSettle worker 1
         ",
     );
-}
-
-#[test]
-fn the_answer_for_a_single_socket_is_held_until_the_cut_over() {
-    let mut plan = Plan::calm(1, vec![good()]).at(5.0, Request::Reload);
-    plan.places = vec![AddressKind::Single];
-    check(
-        &plan,
-        5.0..7.4,
-        "
-        5.000s > ReloadRequested request 2
-        5.000s < ReloadStarted reload 1, generation 2
-        5.000s < Prepare generation 2
-        5.001s > Prepared generation 2, changed false
-        5.001s < Spawn worker 2, slot 0, generation 2
-        5.001s < WorkerSpawned worker 2, slot 0, generation 2
-        5.002s > Spawned worker 2
-        5.303s > Attached worker 2
-        5.303s > Asked worker 2, ask 2, address 0, kind Single
-        5.303s < WorkerReady worker 2, slot 0, took 302ms
-        7.303s > DeadlineReached
-        7.303s < Give worker 2, ask 2, socket address 0, index 0
-        7.305s > Listened worker 2, address 0
-        7.305s < Publish address 0, workers [2]
-        7.305s < WorkerLeaving worker 1, slot 0, why Reload
-        7.305s < ReloadCommitted reload 1, generation 2, took 2.305s
-        7.305s < Reply request 2, outcome Reloaded reload 1, generation 2, took 2.305s
-        7.305s < BeginSettle worker 1
-        ",
-    );
-}
-
-#[test]
-fn a_path_moves_from_one_generation_to_the_next() {
-    let mut plan = Plan::calm(2, vec![good()])
-        .at(5.0, Request::Reload)
-        .at(7.307, Request::Connect(0))
-        .at(7.31, Request::Connect(0));
-    plan.places = vec![AddressKind::Path];
-    check(
-        &plan,
-        5.0..7.4,
-        "
-        5.000s > ReloadRequested request 2
-        5.000s < ReloadStarted reload 1, generation 2
-        5.000s < Prepare generation 2
-        5.001s > Prepared generation 2, changed false
-        5.001s < Spawn worker 3, slot 0, generation 2
-        5.001s < WorkerSpawned worker 3, slot 0, generation 2
-        5.001s < Spawn worker 4, slot 1, generation 2
-        5.001s < WorkerSpawned worker 4, slot 1, generation 2
-        5.002s > Spawned worker 3
-        5.002s > Spawned worker 4
-        5.303s > Attached worker 3
-        5.303s > Asked worker 3, ask 3, address 0, kind Path
-        5.303s < Open socket address 0, index 1
-        5.303s > Attached worker 4
-        5.303s > Asked worker 4, ask 4, address 0, kind Path
-        5.304s > Opened socket address 0, index 1, steered true
-        5.304s < Give worker 3, ask 3, socket address 0, index 1
-        5.304s < Give worker 4, ask 4, socket address 0, index 1
-        5.306s > Listened worker 3, address 0
-        5.306s < WorkerReady worker 3, slot 0, took 305ms
-        5.306s > Listened worker 4, address 0
-        5.306s < WorkerReady worker 4, slot 1, took 305ms
-        7.306s > DeadlineReached
-        7.306s < Steer address 0, set [1]
-        7.306s < Publish address 0, workers [3, 4]
-        7.307s > Steered address 0
-        7.307s < WorkerLeaving worker 1, slot 0, why Reload
-        7.307s < WorkerLeaving worker 2, slot 1, why Reload
-        7.307s < ReloadCommitted reload 1, generation 2, took 2.307s
-        7.307s < Reply request 2, outcome Reloaded reload 1, generation 2, took 2.307s
-        7.307s < BeginSettle worker 1
-        7.307s < BeginSettle worker 2
-        7.307s   connection 0 queued at address 0#1
-        7.308s   connection 0 accepted by worker 3
-        7.310s   connection 1 queued at address 0#1
-        7.311s   connection 1 accepted by worker 3
-        ",
-    );
-}
-
-#[test]
-fn a_refused_flip_undoes_the_others() {
-    let both = Release::of(vec![Script::listening(300, &[0, 1])]);
-    let mut plan = Plan::calm(1, vec![both]).at(5.0, Request::Reload);
-    plan.places = vec![AddressKind::Steered; 2];
-    // The first two sets come with the sockets: these are the flips.
-    plan.faults.steers_that_fail = vec![1];
-    check(&plan, 7.0..7.4, "
-        7.306s > DeadlineReached
-        7.306s < Steer address 0, set [1]
-        7.306s < Publish address 0, workers [2]
-        7.306s < Steer address 1, set [1]
-        7.306s < Publish address 1, workers [2]
-        7.307s > Steered address 0
-        7.307s > SteerFailed address 1
-        7.307s < WorkerLeaving worker 2, slot 0, why Abandoned
-        7.307s < ReloadFailed reload 1, failure Failure worker None, slot None, cause SteerFailed address 1
-        7.307s < Reply request 2, outcome ReloadFailed reload 1, failure Failure worker None, slot None, cause SteerFailed address 1
-        7.307s < Steer address 0, set [0]
-        7.307s < Publish address 0, workers [1]
-        7.307s < Publish address 1, workers [1]
-        7.307s < BeginSettle worker 2
-        7.308s > Steered address 0
-        ");
 }

@@ -10,7 +10,8 @@ pub(crate) const LONGEST: usize = 600;
 
 /// Floor of each part of the binary crate. A file may import only from lower floors.
 pub(crate) const FLOORS: &[(&str, u8)] = &[
-    ("main", 5),
+    ("main", 6),
+    ("foreground", 5),
     ("supervisor", 4),
     ("cli", 4),
     ("worker", 3),
