@@ -197,6 +197,12 @@ pub enum Leaving {
     Stop,
     /// It belongs to a generation that was abandoned.
     Abandoned,
+    /// It has reached its greatest age, and its successor is ready.
+    Aged,
+    /// It uses too much memory, and its successor is ready.
+    OverMemory,
+    /// It was to replace another, which is replaced otherwise now.
+    NotNeeded,
     /// It cannot be talked to any more.
     ChannelLost,
     /// It did not become ready in time.

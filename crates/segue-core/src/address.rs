@@ -23,6 +23,9 @@ use crate::worker::Worker;
 /// gives up resending its SYN-ACK only later, but a client that has not answered two of them has gone.
 pub(crate) const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 
+/// A queue that is handed over or reset is empty after this.
+const QUEUE_LIMIT: Duration = Duration::from_secs(1);
+
 /// Wait before a refused change of the set is tried again.
 const STEER_RETRY: Duration = Duration::from_secs(1);
 
@@ -43,6 +46,8 @@ pub(crate) struct Address {
     /// Since when nobody has served it, nor will soon.
     pub(crate) unserved_since: Option<Time>,
     pub(crate) is_refusing: bool,
+    /// Clients are left to wait for somebody who boots until then, however often it begins anew.
+    pub(crate) hope_until: Option<Time>,
     pub(crate) is_announced_unserved: bool,
 }
 
@@ -106,6 +111,7 @@ impl Address {
             published: Vec::new(),
             unserved_since: None,
             is_refusing: false,
+            hope_until: None,
             is_announced_unserved: false,
         }
     }
@@ -338,7 +344,9 @@ impl Socket {
     /// was handed over or reset. A queue that is left alone keeps what it has.
     fn is_rested(&self, now: Time) -> bool {
         self.left_set.is_none_or(|left| {
-            self.tend != Tend::Leave && now >= left.max(self.tend_since) + HANDSHAKE_LIMIT
+            self.tend != Tend::Leave
+                && now >= left + HANDSHAKE_LIMIT
+                && now >= self.tend_since + QUEUE_LIMIT
         })
     }
 
@@ -421,8 +429,9 @@ mod tests {
             (None, Tend::Leave, ago(9), true),
             (Some(ago(4)), Tend::HandOver, ago(9), false),
             (Some(ago(5)), Tend::HandOver, ago(9), true),
-            // Handed over for less long than a handshake may take.
-            (Some(ago(60)), Tend::HandOver, ago(1), false),
+            // Handed over only just now.
+            (Some(ago(60)), Tend::HandOver, ago(0), false),
+            (Some(ago(60)), Tend::HandOver, ago(1), true),
             // Nobody there to be handed what it holds.
             (Some(ago(60)), Tend::Leave, ago(60), false),
             (Some(ago(60)), Tend::Reset, ago(60), true),

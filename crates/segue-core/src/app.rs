@@ -160,6 +160,11 @@ impl App {
                     worker.is_preloaded = true;
                 }
             }
+            Event::OverMemory { worker } => {
+                if let Some(worker) = self.workers.get_mut(&worker) {
+                    worker.is_over_memory = true;
+                }
+            }
             Event::Drained { worker } => {
                 if let Some(worker) = self.workers.get_mut(&worker) {
                     worker.is_drained = true;
@@ -234,6 +239,7 @@ impl App {
             self.spawn_due();
             self.answer_asks();
             self.advance_boots();
+            self.advance_replacements();
             self.fail_lost_channels();
             self.advance_reload();
             self.advance_phase();
@@ -265,6 +271,7 @@ impl App {
             .iter()
             .filter(|(_, slot)| {
                 slot.occupant.is_none()
+                    && slot.successor.is_none()
                     && matches!(slot.respawn.next, Next::At(at) if at <= self.now)
             })
             .map(|(id, _)| *id)
@@ -376,6 +383,9 @@ impl App {
             self.fail_reload(failure);
             return;
         }
+        if self.successor_failed(worker, slot) {
+            return;
+        }
         let is_occupant = self
             .slots
             .get(&slot)
@@ -398,6 +408,11 @@ impl App {
         place.occupant = None;
         let verdict = place.respawn.fail(self.now, served, &settings);
         let restarts = place.respawn.restarts;
+        if let Some(successor) = place.successor.take() {
+            // Somebody is on the way already.
+            place.occupant = Some(successor);
+            return;
+        }
         if !self.respawns() {
             return;
         }

@@ -24,7 +24,11 @@ impl App {
             .slots
             .values()
             .filter_map(|slot| match slot.respawn.next {
-                Next::At(at) if slot.occupant.is_none() && self.respawns() => Some(at),
+                Next::At(at)
+                    if slot.occupant.is_none() && slot.successor.is_none() && self.respawns() =>
+                {
+                    Some(at)
+                }
                 Next::At(_) | Next::GivenUp => None,
             });
         let workers = self.workers.values().flat_map(|worker| {
@@ -45,6 +49,7 @@ impl App {
         phase
             .into_iter()
             .chain(delayed_stop)
+            .chain(self.replacement_deadline())
             .chain(respawns)
             .chain(workers)
             .chain(reload)

@@ -32,6 +32,8 @@ pub enum Event {
     Attached { worker: WorkerId },
     /// Its preload script runs: it can be drained without losing a connection.
     Preloaded { worker: WorkerId },
+    /// The worker uses more memory than its limit.
+    OverMemory { worker: WorkerId },
     /// Nothing is open in it any more, and it accepts nothing.
     Drained { worker: WorkerId },
     /// No process could be made.

@@ -186,8 +186,21 @@ impl App {
 
     /// Moves every worker whose time has come one phase on.
     pub(crate) fn advance_leavers(&mut self) {
-        // The sets have been changed by now: what is under way towards these workers began before.
-        for worker in std::mem::take(&mut self.newly_quiet) {
+        // Only once the sets are in force: what is under way towards a worker then began before.
+        let (steering, settling): (Vec<WorkerId>, Vec<WorkerId>) =
+            std::mem::take(&mut self.newly_quiet)
+                .into_iter()
+                .partition(|worker| {
+                    self.addresses.values().any(|address| {
+                        address.ordered.is_some()
+                            && address
+                                .sockets
+                                .iter()
+                                .any(|socket| socket.holders.contains(worker))
+                    })
+                });
+        self.newly_quiet = steering;
+        for worker in settling {
             for address in self.addresses.values_mut() {
                 address.note(worker);
             }
@@ -215,6 +228,11 @@ impl App {
                 if now >= limit {
                     self.notify(Notice::SettleTimedOut { worker: id, slot });
                     self.begin_drain(id, why);
+                } else if matches!(check, Check::At(at) if now >= at)
+                    && self.newly_quiet.contains(&id)
+                {
+                    let check = Check::At(now + CHECK_AGAIN);
+                    worker.phase = Phase::Quiet { why, check, limit };
                 } else if matches!(check, Check::At(at) if now >= at) {
                     worker.phase = Phase::Quiet {
                         why,

@@ -20,6 +20,7 @@ mod event;
 mod ids;
 mod leave;
 mod reload;
+mod replace;
 mod serve;
 mod settings;
 mod slot;

@@ -252,7 +252,7 @@ impl App {
                 || worker.held.iter().any(|held| held.address == *address)
         };
         own_rule.or_else(|| {
-            self.required(worker)
+            self.required(id, worker)
                 .into_iter()
                 .find(|address| !has(address))
                 .map(|address| Cause::NotListeningAt { address, within })
@@ -261,7 +261,15 @@ impl App {
 
     /// Where a new worker must listen: where its slot's worker does now; if there is none that is
     /// ready, where all that are ready do.
-    fn required(&self, worker: &Worker) -> BTreeSet<AddressId> {
+    fn required(&self, id: WorkerId, worker: &Worker) -> BTreeSet<AddressId> {
+        if let Some(slot) = self.slots.get(&worker.slot)
+            && slot.successor == Some(id)
+        {
+            let predecessor = slot.occupant.and_then(|worker| self.workers.get(&worker));
+            return predecessor
+                .map(|worker| worker.listens.clone())
+                .unwrap_or_default();
+        }
         let Some(reload) = self.reload.as_ref() else {
             return BTreeSet::new();
         };
@@ -372,6 +380,7 @@ impl App {
         let Some(Waiting { id, request }) = self.waiting.take() else {
             return;
         };
+        self.dismiss_successors();
         self.last_generation += 1;
         let generation = Generation(self.last_generation);
         self.reload = Some(Reload {

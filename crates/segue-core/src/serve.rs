@@ -225,7 +225,9 @@ impl App {
     }
 
     fn asker(&self, id: WorkerId, is_released: bool) -> Option<Asker> {
-        let worker = self.workers.get(&id)?;
+        // Whoever is to finish and leave opens nothing new. An error could end it with its requests; without
+        // an answer it merely waits.
+        let worker = self.workers.get(&id).filter(|worker| worker.accepts())?;
         let is_serving = worker.generation == self.serving;
         let is_ready_by_listening = self.settings.ready != ReadyRule::Message;
         Some(Asker {
@@ -287,22 +289,24 @@ impl App {
     fn judge(&mut self, id: AddressId) {
         let prospect = self.prospect(id);
         let now = self.now;
+        let hope_ends = now + self.settings.ready_timeout + SOON;
         let Some(address) = self.addresses.get_mut(&id) else {
             return;
         };
         match prospect {
             Prospect::Served => {
+                address.hope_until = None;
                 address.unserved_since = None;
                 address.is_refusing = false;
                 if std::mem::take(&mut address.is_announced_unserved) {
                     self.notify(Notice::AddressServed { address: id });
                 }
             }
-            Prospect::Soon => {
+            Prospect::Soon if now < *address.hope_until.get_or_insert(hope_ends) => {
                 address.unserved_since = None;
                 address.is_refusing = false;
             }
-            Prospect::Late => {
+            Prospect::Soon | Prospect::Late => {
                 address.unserved_since = None;
                 address.is_refusing = true;
                 let is_news = !matches!(self.phase, Phase::Stopping(_) | Phase::Finished);
@@ -345,7 +349,13 @@ impl App {
                     .any(|socket| socket.holders.contains(worker))
                 || address.asks.iter().any(|ask| ask.worker == *worker)
                 || state.held.iter().any(|held| held.address == id);
-            (state.generation == self.serving && state.is_booting()) || (is_incoming && wants)
+            let is_successor = self
+                .slots
+                .get(&state.slot)
+                .is_some_and(|slot| slot.successor == Some(*worker));
+            let is_respawn = state.generation == self.serving && !is_successor;
+            state.is_booting() && (is_respawn || ((is_incoming || is_successor) && wants))
+                || (is_incoming && wants)
         });
         let is_respawn_soon = self.respawns()
             && self.slots.values().any(|slot| {
@@ -406,7 +416,10 @@ impl App {
                 .filter(|_| !address.is_opening && address.ordered.is_none())
                 .map(|since| since + SOON);
             let retry = address.retry_at.filter(|_| address.ordered.is_none());
-            closing.into_iter().chain(retry)
+            let hope = address
+                .hope_until
+                .filter(|_| !address.is_refusing && address.unserved_since.is_none());
+            closing.into_iter().chain(retry).chain(hope)
         })
     }
 }

@@ -26,6 +26,8 @@ pub struct Settings {
     pub stop_timeout: Duration,
     /// How long the app goes on serving after a stop was asked for.
     pub stop_delay: Duration,
+    /// A worker that has been ready for so long is replaced.
+    pub max_age: Option<Duration>,
     /// Between SIGTERM and SIGKILL.
     pub kill_after: Duration,
     /// Wait before the second respawn of a slot in a row; doubles up to `backoff_max`. The first is at once.
@@ -88,6 +90,7 @@ impl Default for Settings {
             drain_generations: 3,
             stop_timeout: Duration::from_secs(25),
             stop_delay: Duration::ZERO,
+            max_age: None,
             kill_after: Duration::from_secs(5),
             backoff_min: Duration::from_millis(100),
             backoff_max: Duration::from_secs(30),

@@ -12,6 +12,10 @@ use crate::time::Time;
 pub(crate) struct Slot {
     /// The worker of the serving generation here; none while its successor is awaited.
     pub(crate) occupant: Option<WorkerId>,
+    /// A worker of the same generation that boots to take the occupant's place.
+    pub(crate) successor: Option<WorkerId>,
+    /// No successor is spawned before this.
+    pub(crate) replace_after: Time,
     pub(crate) respawn: Respawn,
 }
 
@@ -44,6 +48,8 @@ impl Slot {
     pub(crate) fn vacant(now: Time) -> Self {
         Self {
             occupant: None,
+            successor: None,
+            replace_after: now,
             respawn: Respawn::fresh(now),
         }
     }

@@ -158,11 +158,13 @@ impl App {
             self.slots.insert(SlotId(slot), Slot::vacant(self.now));
         }
         for slot in to..from {
-            let leaver = self
-                .slots
-                .remove(&SlotId(slot))
-                .and_then(|slot| slot.occupant);
-            if let Some(worker) = leaver {
+            let Some(slot) = self.slots.remove(&SlotId(slot)) else {
+                continue;
+            };
+            if let Some(worker) = slot.successor {
+                self.leave(worker, Leaving::NotNeeded);
+            }
+            if let Some(worker) = slot.occupant {
                 self.leave(worker, Leaving::ScaledDown);
             }
         }

@@ -113,6 +113,7 @@ impl App {
         }
         for slot in self.slots.values_mut() {
             slot.occupant = None;
+            slot.successor = None;
         }
     }
 

@@ -73,6 +73,8 @@ pub enum Step {
     Wrap,
     /// Its preload script says that it is there.
     Preload,
+    /// It uses more memory than its limit.
+    Grow,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -268,6 +270,7 @@ fn settings(r: &mut Random) -> Settings {
         drain_generations: u32::try_from(r.within(1, 3)).unwrap_or(1),
         stop_timeout: ms(r.pick(&[300, 2_000, 8_000])),
         stop_delay: ms(r.pick(&[0, 0, 0, 1_500])),
+        max_age: r.pick(&[None, None, Some(ms(4_000))]),
         kill_after: ms(r.pick(&[100, 2_000])),
         backoff_min: ms(100),
         backoff_max: ms(backoff_max),
@@ -336,6 +339,9 @@ fn script(
     if r.chance(500) {
         // Before its servers, as a preload does.
         script.steps.insert(1, (boot, Step::Preload));
+    }
+    if r.chance(50) {
+        script.steps.push((boot + r.within(100, 3_000), Step::Grow));
     }
     if r.chance(150) {
         script.on_disconnect = r.pick(&[OnDisconnect::Lingers, OnDisconnect::Ignores]);

@@ -62,6 +62,8 @@ pub(crate) struct Rules {
     proven: BTreeSet<Generation>,
     forgotten: BTreeSet<Generation>,
     unserved: BTreeSet<AddressId>,
+    /// Since when nobody has served an address that exists.
+    waits_since: BTreeMap<AddressId, Time>,
     respawns: BTreeMap<SlotId, Vec<Time>>,
     stopping: Option<Time>,
     is_finished: bool,
@@ -87,6 +89,7 @@ impl Rules {
             proven: BTreeSet::from([Generation(1)]),
             forgotten: BTreeSet::new(),
             unserved: BTreeSet::new(),
+            waits_since: BTreeMap::new(),
             respawns: BTreeMap::new(),
             stopping: None,
             is_finished: false,
@@ -192,6 +195,15 @@ impl Rules {
                 .map(|address| address.address)
                 .collect();
         }
+        for address in &view.addresses {
+            if address.serving.is_empty() {
+                self.waits_since.entry(address.address).or_insert(now);
+            } else {
+                self.waits_since.remove(&address.address);
+            }
+        }
+        self.waits_since
+            .retain(|id, _| view.addresses.iter().any(|address| address.address == *id));
         for action in actions {
             if self.is_finished && !matches!(action, Action::Reply { .. }) {
                 return Err(format!("after the end: {action:?}"));
@@ -468,7 +480,7 @@ impl Rules {
                     Notice::WorkerFailed { worker: id, .. }
                     | Notice::WorkerLeaving {
                         worker: id,
-                        why: Leaving::ScaledDown,
+                        why: Leaving::ScaledDown | Leaving::Aged | Leaving::OverMemory,
                         ..
                     },
                 ) => *id == worker.worker,

@@ -110,7 +110,7 @@ fn a_refused_flip_undoes_the_others() {
         7.307s < Steer address 0, set [0]
         7.307s < Publish address 0, workers [1]
         7.307s < Publish address 1, workers [1]
-        7.307s < BeginSettle worker 2
         7.308s > Steered address 0
+        7.308s < BeginSettle worker 2
         ");
 }

@@ -476,8 +476,8 @@ fn scaling_up_and_down() {
         4.000s < Reply request 3, outcome Scaled from 2, to 1
         4.000s < Steer address 0, set [0]
         4.000s < Publish address 0, workers [1]
-        4.000s < BeginSettle worker 2
         4.001s > Steered address 0
+        4.001s < BeginSettle worker 2
         5.000s > DeadlineReached
         5.000s < CheckSettled worker 2
         5.002s > SettleChecked worker 2, clear true

@@ -90,6 +90,7 @@ pub(crate) fn supervise(args: &RunArgs) -> u8 {
     let plan = Plan {
         app: prepared.app,
         settings: prepared.settings,
+        max_memory: args.settings.max_memory,
         control: prepared.control,
         verbosity: args.verbosity(),
         writer: writer.clone(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use segue_core::{AppView, Failure, Leaving, Notice, Time, WorkerPhase};
+use segue_core::{AppView, Failure, Leaving, Notice, Time, WorkerId, WorkerPhase};
 
 use super::{Rules, Verdict, ensure};
 
@@ -29,7 +29,11 @@ impl Rules {
                     Leaving::Abandoned => ensure(Some(view.serving) != generation, || {
                         format!("{worker} of the serving generation is abandoned")
                     }),
+                    Leaving::Aged | Leaving::OverMemory => {
+                        self.judge_replacement(now, *worker, view)
+                    }
                     Leaving::ScaledDown
+                    | Leaving::NotNeeded
                     | Leaving::Stop
                     | Leaving::ChannelLost
                     | Leaving::NotReady => Ok(()),
@@ -70,11 +74,23 @@ impl Rules {
                     slot.respawn_at
                         .is_some_and(|at| at <= soon && !slot.given_up)
                 }) || view.workers.iter().any(|worker| {
-                    worker.phase == WorkerPhase::Booting && worker.generation == view.serving
+                    worker.phase == WorkerPhase::Booting
+                        && worker.generation == view.serving
+                        && view
+                            .slots
+                            .iter()
+                            .any(|slot| slot.worker == Some(worker.worker))
                 });
-                ensure(self.stopping.is_some() || !is_awaited, || {
-                    format!("{address} is given up although somebody comes soon")
-                })
+                // Hope has an end, however often it begins anew.
+                let patience = self.settings.ready_timeout + Duration::from_secs(5);
+                let is_hopeless = self
+                    .waits_since
+                    .get(address)
+                    .is_some_and(|since| now.since(*since) >= patience);
+                ensure(
+                    self.stopping.is_some() || !is_awaited || is_hopeless,
+                    || format!("{address} is given up although somebody comes soon"),
+                )
             }
             Notice::AddressServed { address } => {
                 self.unserved.remove(address);
@@ -106,5 +122,19 @@ impl Rules {
             | Notice::Stopping
             | Notice::Refused(_) => Ok(()),
         }
+    }
+
+    /// Whoever is replaced leaves a successor that is ready in its slot.
+    fn judge_replacement(&self, now: Time, worker: WorkerId, view: &AppView) -> Verdict {
+        let slot = self.workers.get(&worker).map(|known| known.slot);
+        let is_succeeded = view.workers.iter().any(|other| {
+            Some(other.slot) == slot
+                && other.worker != worker
+                && other.generation == view.serving
+                && other.phase == WorkerPhase::Ready
+        });
+        ensure(is_succeeded || self.stopping == Some(now), || {
+            format!("{worker} is replaced by nobody")
+        })
     }
 }

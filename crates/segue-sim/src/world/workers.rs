@@ -153,6 +153,7 @@ impl World<'_> {
                 process.is_preloaded = true;
                 self.say(worker, Event::Preloaded { worker });
             }
+            Step::Grow => self.say(worker, Event::OverMemory { worker }),
             Step::Wrap => self.say(worker, Event::FoundWrapper { worker }),
         }
     }

@@ -32,6 +32,9 @@ pub(crate) struct AppSettings {
     pub(crate) settle: Duration,
     pub(crate) drain_timeout: Duration,
     pub(crate) drain_generations: u32,
+    /// Bytes of resident memory.
+    pub(crate) max_memory: Option<u64>,
+    pub(crate) max_age: Option<Duration>,
     pub(crate) stop_timeout: Duration,
     pub(crate) stop_delay: Duration,
     pub(crate) kill_after: Duration,
@@ -183,6 +186,22 @@ pub(crate) const KEYS: &[Key] = &[
         "So many old generations may drain at once; beyond it the oldest is ended",
     ),
     key(
+        "limits.memory",
+        "memory",
+        "SIZE",
+        None,
+        |s, t| put(&mut s.max_memory, size(t).map(Some)),
+        "A worker that uses more resident memory than this is replaced first, then drained: 512MiB, 2GiB",
+    ),
+    key(
+        "limits.max_age",
+        "max-age",
+        "DURATION",
+        None,
+        |s, t| put(&mut s.max_age, positive(t).map(Some)),
+        "A worker that has served for so long is replaced first, then drained",
+    ),
+    key(
         "stop.delay",
         "stop-delay",
         "DURATION",
@@ -276,6 +295,8 @@ impl Default for AppSettings {
             settle: core.settle,
             drain_timeout: core.drain_timeout,
             drain_generations: core.drain_generations,
+            max_memory: None,
+            max_age: core.max_age,
             stop_timeout: core.stop_timeout,
             stop_delay: core.stop_delay,
             kill_after: core.kill_after,
@@ -314,6 +335,7 @@ impl AppSettings {
             settle: self.settle,
             drain_timeout: self.drain_timeout,
             drain_generations: self.drain_generations,
+            max_age: self.max_age,
             stop_timeout: self.stop_timeout,
             stop_delay: self.stop_delay,
             kill_after: self.kill_after,
@@ -456,6 +478,22 @@ fn count(text: &str) -> Result<u32, String> {
         .ok()
         .filter(|count| (1..=100).contains(count))
         .ok_or_else(|| "write a number from 1 to 100".to_owned())
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    let usage = || "write a size with its unit, such as 512MiB or 2GiB".to_owned();
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).ok_or_else(usage)?);
+    let shift = match unit {
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        _ => return Err(usage()),
+    };
+    let number: u64 = number.parse().map_err(|_| usage())?;
+    number
+        .checked_mul(1 << shift)
+        .filter(|size| *size > 0)
+        .ok_or_else(usage)
 }
 
 fn positive(text: &str) -> Result<Duration, String> {

@@ -427,6 +427,9 @@ const fn leaving(why: Leaving) -> &'static str {
         Leaving::ScaledDown => "fewer workers are wanted",
         Leaving::Stop => "the app stops",
         Leaving::Abandoned => "its generation was given up",
+        Leaving::Aged => "it has reached its greatest age, and its successor is ready",
+        Leaving::OverMemory => "it uses too much memory, and its successor is ready",
+        Leaving::NotNeeded => "whoever it was to replace is replaced otherwise",
         Leaving::ChannelLost => "it lost its channel to the supervisor",
         Leaving::NotReady => "it did not get ready in time",
     }

@@ -19,6 +19,7 @@ use super::crew::{Channels, Crew};
 use super::records::Records;
 use crate::config::app::AppConfig;
 use crate::control::callers::Callers;
+use crate::control::names::Measures;
 use crate::control::server;
 use crate::control::socket::{BindError, ControlSocket};
 use crate::keeper::{FromKeeper, Link, LinkError};
@@ -31,6 +32,9 @@ use crate::worker::writer::{Stream, Writer};
 /// Requests of callers that may wait for the loop.
 const COMMANDS: usize = 64;
 
+/// Between two looks at the workers' memory, where it has a limit.
+const WEIGHING: Duration = Duration::from_secs(5);
+
 /// A deadline that should have passed and is still due is a bug; this keeps it from spinning.
 const LEAST_SLEEP: Duration = Duration::from_millis(1);
 
@@ -38,6 +42,8 @@ const LEAST_SLEEP: Duration = Duration::from_millis(1);
 pub(crate) struct Plan {
     pub(crate) app: AppConfig,
     pub(crate) settings: Settings,
+    /// Resident memory in bytes above which a worker is replaced.
+    pub(crate) max_memory: Option<u64>,
     /// Where the control socket is to be.
     pub(crate) control: PathBuf,
     pub(crate) verbosity: Verbosity,
@@ -103,6 +109,8 @@ pub(super) struct Supervisor {
     pub(super) keeper_pid: u32,
     /// When workers that have not asked for a socket are next looked at.
     pub(super) next_look: Option<Time>,
+    /// When the workers' memory is next looked at; never without a limit.
+    pub(super) next_weighing: Option<Time>,
     pub(super) lost_keeper: bool,
     last_request: u64,
     last_ask: u64,
@@ -210,6 +218,9 @@ impl Supervisor {
             began: Time(clock::monotonic_millis()),
             keeper_pid: rustix::process::getppid().map_or(0, |pid| pid.as_raw_pid().unsigned_abs()),
             next_look: None,
+            next_weighing: plan
+                .max_memory
+                .map(|_| Time(clock::monotonic_millis()) + WEIGHING),
             lost_keeper: false,
             last_request: 0,
             last_ask: 0,
@@ -249,11 +260,14 @@ impl Supervisor {
 
     /// How long nothing needs to be done, if nothing happens.
     fn next_wake(&self) -> Option<Duration> {
-        let deadline = self.core.next_deadline();
-        let wake = match (deadline, self.next_look) {
-            (Some(deadline), Some(look)) => deadline.min(look),
-            (deadline, look) => deadline.or(look)?,
-        };
+        let wake = [
+            self.core.next_deadline(),
+            self.next_look,
+            self.next_weighing,
+        ]
+        .into_iter()
+        .flatten()
+        .min()?;
         Some(wake.since(self.now()).max(LEAST_SLEEP))
     }
 
@@ -262,11 +276,29 @@ impl Supervisor {
             self.look_for_wrappers();
         }
         if self
+            .next_weighing
+            .is_some_and(|weighing| self.now() >= weighing)
+        {
+            self.weigh();
+        }
+        if self
             .core
             .next_deadline()
             .is_some_and(|deadline| self.now() >= deadline)
         {
             self.feed(Event::DeadlineReached);
+        }
+    }
+
+    /// Looks for workers that have outgrown their limit.
+    fn weigh(&mut self) {
+        self.next_weighing = Some(self.now() + WEIGHING);
+        let limit = self.plan.max_memory.unwrap_or(u64::MAX);
+        let workers: Vec<WorkerId> = self.crew.members().map(|(worker, _)| worker).collect();
+        for worker in workers {
+            if self.usage(worker).is_some_and(|usage| usage.memory > limit) {
+                self.feed(Event::OverMemory { worker });
+            }
         }
     }
 
