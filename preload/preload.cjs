@@ -31,7 +31,8 @@ const SOCKET_SETS = ['@hapi/hapi', 'fastify', 'stoppable', 'http-terminator', '@
 const OTHER_WEBSOCKETS = ['websocket', 'faye-websocket', 'websocket-driver', 'nodejs-websocket', 'sockjs'];
 
 const ignore = () => {};
-const now = () => Math.round(Number(process.hrtime.bigint() / 1000000n));
+const clock = process.hrtime; // an app may replace the clocks
+const now = () => Math.floor(Number(clock.bigint()) / 1e6);
 
 function isOurWorker() {
   try {
@@ -68,6 +69,7 @@ function start() {
   const outgoing = new Set(); // handles on their way to the supervisor
   const totals = { moved: 0, announced: 0, cut: 0 };
   let adoption = null; // the connection that is being handed in right now
+  let replacedSend = null; // the app's own process.send, while the cluster module works
   let drain = null;
 
   function tell(message) {
@@ -128,6 +130,8 @@ function start() {
     known.set(server, entry);
     const forget = function() { live.delete(this); };
     const track = (connection) => {
+      // An app that removes all listeners of its sockets takes ours away, too.
+      if (live.size > 2 * server._connections + 256) forgetDestroyed(live);
       live.set(connection, now());
       connection.on('close', forget);
       if (adoption !== null && connection._handle === adoption.handle) adopted(entry, connection);
@@ -140,6 +144,10 @@ function start() {
     }
     server.on('listening', safely(() => listening(entry)));
     server.on('close', () => entries.delete(entry));
+  }
+
+  function forgetDestroyed(live) {
+    for (const connection of live.keys()) if (connection.destroyed) live.delete(connection);
   }
 
   function listening(entry) {
@@ -157,18 +165,31 @@ function start() {
 
   // ---- Messages of the supervisor --------------------------------------------------------
 
-  // Runs before the cluster module's own listener for the same message; endAdoption after it.
+  // Runs before the cluster module's own listener for the same message, afterCluster after it.
   function beforeCluster(message, handle) {
-    endAdoption();
-    if (message.cmd === 'NODE_SEGUE') {
-      if (message.act === 'drain') onDrain(message);
-    } else if (message.cmd !== 'NODE_CLUSTER') {
-      return;
-    } else if (message.act === 'newconn') {
+    afterCluster();
+    if (message.cmd === 'NODE_SEGUE' && message.act === 'drain') onDrain(message);
+    if (message.cmd !== 'NODE_CLUSTER') return;
+    lendSend();
+    if (message.act === 'newconn') {
       if (handle && message.segue) beginAdoption(entryOf(message.key), handle, Number(message.segue.ka) || 0, now());
     } else if (message.ack !== undefined && message.key !== undefined && !message.errno) {
       if (handle) keys.set(handle, message.key);
     }
+  }
+
+  function afterCluster() {
+    endAdoption();
+    if (replacedSend !== null) process.send = replacedSend.send;
+    replacedSend = null;
+  }
+
+  // The cluster module answers by process.send, whatever the app has made of it.
+  function lendSend() {
+    if (process.send === sendToSupervisor) return;
+    replacedSend = { send: process.send };
+    process.send = sendToSupervisor;
+    process.nextTick(afterCluster); // if a listener throws, ours is not reached
   }
 
   function entryOf(key) {
@@ -474,7 +495,9 @@ function start() {
       stub.getsockname = (out) => { Object.assign(out, name); return 0; };
     }
     server._handle = stub;
+    lendSend();
     handle.close();
+    afterCluster();
   });
 
   // The only timer, and a ref'd one: a process without other work has to live until it is told
@@ -497,6 +520,7 @@ function start() {
     let oldest = time;
     let left = 0;
     for (const entry of entries) {
+      forgetDestroyed(entry.live);
       for (const [connection, since] of entry.live) {
         try {
           state[serve(entry, connection, time)] += 1;
@@ -625,7 +649,7 @@ function start() {
 
   hookListen();
   process.prependListener('internalMessage', safely(beforeCluster));
-  process.on('internalMessage', safely(endAdoption));
+  process.on('internalMessage', safely(afterCluster));
   tell({ act: 'hello', v: 1, node: process.versions.node, migrate: canMigrate });
 }
 
