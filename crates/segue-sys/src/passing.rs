@@ -1,11 +1,14 @@
 //! Bytes over a Unix stream socket, with a descriptor beside them (SCM_RIGHTS; unix(7), cmsg(3)).
 //! Neither call ever blocks, whatever the socket's flags are.
 
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recv, recvmsg, sendmsg,
+};
 
 /// Sends as many of `bytes` as fit and says how many; `descriptor` goes with the first of them, so
 /// it has been sent whenever anything has. A peer that is gone is `BrokenPipe`, without SIGPIPE.
@@ -38,27 +41,38 @@ pub fn receive_bytes(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> 
     Ok(received)
 }
 
+/// The same, and keeps the descriptor that came with the bytes, `CLOEXEC`. One read gives the bytes
+/// of one message with descriptors at most (`unix_stream_read_generic`); of several with one
+/// message the first is kept. None comes where this process has no room for more.
+pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, flags)?;
+    let mut descriptors = control.drain().flat_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(rights) => rights.collect(),
+        _ => Vec::new(),
+    });
+    let first = descriptors.next();
+    // What does not fit is closed by the kernel, but the space is rounded up and holds two.
+    descriptors.for_each(drop);
+    Ok((received.bytes, first))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::fs::File;
     use std::io::{Read, Seek, Write};
-    use std::os::fd::OwnedFd;
     use std::os::unix::net::UnixStream;
 
-    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, recvmsg};
-
-    fn receive_descriptors(socket: &UnixStream) -> Vec<OwnedFd> {
-        let mut bytes = [0; 64];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let mut buffers = [io::IoSliceMut::new(&mut bytes)];
-        recvmsg(socket, &mut buffers, &mut control, RecvFlags::CMSG_CLOEXEC).unwrap();
-        let rights = control.drain().flat_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(rights) => rights.collect(),
-            _ => Vec::new(),
-        });
-        rights.collect()
+    fn send_many(socket: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(control.push(SendAncillaryMessage::ScmRights(descriptors)));
+        let flags = SendFlags::empty();
+        let sent = sendmsg(socket, &[IoSlice::new(bytes)], &mut control, flags).unwrap();
+        assert_eq!(sent, bytes.len());
     }
 
     #[test]
@@ -67,7 +81,15 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"passed").unwrap();
         assert_eq!(send(&ours, b"hello", Some(file.as_fd())).unwrap(), 5);
-        let [descriptor] = receive_descriptors(&theirs).try_into().unwrap();
+        let mut bytes = [0; 64];
+        let (count, descriptor) = receive(&theirs, &mut bytes).unwrap();
+        let descriptor = descriptor.unwrap();
+        assert_eq!(count, 5);
+        assert!(
+            rustix::io::fcntl_getfd(&descriptor)
+                .unwrap()
+                .contains(rustix::io::FdFlags::CLOEXEC)
+        );
         let mut text = String::new();
         let mut file = File::from(descriptor);
         file.rewind().unwrap();
@@ -75,7 +97,47 @@ mod tests {
         assert_eq!(text, "passed");
 
         assert_eq!(send(&ours, b"again", None).unwrap(), 5);
-        assert!(receive_descriptors(&theirs).is_empty());
+        assert!(matches!(receive(&theirs, &mut bytes), Ok((5, None))));
+        drop(ours);
+        assert!(matches!(receive(&theirs, &mut bytes), Ok((0, None))));
+    }
+
+    #[test]
+    fn of_several_one_is_kept() {
+        for count in [2, 3, 8] {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let (mut reader, writer) = io::pipe().unwrap();
+            let file = tempfile::tempfile().unwrap();
+            let mut descriptors = vec![writer.as_fd(); count];
+            descriptors[0] = file.as_fd();
+            send_many(&ours, b"x", &descriptors);
+            drop(writer);
+            let (_, kept) = receive(&theirs, &mut [0; 8]).unwrap();
+            File::from(kept.unwrap()).write_all(b"it").unwrap();
+            assert_eq!(reader.read(&mut [0; 1]).unwrap(), 0, "{count}");
+        }
+    }
+
+    #[test]
+    fn bytes_of_two_messages_with_descriptors_are_not_mixed() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let file = tempfile::tempfile().unwrap();
+        send(&ours, b"plain ", None).unwrap();
+        send(&ours, b"one", Some(file.as_fd())).unwrap();
+        send(&ours, b"two", Some(file.as_fd())).unwrap();
+        let mut bytes = [0; 64];
+        let mut seen = Vec::new();
+        while let Ok((count, descriptor)) = receive(&theirs, &mut bytes) {
+            seen.push((
+                String::from_utf8_lossy(&bytes[..count]).into_owned(),
+                descriptor.is_some(),
+            ));
+        }
+        let text: String = seen.iter().map(|(text, _)| text.as_str()).collect();
+        assert_eq!(text, "plain onetwo");
+        let with: Vec<&(String, bool)> = seen.iter().filter(|(_, with)| *with).collect();
+        assert_eq!(with.len(), 2);
+        assert!(with[0].0.ends_with("one") && with[1].0 == "two", "{seen:?}");
     }
 
     #[test]

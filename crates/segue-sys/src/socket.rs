@@ -210,6 +210,26 @@ pub fn reset(connection: OwnedFd) {
     drop(connection);
 }
 
+/// Whether it is a stream socket, TCP or Unix, that has a peer: nothing else can be served as a
+/// connection. One that its peer has reset does not count.
+#[must_use]
+pub fn is_connection(socket: impl AsFd) -> bool {
+    let socket = socket.as_fd();
+    let is_stream = || -> Result<bool, Errno> {
+        let kind = sockopt::socket_type(socket)?;
+        let domain = sockopt::socket_domain(socket)?;
+        let families = [
+            AddressFamily::INET,
+            AddressFamily::INET6,
+            AddressFamily::UNIX,
+        ];
+        Ok(kind == SocketType::STREAM
+            && families.contains(&domain)
+            && !sockopt::socket_acceptconn(socket)?)
+    };
+    is_stream().unwrap_or(false) && rustix::net::getpeername(socket).is_ok()
+}
+
 /// The address a TCP or UDP socket is bound to.
 pub fn local_address(socket: impl AsFd) -> io::Result<SocketAddr> {
     Ok(SocketAddr::try_from(rustix::net::getsockname(socket)?)?)

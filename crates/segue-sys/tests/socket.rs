@@ -200,3 +200,30 @@ fn accepted_connections_work() {
     client.read_to_string(&mut answer).unwrap();
     assert_eq!(answer, "ok");
 }
+
+#[test]
+fn only_a_stream_with_a_peer_is_a_connection() {
+    let (listener, address) = listening();
+    let mut client = TcpStream::connect(address).unwrap();
+    eventually(|| socket::has_waiting(&listener).unwrap());
+    let server = socket::accept(&listener).unwrap();
+    let (one, _other) = UnixStream::pair().unwrap();
+    assert!(socket::is_connection(&server));
+    assert!(socket::is_connection(&one));
+
+    client.write_all(b"unread").unwrap();
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    assert!(socket::is_connection(&server), "half-closed");
+    drop(server);
+    eventually(|| !socket::is_connection(&client));
+
+    assert!(!socket::is_connection(&listener));
+    let datagrams = UdpSocket::bind(LOOPBACK).unwrap();
+    datagrams.connect(address).unwrap();
+    assert!(!socket::is_connection(&datagrams));
+    let (datagrams, _other) = std::os::unix::net::UnixDatagram::pair().unwrap();
+    assert!(!socket::is_connection(&datagrams));
+    assert!(!socket::is_connection(tempfile::tempfile().unwrap()));
+    let (reader, _writer) = std::io::pipe().unwrap();
+    assert!(!socket::is_connection(&reader));
+}
