@@ -3,15 +3,29 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use segue_wire::node::{Decoder, HandleType, Line, Message, Order, TicketKeys};
+use segue_wire::node::{
+    Decoder, Drain, HandleType, Idle, Line, Message, Order, Said, TicketKeys,
+};
 
 fuzz_target!(|line: &[u8]| {
     let message = Message::read(line);
     if serde_json::from_slice::<serde_json::Value>(line).is_ok() {
         assert!(message.is_some());
     }
-    let Some(Message::QueryServer(query)) = message else {
-        return;
+    let query = match message {
+        Some(Message::QueryServer(query)) => query,
+        Some(Message::Handle {
+            passed: Some(passed),
+            ..
+        }) => {
+            return check(&Order::NewConnection {
+                seq: 1,
+                key: &passed.key,
+                keep_alive: Some(passed.keep_alive),
+            });
+        }
+        Some(Message::Segue(said)) => return check_said(&said),
+        _ => return,
     };
     let data = TicketKeys::default().answer(&query.data);
     assert_eq!(data, query.data);
@@ -31,8 +45,34 @@ fuzz_target!(|line: &[u8]| {
         data: &data,
         errno: 98,
     });
-    check(&Order::NewConnection { seq, key });
+    check(&Order::NewConnection {
+        seq,
+        key,
+        keep_alive: None,
+    });
+    check(&Order::Say(key));
 });
+
+/// Numbers add up without overflow, texts are short and can be shown.
+fn check_said(said: &Said) {
+    let is_fit = |text: &String| text.len() <= 800 && !text.contains(char::is_control);
+    match said {
+        Said::Hello(hello) => assert!(is_fit(&hello.node)),
+        Said::Bypass(bypass) => assert!(is_fit(&bypass.how) && is_fit(&bypass.address)),
+        Said::State(state) => {
+            assert!(state.connections() >= state.busy);
+            check(&Order::Drain(Drain {
+                accept: true,
+                idle: Idle::Migrate,
+                stall: state.idle,
+                deadline: state.oldest,
+                websocket_after: state.totals.cut,
+                websocket_code: 1012,
+            }));
+        }
+        Said::Drained(_) => {}
+    }
+}
 
 fn check(order: &Order<'_>) {
     let mut lines = Vec::new();

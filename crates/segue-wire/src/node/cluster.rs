@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
+use super::drain::{self, Passed, Said};
 use super::loose::Loose;
 
 /// Longest message of the cluster protocol that is believed, 64 KiB. Node's are below 1 KiB; the
@@ -30,7 +31,13 @@ pub enum Message {
     /// Its answer to the `newconn` with this number. On `false` it has closed its copy unserved.
     Accepted { ack: u64, accepted: bool },
     /// A descriptor of the worker's comes with this message. Must be acknowledged.
-    Handle { kind: HandleType },
+    Handle {
+        kind: HandleType,
+        /// What the preload says of it, if it is one of the connections it hands over.
+        passed: Option<Passed>,
+    },
+    /// The preload speaks.
+    Segue(Said),
     /// The descriptor sent last has arrived.
     HandleAck,
     /// The message sent last arrived without its descriptor.
@@ -173,9 +180,15 @@ impl Message {
         };
         let message = match envelope.cmd.text() {
             Some("NODE_CLUSTER") => read_cluster(line).unwrap_or(Self::Unknown),
-            Some("NODE_HANDLE") => Self::Handle {
-                kind: HandleType::of(&envelope.kind),
-            },
+            Some("NODE_HANDLE") => {
+                let kind = HandleType::of(&envelope.kind);
+                let passed = match kind {
+                    HandleType::NetNative => drain::read_passed(line),
+                    _ => None,
+                };
+                Self::Handle { kind, passed }
+            }
+            Some(drain::COMMAND) => drain::read(line).map_or(Self::Unknown, Self::Segue),
             Some("NODE_HANDLE_ACK") => Self::HandleAck,
             Some("NODE_HANDLE_NACK") => Self::HandleNack,
             // Node's own rule for what is internal.
@@ -356,12 +369,14 @@ mod tests {
                 json!({"cmd": "NODE_HANDLE", "type": "net.Socket", "msg": "x", "key": "k"}),
                 Message::Handle {
                     kind: HandleType::NetSocket,
+                    passed: None,
                 },
             ),
             (
                 json!({"cmd": "NODE_HANDLE", "type": 5}),
                 Message::Handle {
                     kind: HandleType::Unknown,
+                    passed: None,
                 },
             ),
             (json!({"cmd": "NODE_DEBUG_ENABLED"}), Message::Unknown),

@@ -88,6 +88,12 @@ impl Decoder {
         (bytes > 0).then_some(Line::Garbage { bytes })
     }
 
+    /// The last byte was not the end of a line.
+    #[must_use]
+    pub fn is_within_line(&self) -> bool {
+        !self.held.is_empty() || self.skipping.is_some()
+    }
+
     fn complete(&mut self, rest: &[u8]) -> Line {
         if self.held.is_empty() && self.skipping.is_none() && rest.len() <= self.limit {
             return read(rest);

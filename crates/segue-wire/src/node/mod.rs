@@ -5,6 +5,7 @@
 //!   order::Order ──▶ one line                          what a worker is told
 //!   handle::HandleQueue                                when a line with a descriptor may be sent
 //!   ticket::TicketKeys                                 what TLS servers are told about each other
+//!   drain                                              what the preload script says and is told
 //! ```
 //!
 //! Descriptors stay with the caller; nothing here does I/O or reads a clock. The facts are those
@@ -12,6 +13,7 @@
 //! conversations with each of them are the fixtures of `tests/transcripts.rs`.
 
 pub mod cluster;
+pub mod drain;
 pub mod frame;
 pub mod handle;
 mod loose;
@@ -19,6 +21,7 @@ pub mod order;
 pub mod ticket;
 
 pub use cluster::{AddressType, HandleType, Message, Place, QueryServer};
+pub use drain::{Bypass, Drain, DrainState, Hello, Idle, Passed, Said, Totals};
 pub use frame::{Decoder, Line};
 pub use handle::{Acknowledged, HandleQueue, Refused};
 pub use order::Order;

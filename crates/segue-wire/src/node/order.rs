@@ -7,6 +7,7 @@
 use serde_json::{Value, json};
 
 use super::cluster::HandleType;
+use super::drain::Drain;
 
 /// One message to a worker. `seq` is the sender's own number; any increasing one will do.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,7 +31,17 @@ pub enum Order<'a> {
         errno: i32,
     },
     /// Hand over an accepted connection, which is sent with the line.
-    NewConnection { seq: u64, key: &'a str },
+    NewConnection {
+        seq: u64,
+        key: &'a str,
+        /// For one that another worker has served before: its keep-alive time-out in milliseconds,
+        /// 0 for none. Only a preload reads it.
+        keep_alive: Option<u64>,
+    },
+    /// Tell the preload to drain.
+    Drain(Drain),
+    /// A message to the app, which gets it in its `'message'` listeners.
+    Say(&'a str),
     /// Close every server, wait for their connections, close the channel.
     Disconnect { seq: u64 },
     /// Answer `exitedAfterDisconnect`.
@@ -48,6 +59,8 @@ impl Order<'_> {
         match self {
             Self::Give { .. } | Self::NewConnection { .. } => true,
             Self::Deny { .. }
+            | Self::Drain(_)
+            | Self::Say(_)
             | Self::Disconnect { .. }
             | Self::ConfirmExit { .. }
             | Self::HandleAck
@@ -79,10 +92,20 @@ impl Order<'_> {
                 let errno = -errno.saturating_abs();
                 json!({"cmd": "NODE_CLUSTER", "errno": errno, "key": key, "ack": ack, "data": data, "seq": seq})
             }
-            Self::NewConnection { seq, key } => handle(
-                HandleType::NetNative,
-                json!({"cmd": "NODE_CLUSTER", "act": "newconn", "key": key, "seq": seq}),
-            ),
+            Self::NewConnection {
+                seq,
+                key,
+                keep_alive,
+            } => {
+                let mut message =
+                    json!({"cmd": "NODE_CLUSTER", "act": "newconn", "key": key, "seq": seq});
+                if let (Some(keep_alive), Some(members)) = (keep_alive, message.as_object_mut()) {
+                    members.insert("segue".into(), json!({"ka": keep_alive}));
+                }
+                handle(HandleType::NetNative, message)
+            }
+            Self::Drain(drain) => drain.value(),
+            Self::Say(text) => json!(text),
             Self::Disconnect { seq } => {
                 json!({"cmd": "NODE_CLUSTER", "act": "disconnect", "seq": seq})
             }
@@ -107,7 +130,7 @@ fn handle(kind: HandleType, message: Value) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::{Decoder, Line, Message};
+    use crate::node::{Decoder, Idle, Line, Message};
     use proptest::prelude::*;
 
     fn check(order: &Order<'_>, expected: &Value) {
@@ -157,10 +180,36 @@ mod tests {
             );
         }
         check(
-            &Order::NewConnection { seq: 3, key: "k" },
+            &Order::NewConnection {
+                seq: 3,
+                key: "k",
+                keep_alive: None,
+            },
             &json!({"cmd": "NODE_HANDLE", "type": "net.Native", "msg":
                 {"cmd": "NODE_CLUSTER", "act": "newconn", "key": "k", "seq": 3}}),
         );
+        check(
+            &Order::NewConnection {
+                seq: 3,
+                key: "k",
+                keep_alive: Some(5000),
+            },
+            &json!({"cmd": "NODE_HANDLE", "type": "net.Native", "msg":
+                {"cmd": "NODE_CLUSTER", "act": "newconn", "key": "k", "seq": 3, "segue": {"ka": 5000}}}),
+        );
+        check(
+            &Order::Drain(Drain {
+                accept: false,
+                idle: Idle::Migrate,
+                stall: 30_000,
+                deadline: 300_000,
+                websocket_after: 30_000,
+                websocket_code: 1012,
+            }),
+            &json!({"cmd": "NODE_SEGUE", "act": "drain", "accept": false, "idle": "migrate", "stall": 30_000,
+                "deadline": 300_000, "ws_after": 30_000, "ws_code": 1012}),
+        );
+        check(&Order::Say("shut\ndown"), &json!("shut\ndown"));
         check(
             &Order::Disconnect { seq: 4 },
             &json!({"cmd": "NODE_CLUSTER", "act": "disconnect", "seq": 4}),
@@ -180,7 +229,8 @@ mod tests {
             for order in [
                 Order::Give { seq, ack: seq, key: &key, data: &data, kind: HandleType::NetNative },
                 Order::Deny { seq, ack: seq, key: &key, data: &data, errno: 13 },
-                Order::NewConnection { seq, key: &key },
+                Order::NewConnection { seq, key: &key, keep_alive: Some(seq) },
+                Order::Say(&key),
             ] {
                 let mut found = Vec::new();
                 Decoder::default().feed(&order.line(), |line| found.push(line));

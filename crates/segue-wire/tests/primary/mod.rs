@@ -201,7 +201,7 @@ impl<'a> Primary<'a> {
                 assert!(accepted);
                 self.disconnect()
             }
-            Message::Handle { kind } => {
+            Message::Handle { kind, .. } => {
                 assert_eq!(*kind, HandleType::NetServer);
                 vec![Say {
                     line: Order::HandleAck.line(),
@@ -221,7 +221,7 @@ impl<'a> Primary<'a> {
                 self.disconnect()
             }
             Message::Online | Message::Ready | Message::User => Vec::new(),
-            Message::Unknown => panic!("a worker said something unknown"),
+            Message::Unknown | Message::Segue(_) => panic!("a worker said something unknown"),
         }
     }
 
@@ -273,7 +273,12 @@ impl<'a> Primary<'a> {
         let Some(key) = self.held.keys().next() else {
             panic!("no server to hand a connection to");
         };
-        let line = Order::NewConnection { seq, key }.line();
+        let line = Order::NewConnection {
+            seq,
+            key,
+            keep_alive: None,
+        }
+        .line();
         self.send(Say {
             line,
             handle: Some(Handle::Connection),

@@ -191,7 +191,11 @@ impl Ledger {
             deadline: None,
         };
         self.offers.insert(seq, offer);
-        let order = Order::NewConnection { seq, key };
+        let order = Order::NewConnection {
+            seq,
+            key,
+            keep_alive: None,
+        };
         self.carry(
             now,
             Carrier {

@@ -133,7 +133,7 @@ impl Desk {
                     self.report(Report::SaidReady);
                 }
             }
-            Message::User | Message::Unknown => {}
+            Message::User | Message::Unknown | Message::Segue(_) => {}
         }
     }
 
