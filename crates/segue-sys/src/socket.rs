@@ -210,24 +210,29 @@ pub fn reset(connection: OwnedFd) {
     drop(connection);
 }
 
-/// Whether it is a stream socket, TCP or Unix, that has a peer: nothing else can be served as a
-/// connection. One that its peer has reset does not count.
+/// Whether it is a stream socket, TCP or Unix, that does not listen.
 #[must_use]
-pub fn is_connection(socket: impl AsFd) -> bool {
+pub fn is_stream(socket: impl AsFd) -> bool {
     let socket = socket.as_fd();
-    let is_stream = || -> Result<bool, Errno> {
-        let kind = sockopt::socket_type(socket)?;
+    let look = || -> Result<bool, Errno> {
         let domain = sockopt::socket_domain(socket)?;
         let families = [
             AddressFamily::INET,
             AddressFamily::INET6,
             AddressFamily::UNIX,
         ];
-        Ok(kind == SocketType::STREAM
-            && families.contains(&domain)
+        Ok(families.contains(&domain)
+            && sockopt::socket_type(socket)? == SocketType::STREAM
             && !sockopt::socket_acceptconn(socket)?)
     };
-    is_stream().unwrap_or(false) && rustix::net::getpeername(socket).is_ok()
+    look().unwrap_or(false)
+}
+
+/// Whether it is a stream socket that has a peer: nothing else can be served as a connection. One
+/// that its peer has reset has none any more.
+#[must_use]
+pub fn is_connection(socket: impl AsFd) -> bool {
+    is_stream(&socket) && rustix::net::getpeername(socket).is_ok()
 }
 
 /// The address a TCP or UDP socket is bound to.

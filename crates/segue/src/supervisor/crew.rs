@@ -247,7 +247,7 @@ impl HandOver for Channels {
         connection: OwnedFd,
     ) -> Result<(), OwnedFd> {
         match self.of(worker) {
-            Some(channel) => channel.hand_over(&key_of(address), connection).await,
+            Some(channel) => channel.hand_over(&key_of(address), None, connection).await,
             None => Err(connection),
         }
     }

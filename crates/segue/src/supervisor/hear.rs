@@ -65,6 +65,11 @@ impl Supervisor {
                 }
             }
             Report::SaidReady => self.feed(Event::SaidReady { worker }),
+            Report::Hello(_)
+            | Report::Connection(_)
+            | Report::State(_)
+            | Report::Drained(_)
+            | Report::Bypass(_) => {}
             Report::Attention(attention) => tracing::warn!(%worker, "{attention}"),
             Report::Ended(end) => {
                 if let End::Broken(reason) = end {

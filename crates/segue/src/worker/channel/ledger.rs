@@ -1,12 +1,12 @@
 //! What one worker is still owed: lines not yet written, descriptors not yet acknowledged,
 //! connections not yet accepted. Does no I/O and reads no clock; every limit ends in [`Broken`].
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use segue_wire::node::{Acknowledged, HandleQueue, HandleType, Order, Refused};
+use segue_wire::node::{Acknowledged, Drain, HandleQueue, HandleType, Order, Refused};
 use serde_json::Value;
 use thiserror::Error;
 use tokio::sync::oneshot;
@@ -20,6 +20,9 @@ pub(crate) struct Limits {
     pub(crate) unwritten: usize,
     /// Questions it may ask before it has an answer.
     pub(crate) unanswered: usize,
+    /// How long a connection that it hands over may go without its acknowledgement, while nobody has
+    /// room for it. Nothing else that carries a descriptor can leave the worker meanwhile.
+    pub(crate) held_back: Duration,
 }
 
 impl Default for Limits {
@@ -28,6 +31,7 @@ impl Default for Limits {
             patience: Duration::from_secs(30),
             unwritten: 16 << 20,
             unanswered: 1024,
+            held_back: Duration::from_secs(10),
         }
     }
 }
@@ -65,6 +69,8 @@ pub(super) struct Ledger {
     handles: HandleQueue<Carrier>,
     /// Sockets that answer a question, by the number of the order, until they are acknowledged.
     sockets: BTreeMap<u64, OwnedFd>,
+    /// Every key that a socket was given under.
+    keys: BTreeSet<String>,
     /// Connections on offer, by the number of the order, until they are accepted.
     offers: BTreeMap<u64, Offer>,
     unanswered: usize,
@@ -107,6 +113,7 @@ impl Ledger {
             queued: 0,
             handles: HandleQueue::new(millis(limits.patience)),
             sockets: BTreeMap::new(),
+            keys: BTreeSet::new(),
             offers: BTreeMap::new(),
             unanswered: 0,
             broken: None,
@@ -136,6 +143,7 @@ impl Ledger {
         }
         let seq = self.next();
         self.sockets.insert(seq, socket);
+        self.keys.insert(key.to_owned());
         let order = Order::Give {
             seq,
             ack,
@@ -169,6 +177,23 @@ impl Ledger {
         self.say(&Order::Disconnect { seq });
     }
 
+    pub(super) fn drain(&mut self, drain: Drain) {
+        self.say(&Order::Drain(drain));
+    }
+
+    pub(super) fn tell_app(&mut self, text: &str) {
+        self.say(&Order::Say(text));
+    }
+
+    /// Whether the worker was given a socket under this key: only there can it have accepted.
+    pub(super) fn has_given(&self, key: &str) -> bool {
+        self.keys.contains(key)
+    }
+
+    pub(super) fn held_back(&self) -> Duration {
+        self.limits.held_back
+    }
+
     pub(super) fn confirm_exit(&mut self, ack: u64) {
         let seq = self.next();
         self.say(&Order::ConfirmExit { seq, ack });
@@ -178,7 +203,20 @@ impl Ledger {
         self.say(&Order::HandleAck);
     }
 
-    pub(super) fn offer(&mut self, now: u64, key: &str, connection: OwnedFd, verdict: Verdict) {
+    /// The worker's message came without its descriptor.
+    pub(super) fn refuse_theirs(&mut self) {
+        self.say(&Order::HandleNack);
+    }
+
+    /// `keep_alive` is for a connection that another worker has served: see [`Order::NewConnection`].
+    pub(super) fn offer(
+        &mut self,
+        now: u64,
+        key: &str,
+        keep_alive: Option<u64>,
+        connection: OwnedFd,
+        verdict: Verdict,
+    ) {
         if self.is_shut {
             decide(verdict, Err(connection));
             return;
@@ -194,7 +232,7 @@ impl Ledger {
         let order = Order::NewConnection {
             seq,
             key,
-            keep_alive: None,
+            keep_alive,
         };
         self.carry(
             now,

@@ -19,7 +19,7 @@ use std::time::Duration;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use segue_core::WorkerId;
 use segue_sys::passing;
-use segue_wire::node::{Decoder, HandleType};
+use segue_wire::node::{Decoder, Drain, HandleType};
 use serde_json::Value;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
@@ -28,8 +28,8 @@ use tokio::time::{Instant, sleep_until};
 
 use ledger::Ledger;
 pub(crate) use ledger::{Broken, Limits};
-use report::Desk;
-pub(crate) use report::{Attention, End, Report};
+pub(crate) use report::{Arrival, Attention, End, Report};
+use report::{Desk, Owed};
 
 /// Bytes read in one turn. After each turn every other task gets its own.
 const TURN: usize = 32 << 10;
@@ -116,19 +116,33 @@ impl Channel {
         self.order(Ledger::disconnect);
     }
 
+    /// Tells the worker's preload script how to drain; without one nobody listens.
+    pub(crate) fn drain(&self, drain: Drain) {
+        self.order(|ledger| ledger.drain(drain));
+    }
+
+    /// Says something to the app, which hears it in its `'message'` listeners.
+    pub(crate) fn tell_app(&self, text: &str) {
+        self.order(|ledger| ledger.tell_app(text));
+    }
+
     /// Offers the worker a connection for the socket it holds under `key`. Our own copy is kept
     /// until it accepts. It comes back when the worker surely will not serve it: it has declined, was
     /// never sent it, has closed the channel, or the channel has been dropped (after its death). The
     /// worker has 30 s to take it and 30 s to decide, then the channel is broken; it may still decide.
+    /// `keep_alive` is for a connection that another worker has served: the keep-alive time-out that
+    /// its client was promised, zero for none.
     pub(crate) fn hand_over(
         &self,
         key: &str,
+        keep_alive: Option<Duration>,
         connection: OwnedFd,
     ) -> impl Future<Output = Result<(), OwnedFd>> + Send + use<> {
         unblock(&connection);
         let now = self.0.0.now();
         let (verdict, decided) = oneshot::channel();
-        self.order(|ledger| ledger.offer(now, key, connection, verdict));
+        let keep_alive = keep_alive.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        self.order(|ledger| ledger.offer(now, key, keep_alive, connection, verdict));
         // The ledger decides every offer; it is dropped undecided only with the whole runtime.
         async { decided.await.unwrap_or(Ok(())) }
     }
@@ -155,6 +169,8 @@ impl Shared {
         u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }
+
+type Receive = fn(&UnixStream, &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)>;
 
 /// The task behind a channel.
 struct Listener {
@@ -233,6 +249,11 @@ impl Listener {
                 ready = socket.writable(), if has_unwritten => ready.and_then(|()| self.write(socket)),
                 () = self.shared.wake.notified() => Ok(Turn::Idle),
                 () = self.shared.until(deadline) => self.check_deadline(socket),
+                () = self.shared.until_taken(self.desk.owed()) => {
+                    self.desk.settle();
+                    self.shared.lock().ledger.acknowledge_theirs();
+                    Ok(Turn::Idle)
+                }
             };
             match turn {
                 Ok(Turn::Read) => tokio::task::yield_now().await,
@@ -259,20 +280,33 @@ impl Listener {
     }
 
     fn read_ready(&mut self, socket: &UnixStream) -> io::Result<Turn> {
-        self.read(|buffer| {
-            socket.try_io(Interest::READABLE, || {
-                passing::receive_bytes(socket, buffer)
-            })
-        })
+        let receive = self.receiver();
+        self.read(|buffer| socket.try_io(Interest::READABLE, || receive(socket, buffer)))
+    }
+
+    /// How to read: with descriptors only from a worker that has some to give.
+    fn receiver(&self) -> Receive {
+        match self.desk.takes_descriptors() {
+            true => |socket, buffer| passing::receive(socket, buffer),
+            false => |socket, buffer| Ok((passing::receive_bytes(socket, buffer)?, None)),
+        }
     }
 
     /// Reads once and hears every line that is complete.
-    fn read(&mut self, receive: impl FnOnce(&mut [u8]) -> io::Result<usize>) -> io::Result<Turn> {
+    fn read(
+        &mut self,
+        receive: impl FnOnce(&mut [u8]) -> io::Result<(usize, Option<OwnedFd>)>,
+    ) -> io::Result<Turn> {
         let mut buffer = vec![0; TURN];
         let received = receive(&mut buffer);
         let count = match received {
-            Ok(0) => return Ok(Turn::End),
-            Ok(count) => count,
+            Ok((0, _)) => return Ok(Turn::End),
+            Ok((count, descriptor)) => {
+                if let Some(descriptor) = descriptor {
+                    self.desk.take_descriptor(descriptor);
+                }
+                count
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Turn::Idle),
             // A worker that dies with unread messages resets the channel, after all it had said.
             Err(error) if is_gone(&error) => return Ok(Turn::End),
@@ -284,6 +318,7 @@ impl Listener {
         let bytes = buffer.get(..count).unwrap_or_default();
         self.decoder
             .feed(bytes, |line| desk.hear(ledger, now, line));
+        desk.finish_turn(self.decoder.is_within_line());
         Ok(Turn::Read)
     }
 
@@ -292,7 +327,8 @@ impl Listener {
     fn check_deadline(&mut self, socket: &UnixStream) -> io::Result<Turn> {
         for _ in 0..LAST_TURNS {
             // Past the runtime's idea of what is readable, which may be older than the answer.
-            match self.read(|buffer| passing::receive_bytes(socket, buffer))? {
+            let receive = self.receiver();
+            match self.read(|buffer| receive(socket, buffer))? {
                 Turn::Read => {}
                 Turn::Idle => break,
                 Turn::End => return Ok(Turn::End),
@@ -314,6 +350,18 @@ impl Shared {
     async fn until(&self, deadline: Option<u64>) {
         match deadline {
             Some(deadline) => sleep_until(self.opened + Duration::from_millis(deadline)).await,
+            None => pending().await,
+        }
+    }
+
+    /// Until there is room for the next connection, or the worker has waited long enough.
+    async fn until_taken(&self, owed: Option<&mut Owed>) {
+        match owed {
+            Some(owed) => tokio::select! {
+                // Dropped or sent, it is taken.
+                _ = &mut owed.taken => {}
+                () = self.until(Some(owed.deadline)) => {}
+            },
             None => pending().await,
         }
     }

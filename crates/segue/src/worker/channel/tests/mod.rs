@@ -1,5 +1,6 @@
 //! The channel against workers that behave, and those that die.
 
+mod connections;
 mod fake;
 mod misbehaviour;
 mod node;
@@ -94,7 +95,7 @@ async fn one_socket_is_in_flight_at_a_time() {
 async fn keeps_a_connection_until_it_is_accepted() {
     let (channel, mut fake, _reports) = open(Limits::default());
     let (mut client, server) = connection();
-    let handed = channel.hand_over("k", server);
+    let handed = channel.hand_over("k", None, server);
     let (seq, theirs) = fake.hear_handle().await;
     drop(theirs);
     fake.say(ACK).await;
@@ -104,7 +105,7 @@ async fn keeps_a_connection_until_it_is_accepted() {
     assert!(!is_held(&mut client));
 
     let (mut client, server) = connection();
-    let handed = channel.hand_over("k", server);
+    let handed = channel.hand_over("k", None, server);
     let (seq, _theirs) = fake.hear_handle().await;
     fake.say(ACK).await;
     fake.accept(seq, false).await;
@@ -117,9 +118,9 @@ async fn a_death_during_hand_over_gives_the_connection_back() {
     for stage in ["unread", "received", "acknowledged"] {
         let (channel, mut fake, mut reports) = open(Limits::default());
         let (mut first, server) = connection();
-        let one = channel.hand_over("k", server);
+        let one = channel.hand_over("k", None, server);
         let (mut second, server) = connection();
-        let two = channel.hand_over("k", server);
+        let two = channel.hand_over("k", None, server);
         if stage != "unread" {
             let _ = fake.hear_handle().await;
         }
@@ -135,7 +136,7 @@ async fn a_death_during_hand_over_gives_the_connection_back() {
         same(
             &mut third,
             channel
-                .hand_over("k", server)
+                .hand_over("k", None, server)
                 .await
                 .expect_err("it has ended"),
         );
@@ -149,7 +150,7 @@ async fn a_death_during_hand_over_gives_the_connection_back() {
 async fn everything_said_before_the_end_is_reported() {
     let (channel, mut fake, mut reports) = open(Limits::default());
     let (_client, server) = connection();
-    let handed = channel.hand_over("k", server);
+    let handed = channel.hand_over("k", None, server);
     let (seq, _theirs) = fake.hear_handle().await;
     channel.disconnect();
     fake.say(ACK).await;
@@ -200,7 +201,7 @@ async fn sockets_from_a_worker_are_acknowledged_and_closed() {
 async fn dropping_it_closes_it() {
     let (channel, mut fake, mut reports) = open(Limits::default());
     let (mut client, server) = connection();
-    let handed = channel.hand_over("k", server);
+    let handed = channel.hand_over("k", None, server);
     let other = channel.clone();
     drop(channel);
     let _ = fake.hear_handle().await;

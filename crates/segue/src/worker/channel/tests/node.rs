@@ -52,7 +52,7 @@ async fn a_real_worker_serves_and_leaves() {
     let (client, server) = UnixStream::pair().expect("a socket pair");
     let server = server.into_std().expect("ours alone");
     channel
-        .hand_over("k", server.into())
+        .hand_over("k", None, server.into())
         .await
         .expect("it is accepted");
     for mut client in [
