@@ -54,6 +54,8 @@ pub struct App {
 pub struct Stragglers {
     /// Handed to a worker.
     pub handed_over: u64,
+    /// Idle connections that a leaving worker let go and another one took.
+    pub migrated: u64,
     /// Reset, because nobody would serve the address soon.
     pub refused: u64,
     /// Reset, because no worker took them within ten seconds.

@@ -8,7 +8,8 @@
 //!     steer     who of a TCP group gets new connections
 //!     gate      holds back new TCP connections at the end
 //!     settle    whether a quieted worker has connections coming
-//!   straggler queues that no worker accepts from ← Action::{Publish, Tend}
+//!   straggler queues that no worker accepts from, and what leaving workers hand over
+//!                                                ← Action::{Publish, Tend}
 //! ```
 //!
 //! It decides nothing: which socket is whose and which are in the set is the core's business.
@@ -28,4 +29,4 @@ mod tests;
 pub(crate) use place::Place;
 pub(crate) use pool::Pool;
 pub(crate) use steer::allowed_by_environment;
-pub(crate) use straggler::{Counts, HandOver, Stragglers};
+pub(crate) use straggler::{Counts, HandOver, Migrant, Stragglers};

@@ -1,9 +1,11 @@
-//! Queues without a worker: accepts what is in them and hands each connection to a worker that
-//! the core has published for the address, or resets it, as told.
+//! Connections without a worker: accepts what is in queues that nobody serves, takes what leaving
+//! workers hand over, and brings each to a worker that the core has published for the address, or
+//! resets it, as told.
 //!
 //! ```text
-//!   watch (one task per tended socket) ──▶ courier (one task per address) ──▶ HandOver
-//!          accepts, up to a bound            keeps each connection until a worker took it
+//!   watch (one task per tended socket) ──┬─▶ courier (one task per address) ──▶ HandOver
+//!          accepts, up to a bound        │    keeps each connection until a worker took it
+//!   adopt (from a leaving worker) ───────┘
 //! ```
 //!
 //! A connection that was accepted is never lost to a change of mind: ending a watch leaves what it
@@ -19,37 +21,59 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use segue_core::{AddressId, SocketRef, Tend, WorkerId};
-use tokio::sync::{Semaphore, mpsc, watch as published};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch as published};
+use tokio::time::Instant;
 
-use self::courier::{Courier, Straggler};
+use self::courier::{Courier, MIGRANT_PATIENCE, Share, Straggler};
 use self::watch::Watch;
 
 /// Connections of one app that may be accepted and not yet delivered. The others wait in their
 /// queue, where the kernel keeps them just as well.
 const HELD_LIMIT: usize = 64;
 
+/// The same for connections that leaving workers hand over, where those that do not fit wait in
+/// their worker.
+const MIGRANT_LIMIT: usize = 64;
+
 /// The way to a worker.
 pub(crate) trait HandOver: Send + Sync + 'static {
     /// Gives a connection to a worker. Done when the worker has accepted it; gives it back when
     /// it surely will not. Must end within a deadline of its own, and must not give back a
-    /// connection that the worker may still serve.
+    /// connection that the worker may still serve. `keep_alive` is for a connection that has been
+    /// served before: the keep-alive time-out that its client was promised, zero for none.
     fn hand_over(
         &self,
         worker: WorkerId,
         address: AddressId,
+        keep_alive: Option<Duration>,
         connection: OwnedFd,
     ) -> impl Future<Output = Result<(), OwnedFd>> + Send;
+}
+
+/// A connection that a leaving worker hands over, idle.
+#[derive(Debug)]
+pub(crate) struct Migrant {
+    pub(crate) connection: OwnedFd,
+    /// The keep-alive time-out that its client was promised; zero for none.
+    pub(crate) keep_alive: Duration,
+    /// The worker it leaves, which will not get it back.
+    pub(crate) from: WorkerId,
+    /// Dropped as soon as there is room for the worker's next one.
+    pub(crate) receipt: oneshot::Sender<()>,
 }
 
 /// What became of stragglers so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
-    /// Accepted by a worker.
+    /// Accepted by a worker, from a queue.
     pub(crate) handed_over: u64,
+    /// Accepted by a worker, from another worker.
+    pub(crate) migrated: u64,
     /// Reset, because nobody will serve the address soon.
     pub(crate) reset: u64,
     /// Reset, because no worker took them in time.
@@ -59,8 +83,17 @@ pub(crate) struct Counts {
 #[derive(Debug, Default)]
 struct Tally {
     handed_over: AtomicU64,
+    migrated: AtomicU64,
     reset: AtomicU64,
     expired: AtomicU64,
+    /// How many connections each worker is being offered, all addresses together.
+    offered: Mutex<BTreeMap<WorkerId, usize>>,
+}
+
+impl Tally {
+    fn offered(&self) -> MutexGuard<'_, BTreeMap<WorkerId, usize>> {
+        self.offered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The stragglers of one app.
@@ -69,6 +102,7 @@ pub(crate) struct Stragglers<H> {
     way: Arc<H>,
     tally: Arc<Tally>,
     room: Arc<Semaphore>,
+    migrant_room: Arc<Semaphore>,
     watches: BTreeMap<SocketRef, (Tend, Watch)>,
     couriers: BTreeMap<AddressId, Address>,
 }
@@ -85,6 +119,7 @@ impl<H: HandOver> Stragglers<H> {
             way: Arc::new(way),
             tally: Arc::default(),
             room: Arc::new(Semaphore::new(HELD_LIMIT)),
+            migrant_room: Arc::new(Semaphore::new(MIGRANT_LIMIT)),
             watches: BTreeMap::new(),
             couriers: BTreeMap::new(),
         }
@@ -121,6 +156,32 @@ impl<H: HandOver> Stragglers<H> {
         Ok(())
     }
 
+    /// Brings a connection that a worker has let go to another one, which is the published worker that
+    /// has been brought the fewest. Called within a runtime.
+    pub(crate) fn adopt(&mut self, address: AddressId, migrant: Migrant) {
+        let Migrant {
+            connection,
+            keep_alive,
+            from,
+            receipt,
+        } = migrant;
+        // Without room the receipt goes with the connection, and its worker waits for its end.
+        let share = match Arc::clone(&self.migrant_room).try_acquire_owned() {
+            Ok(room) => Share::Room(room),
+            Err(_) => Share::Receipt(receipt),
+        };
+        let straggler = Straggler {
+            connection,
+            keep_alive: Some(keep_alive),
+            from: Some(from),
+            tried: Vec::new(),
+            expires: Instant::now() + MIGRANT_PATIENCE,
+            _share: share,
+        };
+        // The courier lives as long as the entry.
+        drop(self.address(address).stragglers.send(straggler));
+    }
+
     /// From now on connections of this address go to these workers, in turn.
     pub(crate) fn publish(&mut self, address: AddressId, workers: Vec<WorkerId>) {
         self.address(address).workers.send_replace(workers);
@@ -138,9 +199,15 @@ impl<H: HandOver> Stragglers<H> {
         HELD_LIMIT - self.room.available_permits()
     }
 
+    /// Whether a connection is on its way to this worker.
+    pub(crate) fn is_offering(&self, worker: WorkerId) -> bool {
+        self.tally.offered().contains_key(&worker)
+    }
+
     pub(crate) fn counts(&self) -> Counts {
         Counts {
             handed_over: self.tally.handed_over.load(Ordering::Relaxed),
+            migrated: self.tally.migrated.load(Ordering::Relaxed),
             reset: self.tally.reset.load(Ordering::Relaxed),
             expired: self.tally.expired.load(Ordering::Relaxed),
         }

@@ -244,10 +244,15 @@ impl HandOver for Channels {
         &self,
         worker: WorkerId,
         address: AddressId,
+        keep_alive: Option<Duration>,
         connection: OwnedFd,
     ) -> Result<(), OwnedFd> {
         match self.of(worker) {
-            Some(channel) => channel.hand_over(&key_of(address), None, connection).await,
+            Some(channel) => {
+                channel
+                    .hand_over(&key_of(address), keep_alive, connection)
+                    .await
+            }
             None => Err(connection),
         }
     }

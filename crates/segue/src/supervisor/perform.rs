@@ -86,7 +86,9 @@ impl Supervisor {
             }
             Action::CheckSettled { worker } => {
                 // A connection on its way to some worker may be on its way to this one.
-                let clear = self.pool.check_settled(worker) && self.stragglers.held() == 0;
+                let clear = self.pool.check_settled(worker)
+                    && self.stragglers.held() == 0
+                    && !self.stragglers.is_offering(worker);
                 self.facts.push_back(Event::SettleChecked { worker, clear });
             }
             Action::Disconnect { worker } => {

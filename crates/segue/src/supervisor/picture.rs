@@ -79,11 +79,13 @@ impl Measures for Supervisor {
     fn stragglers(&self) -> wire::Stragglers {
         let Counts {
             handed_over,
+            migrated,
             reset,
             expired,
         } = self.stragglers.counts();
         wire::Stragglers {
             handed_over,
+            migrated,
             refused: reset,
             expired,
         }

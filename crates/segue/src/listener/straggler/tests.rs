@@ -11,6 +11,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
 use super::{Counts, HELD_LIMIT, HandOver, Stragglers};
+
+mod migrants;
 use crate::listener::Pool;
 use crate::listener::tests::{at, connect, eventually, open, tcp};
 
@@ -21,6 +23,7 @@ const C: WorkerId = WorkerId(3);
 /// A connection that was offered to a worker, and the way to answer.
 struct Offer {
     worker: WorkerId,
+    keep_alive: Option<Duration>,
     connection: OwnedFd,
     answer: oneshot::Sender<Result<(), OwnedFd>>,
 }
@@ -48,11 +51,13 @@ impl HandOver for Workers {
         &self,
         worker: WorkerId,
         _: AddressId,
+        keep_alive: Option<Duration>,
         connection: OwnedFd,
     ) -> Result<(), OwnedFd> {
         let (answer, answered) = oneshot::channel();
         let offer = Offer {
             worker,
+            keep_alive,
             connection,
             answer,
         };

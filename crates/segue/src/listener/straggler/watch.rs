@@ -16,7 +16,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
 
 use super::Tally;
-use super::courier::{PATIENCE, Straggler};
+use super::courier::{PATIENCE, Share, Straggler};
 
 /// How long accepting pauses when descriptors or memory have run out.
 const SHORTAGE: Duration = Duration::from_millis(100);
@@ -41,9 +41,11 @@ impl Watch {
             while let Some((connection, room)) = queue.accept(&room).await {
                 let straggler = Straggler {
                     connection,
+                    keep_alive: None,
+                    from: None,
                     tried: Vec::new(),
                     expires: Instant::now() + PATIENCE,
-                    _room: room,
+                    _share: Share::Room(room),
                 };
                 if let Err(undelivered) = stragglers.send(straggler) {
                     socket::reset(undelivered.0.connection);
