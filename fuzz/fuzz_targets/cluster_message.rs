@@ -58,7 +58,7 @@ fn check_said(said: &Said) {
     let is_fit = |text: &String| text.len() <= 800 && !text.contains(char::is_control);
     match said {
         Said::Hello(hello) => assert!(is_fit(&hello.node)),
-        Said::Bypass(bypass) => assert!(is_fit(&bypass.how) && is_fit(&bypass.address)),
+        Said::Bypass(bypass) => assert!(is_fit(&bypass.place)),
         Said::State(state) => {
             assert!(state.connections() >= state.busy);
             check(&Order::Drain(Drain {

@@ -24,6 +24,7 @@ use crate::supervisor::{self, Ended, Plan};
 use crate::telemetry::lines::PREFIX;
 use crate::telemetry::log;
 use crate::worker::launch::Release;
+use crate::worker::preload::Shelf;
 use crate::worker::writer::{Stream, Writer};
 
 /// How long the last lines may take to be written.
@@ -91,6 +92,8 @@ pub(crate) fn supervise(args: &RunArgs) -> u8 {
         app: prepared.app,
         settings: prepared.settings,
         max_memory: args.settings.max_memory,
+        drain: args.settings.drain.clone(),
+        shelf: Shelf::of_this_process(Place::of_this_process().directory().ok().as_deref()),
         control: prepared.control,
         verbosity: args.verbosity(),
         writer: writer.clone(),

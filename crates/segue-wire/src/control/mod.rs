@@ -20,7 +20,8 @@ pub use request::{
 };
 pub use sse::{Decoder, Frame, MAX_FRAME, SseError, encode};
 pub use status::{
-    Address, App, AppPhase, Reload, Slot, Status, Stragglers, Supervisor, Worker, WorkerPhase,
+    Address, App, AppPhase, Drain, Draining, Reload, Slot, Status, Stragglers, Supervisor, Worker,
+    WorkerPhase,
 };
 
 /// The media type of every body that is not a stream.

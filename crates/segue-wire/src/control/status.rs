@@ -147,6 +147,52 @@ pub struct Worker {
     pub connections: Option<u32>,
     /// Respawns of its slot since the last reload.
     pub restarts: u32,
+    pub drain: Drain,
+    /// Why the drain is the plain one, or what the full one cannot do.
+    pub drain_note: Option<String>,
+    /// What a drain that has begun still waits for.
+    pub draining: Option<Draining>,
+    /// Where it listens on sockets of its own, which cannot be drained or cut over.
+    pub bypasses: Vec<String>,
+}
+
+/// How a worker's connections are let go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Drain {
+    /// By the preload script: no request is lost.
+    Full,
+    /// By Node's own disconnect: idle keep-alive connections are closed unannounced.
+    Plain,
+    /// Not known yet, or a word of a newer release.
+    #[default]
+    #[serde(other)]
+    Unknown,
+}
+
+/// Open connections of a worker that drains, and what became of the others since it began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Draining {
+    /// HTTP/1 between two requests.
+    pub idle: u64,
+    /// HTTP/1 in a request.
+    pub busy: u64,
+    /// WebSockets and other upgrades.
+    pub websocket: u64,
+    pub tls: u64,
+    pub http2: u64,
+    pub other: u64,
+    /// Connections that the app has made itself.
+    pub outgoing: u64,
+    /// Age of the oldest one.
+    pub oldest_ms: u64,
+    /// Handed to another worker.
+    pub moved: u64,
+    /// Closed after the client had been told.
+    pub announced: u64,
+    /// Cut off, because they stalled or at the deadline.
+    pub cut: u64,
 }
 
 /// Where a worker is in its life.
@@ -167,6 +213,52 @@ pub enum WorkerPhase {
     #[default]
     #[serde(other)]
     Unknown,
+}
+
+impl Draining {
+    /// What is left, in words: `3 busy, 1 websocket; oldest 12 min`. `None` when nothing is.
+    /// `human` writes a number of milliseconds.
+    #[must_use]
+    pub fn left(&self, human: impl Fn(u64) -> String) -> Option<String> {
+        let kinds = [
+            (self.idle, "idle"),
+            (self.busy, "busy"),
+            (self.websocket, "websocket"),
+            (self.tls, "TLS"),
+            (self.http2, "HTTP/2"),
+            (self.other, "other"),
+            (self.outgoing, "outgoing"),
+        ];
+        let left: Vec<String> = kinds
+            .into_iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, kind)| format!("{count} {kind}"))
+            .collect();
+        if left.is_empty() {
+            return None;
+        }
+        let mut text = left.join(", ");
+        if self.oldest_ms > 0 {
+            text.push_str(&format!("; oldest {}", human(self.oldest_ms)));
+        }
+        Some(text)
+    }
+
+    /// What became of the others, in words: `120 moved, 1 cut off`. `None` for nothing.
+    #[must_use]
+    pub fn gone(&self) -> Option<String> {
+        let fates = [
+            (self.moved, "moved"),
+            (self.announced, "closed with notice"),
+            (self.cut, "cut off"),
+        ];
+        let gone: Vec<String> = fates
+            .into_iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, fate)| format!("{count} {fate}"))
+            .collect();
+        (!gone.is_empty()).then(|| gone.join(", "))
+    }
 }
 
 impl WorkerPhase {
@@ -236,6 +328,24 @@ mod tests {
             serde_json::from_str::<Status>("{}").unwrap(),
             Status::default()
         );
+    }
+
+    #[test]
+    fn a_drain_says_what_is_left_and_what_is_gone() {
+        let human = |ms: u64| format!("{} s", ms / 1000);
+        let nothing = Draining::default();
+        assert_eq!((nothing.left(human), nothing.gone()), (None, None));
+        let some = Draining {
+            busy: 3,
+            websocket: 1,
+            oldest_ms: 12_000,
+            moved: 120,
+            cut: 1,
+            ..nothing
+        };
+        let left = some.left(human);
+        assert_eq!(left.as_deref(), Some("3 busy, 1 websocket; oldest 12 s"));
+        assert_eq!(some.gone().as_deref(), Some("120 moved, 1 cut off"));
     }
 
     #[test]

@@ -74,10 +74,8 @@ pub struct Totals {
 /// A socket beside the cluster's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Bypass {
-    /// `exclusive`, `reusePort`, `thread` or what a newer preload knows.
-    pub how: String,
     /// Where it listens, as far as known.
-    pub address: String,
+    pub place: String,
 }
 
 /// The message that comes with an idle connection.
@@ -185,8 +183,7 @@ pub(super) fn read(line: &[u8]) -> Option<Said> {
         })),
         "drained" => Some(Said::Drained(body.totals())),
         "bypass" => Some(Said::Bypass(Bypass {
-            how: text(&body.how),
-            address: text(&body.address),
+            place: text(&body.what),
         })),
         _ => None,
     }
@@ -243,8 +240,7 @@ struct Body {
     moved: Loose,
     announced: Loose,
     cut: Loose,
-    how: Loose,
-    address: Loose,
+    what: Loose,
 }
 
 impl Body {
@@ -314,10 +310,9 @@ mod tests {
                 Said::Drained(totals),
             ),
             (
-                json!({"act": "bypass", "how": "thread", "address": ":::3000"}),
+                json!({"act": "bypass", "what": ":::3000"}),
                 Said::Bypass(Bypass {
-                    how: "thread".into(),
-                    address: ":::3000".into(),
+                    place: ":::3000".into(),
                 }),
             ),
         ];

@@ -1,8 +1,9 @@
 //! `segue status`: a picture of what runs, one line a worker.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use segue_wire::control::{App, AppPhase, Slot, Status, Supervisor, Worker, WorkerPhase};
+use segue_wire::control::{App, AppPhase, Drain, Slot, Status, Supervisor, Worker, WorkerPhase};
 
 use super::args::StatusArgs;
 use super::error::Trouble;
@@ -110,6 +111,7 @@ fn show_app(app: &App, output: &Output) {
         output.line(&line);
     }
     show_workers(&app.workers, output);
+    show_drains(app, output);
     for slot in &app.slots {
         show_slot(slot, output);
     }
@@ -181,14 +183,49 @@ fn note(worker: &Worker) -> Option<String> {
         (WorkerPhase::Booting, Some(until)) => format!("must be ready within {until}"),
         (WorkerPhase::Quiet, Some(until)) => format!("accepts what is on its way, {until} at most"),
         (WorkerPhase::Quiet, None) => "accepts what is on its way".to_owned(),
-        (WorkerPhase::Draining, Some(until)) => {
-            format!("finishes its connections, {until} at most")
-        }
-        (WorkerPhase::Draining, None) => "finishes its connections".to_owned(),
+        (WorkerPhase::Draining, until) => draining(worker, until),
         (WorkerPhase::Stopping, Some(until)) => format!("was told to end, killed in {until}"),
         _ => return None,
     };
     Some(format!(" {text}"))
+}
+
+fn draining(worker: &Worker, until: Option<String>) -> String {
+    let draining = worker.draining.unwrap_or_default();
+    let (mut text, stop) = match draining.left(ms) {
+        Some(left) => (format!("drains {left}"), ';'),
+        None => ("finishes its connections".to_owned(), ','),
+    };
+    if let Some(until) = until {
+        text.push_str(&format!("{stop} {until} at most"));
+    }
+    if let Some(gone) = draining.gone() {
+        text.push_str(&format!("; {gone}"));
+    }
+    text
+}
+
+/// What is not as good as it could be in how workers let their connections go, once each.
+fn show_drains(app: &App, output: &Output) {
+    let mut notes: BTreeSet<String> = BTreeSet::new();
+    for worker in &app.workers {
+        if let Some(note) = &worker.drain_note {
+            notes.insert(match worker.drain {
+                Drain::Full => format!("drain: {note}"),
+                Drain::Plain | Drain::Unknown => format!(
+                    "drain: plain ({note}); idle keep-alive connections are closed in a reload"
+                ),
+            });
+        }
+        for place in &worker.bypasses {
+            notes.insert(format!(
+                "the app listens at {place} on a socket of its own: a reload cannot hand that port over, and connections to it are lost with their worker"
+            ));
+        }
+    }
+    for note in notes {
+        output.line(&format!("  {}", output.tone(&note, Tone::Careful)));
+    }
 }
 
 fn show_slot(slot: &Slot, output: &Output) {
@@ -254,7 +291,7 @@ fn ms(millis: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use segue_wire::control::{Address, Failure};
+    use segue_wire::control::{Address, Draining, Failure};
 
     use super::*;
     use crate::cli::output::kept;
@@ -328,6 +365,46 @@ web  running  generation 2  /srv/web/releases/7
 segue 0.1.0, pid 3998, up 3 h 5 min, control socket /run/segue/web.sock
 ";
         assert_eq!(out.text(), expected);
+    }
+
+    #[test]
+    fn what_a_drain_waits_for() {
+        let mut app = app();
+        app.workers.truncate(1);
+        app.slots.clear();
+        app.release = None;
+        app.workers[0].draining = Some(Draining {
+            busy: 3,
+            websocket: 1,
+            oldest_ms: 720_000,
+            moved: 118,
+            cut: 1,
+            ..Draining::default()
+        });
+        app.workers[0].drain = Drain::Full;
+        app.workers[0].drain_note = Some("Node 27 is not known".to_owned());
+        app.workers[0].bypasses = vec!["0.0.0.0:9000".to_owned()];
+        let (output, out, _) = kept::output();
+        show_app(&app, &output);
+        let expected = "\
+web  running  generation 2
+  0.0.0.0:3000
+  SLOT  GEN  WORKER  PID   PHASE     SINCE       MEMORY  CPU   RESTARTS
+  0     1    1       4001  draining  3 min 12 s  47 MiB  1.2%  0         drains 3 busy, 1 websocket; oldest 12 min; 1 min 47 s at most; 118 moved, 1 cut off
+  drain: Node 27 is not known
+  the app listens at 0.0.0.0:9000 on a socket of its own: a reload cannot hand that port over, and connections to it are lost with their worker
+";
+        assert_eq!(out.text(), expected);
+
+        app.workers[0].draining = None;
+        app.workers[0].bypasses.clear();
+        app.workers[0].drain = Drain::Plain;
+        app.workers[0].drain_note = Some("--preload off".to_owned());
+        let (output, out, _) = kept::output();
+        show_app(&app, &output);
+        let last =
+            "  drain: plain (--preload off); idle keep-alive connections are closed in a reload\n";
+        assert!(out.text().ends_with(last), "{}", out.text());
     }
 
     #[test]

@@ -274,6 +274,7 @@ fn worker(
     measures: &impl Measures,
 ) -> wire::Worker {
     let usage = measures.usage(worker.worker);
+    let (drain, drain_note) = measures.drain(worker.worker);
     let slot = view.slots.iter().find(|slot| slot.slot == worker.slot);
     wire::Worker {
         worker: worker.worker.0,
@@ -295,6 +296,10 @@ fn worker(
         cpu_ms: usage.map(|usage| usage.cpu_ms),
         connections: measures.connections(worker.worker),
         restarts: slot.map_or(0, |slot| slot.restarts),
+        drain,
+        drain_note,
+        draining: measures.draining(worker.worker),
+        bypasses: measures.bypasses(worker.worker),
     }
 }
 

@@ -49,6 +49,16 @@ impl Names for Web {
         (failure.cause == Cause::Wrapper)
             .then(|| "write: segue run --node-arg=--import=tsx server.ts".to_owned())
     }
+
+    fn draining(&self, worker: WorkerId) -> Option<wire::Draining> {
+        (worker.0 == 8).then_some(wire::Draining {
+            busy: 2,
+            oldest_ms: 90_000,
+            moved: 120,
+            cut: 1,
+            ..wire::Draining::default()
+        })
+    }
 }
 
 impl Measures for Web {
@@ -70,6 +80,14 @@ impl Measures for Web {
 
     fn release(&self, generation: Generation) -> Option<String> {
         Some(format!("/srv/web/releases/{}", generation.0))
+    }
+
+    fn drain(&self, _: WorkerId) -> (wire::Drain, Option<String>) {
+        (wire::Drain::Full, None)
+    }
+
+    fn bypasses(&self, _: WorkerId) -> Vec<String> {
+        Vec::new()
     }
 
     fn stragglers(&self) -> wire::Stragglers {
@@ -163,6 +181,10 @@ fn a_picture_of_a_reload() {
             cpu_ms: Some(250),
             connections: None,
             restarts: 2,
+            drain: wire::Drain::Full,
+            drain_note: None,
+            draining: None,
+            bypasses: Vec::new(),
         }],
     };
     assert_eq!(app, expected);

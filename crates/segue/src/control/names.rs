@@ -20,6 +20,8 @@ pub(crate) trait Names {
     /// What to do about it, where the shell knows better than the general text: for instance the
     /// command to write instead of a wrapper.
     fn advice(&self, failure: &Failure) -> Option<String>;
+    /// What a worker's drain has said last.
+    fn draining(&self, worker: WorkerId) -> Option<wire::Draining>;
 }
 
 /// Measures needed for a status.
@@ -34,6 +36,10 @@ pub(crate) trait Measures: Names {
     fn release(&self, generation: Generation) -> Option<String>;
     /// What became of connections that no worker accepted.
     fn stragglers(&self) -> wire::Stragglers;
+    /// How a worker lets its connections go, and what is to be said of that.
+    fn drain(&self, worker: WorkerId) -> (wire::Drain, Option<String>);
+    /// Where a worker listens on sockets of its own.
+    fn bypasses(&self, worker: WorkerId) -> Vec<String>;
     /// The slot's last failure, as it was told.
     fn last_failure(&self, slot: SlotId) -> Option<wire::Failure>;
 }

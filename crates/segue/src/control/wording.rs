@@ -1,6 +1,8 @@
 //! The words for everything that the core reports: one line of plain English each, the same in
 //! the supervisor's own lines, in streams and in the output of commands.
 
+use std::time::Duration;
+
 use segue_core::{Cause, ExitStatus, Failure, Leaving, Notice, Outcome, Refusal, SlotId, WorkerId};
 use segue_wire::control::Level;
 
@@ -65,26 +67,40 @@ pub(crate) fn notice(notice: &Notice, names: &impl Names) -> (Level, String) {
             Level::Debug,
             format!("{} leaves: {}", who(worker, slot), leaving(*why)),
         ),
-        Notice::WorkerDrained { worker, slot, took } => (
-            Level::Debug,
-            format!(
-                "{} has finished its connections after {}",
-                who(worker, slot),
-                human(*took)
-            ),
-        ),
+        Notice::WorkerDrained { worker, slot, took } => {
+            let draining = names.draining(*worker).unwrap_or_default();
+            let level = match draining.cut {
+                0 => Level::Debug,
+                _ => Level::Warn,
+            };
+            let gone = draining.gone().map(|gone| format!(": {gone}"));
+            (
+                level,
+                format!(
+                    "{} has finished its connections after {}{}",
+                    who(worker, slot),
+                    human(*took),
+                    gone.unwrap_or_default()
+                ),
+            )
+        }
         Notice::DrainTimedOut {
             worker,
             slot,
             limit,
-        } => (
-            Level::Warn,
-            format!(
-                "{} still had connections after {}: they are cut off",
-                who(worker, slot),
-                human(*limit)
-            ),
-        ),
+        } => {
+            let draining = names.draining(*worker).unwrap_or_default();
+            let left = draining.left(|ms| human(Duration::from_millis(ms)));
+            let left = left.map(|left| format!(" ({left})")).unwrap_or_default();
+            (
+                Level::Warn,
+                format!(
+                    "{} still had connections after {}{left}: they are cut off",
+                    who(worker, slot),
+                    human(*limit)
+                ),
+            )
+        }
         Notice::WorkerKilled { worker, slot } => (
             Level::Warn,
             format!("{} did not end when asked to: killed", who(worker, slot)),

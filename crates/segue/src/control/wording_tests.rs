@@ -113,6 +113,26 @@ fn notices() {
             "worker 7 (slot 1, pid 4007) has finished its connections after 1.2 s",
         ),
         (
+            Notice::WorkerDrained {
+                worker: WorkerId(8),
+                slot: S,
+                took: MOMENT,
+            },
+            Level::Warn,
+            "worker_drained",
+            "worker 8 (slot 1, pid 4008) has finished its connections after 1.2 s: 120 moved, 1 cut off",
+        ),
+        (
+            Notice::DrainTimedOut {
+                worker: WorkerId(8),
+                slot: S,
+                limit: MINUTE * 5,
+            },
+            Level::Warn,
+            "drain_timed_out",
+            "worker 8 (slot 1, pid 4008) still had connections after 5 min (2 busy; oldest 1 min 30 s): they are cut off",
+        ),
+        (
             Notice::DrainTimedOut {
                 worker: W,
                 slot: S,

@@ -11,13 +11,16 @@ use std::time::Duration;
 use segue_core::{AddressId, ExitStatus, Generation, Time, WorkerId};
 use segue_sys::readable;
 use segue_sys::spawn::{self, Exit, Signal};
+use segue_wire::node::{DrainState, Hello};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
 use super::run::Input;
+use crate::config::settings::StopRequest;
 use crate::listener::HandOver;
 use crate::worker::channel::Channel;
 use crate::worker::output::Output;
+use crate::worker::preload::NoPreload;
 
 /// What a channel still holds is read for so long after the process has ended; a process that
 /// inherited the other end would keep it open for ever.
@@ -37,10 +40,23 @@ pub(super) struct Member {
     pub(super) idle_looks: u8,
     /// Its processor time at the last look, in milliseconds.
     pub(super) cpu_ms: u64,
+    pub(super) drain: DrainRecord,
     /// What it leads is one of ours, not a shell or a wrapper.
     pub(super) is_node: bool,
     process: Arc<Process>,
     ended: Option<oneshot::Sender<()>>,
+}
+
+/// What is known of how a worker lets its connections go.
+#[derive(Debug, Default)]
+pub(super) struct DrainRecord {
+    /// Why it was started without the preload script.
+    pub(super) no_preload: Option<NoPreload>,
+    /// What the preload script has said first.
+    pub(super) hello: Option<Hello>,
+    /// What it has said last, once a drain has begun.
+    pub(super) state: Option<DrainState>,
+    pub(super) bypasses: Vec<String>,
 }
 
 /// A process by its pidfd.
@@ -68,6 +84,8 @@ pub(super) struct Recruit {
     pub(super) channel: Channel,
     pub(super) output: Output,
     pub(super) is_node: bool,
+    /// Why it has no preload script; `None` if it has.
+    pub(super) no_preload: Option<NoPreload>,
 }
 
 impl Crew {
@@ -100,6 +118,7 @@ impl Crew {
             channel,
             output,
             is_node,
+            no_preload,
         } = recruit;
         let pidfd = match readable::watch(pidfd) {
             Ok(pidfd) => pidfd,
@@ -135,6 +154,10 @@ impl Crew {
                 has_asked: false,
                 idle_looks: 0,
                 cpu_ms: 0,
+                drain: DrainRecord {
+                    no_preload,
+                    ..DrainRecord::default()
+                },
                 is_node,
                 process,
                 ended: Some(ended),
@@ -192,14 +215,26 @@ impl Crew {
     }
 
     /// The stop request goes to the process that serves; where a shell or the like was started,
-    /// to its whole group, because it would not pass it on.
-    pub(super) fn stop(&self, worker: WorkerId) -> io::Result<()> {
-        match self.members.get(&worker) {
-            None => Ok(()),
-            Some(member) if member.is_node => {
-                spawn::send_signal(member.process.pidfd.get_ref(), Signal::TERM)
-            }
-            Some(member) => member.send_group(Signal::TERM),
+    /// to its whole group, because it would not pass it on. One that cannot be told by a message,
+    /// because its channel is gone, gets SIGTERM.
+    pub(super) fn stop(&self, worker: WorkerId, request: &StopRequest) -> io::Result<()> {
+        let Some(member) = self.members.get(&worker) else {
+            return Ok(());
+        };
+        let signal = match request {
+            StopRequest::Term => Signal::TERM,
+            StopRequest::Int => Signal::INT,
+            StopRequest::Message(text) => match self.channel(worker) {
+                Some(channel) if member.ended.is_some() => {
+                    channel.tell_app(text);
+                    return Ok(());
+                }
+                _ => Signal::TERM,
+            },
+        };
+        match member.is_node {
+            true => spawn::send_signal(member.process.pidfd.get_ref(), signal),
+            false => member.send_group(signal),
         }
     }
 

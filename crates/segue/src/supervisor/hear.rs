@@ -65,11 +65,11 @@ impl Supervisor {
                 }
             }
             Report::SaidReady => self.feed(Event::SaidReady { worker }),
-            Report::Hello(_)
-            | Report::Connection(_)
-            | Report::State(_)
-            | Report::Drained(_)
-            | Report::Bypass(_) => {}
+            Report::Hello(hello) => self.hear_hello(worker, hello),
+            Report::Connection(arrival) => self.hear_connection(worker, arrival),
+            Report::State(state) => self.hear_drain_state(worker, state),
+            Report::Drained(totals) => self.hear_drained(worker, totals),
+            Report::Bypass(bypass) => self.hear_bypass(worker, bypass),
             Report::Attention(attention) => tracing::warn!(%worker, "{attention}"),
             Report::Ended(end) => {
                 if let End::Broken(reason) = end {

@@ -13,6 +13,7 @@
 
 mod attachment;
 mod crew;
+mod draining;
 mod hear;
 mod intent;
 mod perform;

@@ -16,6 +16,7 @@ use crate::telemetry::lines;
 use crate::worker::channel::Channel;
 use crate::worker::launch::Release;
 use crate::worker::output::{Label, Output};
+use crate::worker::preload::NoPreload;
 
 impl Supervisor {
     pub(super) fn perform(&mut self, action: Action) {
@@ -96,16 +97,11 @@ impl Supervisor {
                     channel.disconnect();
                 }
             }
-            // Until a worker says that it has a preload script, the core orders neither.
-            Action::Retire { .. } => {}
-            Action::Drain { worker, .. } => {
-                if let Some(channel) = self.crew.channel(worker) {
-                    channel.disconnect();
-                }
-            }
+            Action::Retire { worker, why } => self.order_drain(worker, why, None),
+            Action::Drain { worker, why, until } => self.order_drain(worker, why, Some(until)),
             Action::Signal { worker, signal } => {
                 let sent = match signal {
-                    Signal::Stop => self.crew.stop(worker),
+                    Signal::Stop => self.crew.stop(worker, &self.plan.drain.request),
                     Signal::Kill => self.crew.kill(worker),
                 };
                 if let Err(error) = sent {
@@ -150,7 +146,13 @@ impl Supervisor {
             .get(&generation)
             .ok_or_else(|| std::io::Error::other("its release is not known"))?;
         let limit = Some(self.plan.descriptor_limit);
-        let launched = release.spawn(worker, slot, generation, limit)?;
+        let wanted = match self.plan.drain.preload {
+            true => release.takes_preload(),
+            false => Err(NoPreload::Off),
+        };
+        let preload = wanted.and_then(|()| self.plan.shelf.place());
+        let file = preload.as_deref().ok();
+        let launched = release.spawn(worker, slot, generation, file, limit)?;
         let label = Label {
             app: self.plan.app.name.clone(),
             slot,
@@ -164,6 +166,7 @@ impl Supervisor {
             channel,
             output,
             is_node: release.runs_node(),
+            no_preload: preload.err(),
         };
         self.crew.join(worker, generation, self.now(), recruit)
     }

@@ -47,6 +47,10 @@ impl Names for Supervisor {
     fn advice(&self, _failure: &Failure) -> Option<String> {
         None
     }
+
+    fn draining(&self, worker: WorkerId) -> Option<wire::Draining> {
+        self.shown_drain(worker)
+    }
 }
 
 impl Measures for Supervisor {
@@ -63,8 +67,9 @@ impl Measures for Supervisor {
         })
     }
 
-    fn connections(&self, _worker: WorkerId) -> Option<u32> {
-        None
+    fn connections(&self, worker: WorkerId) -> Option<u32> {
+        let state = self.crew.member(worker)?.drain.state?;
+        u32::try_from(state.connections()).ok()
     }
 
     fn queued(&self, address: AddressId) -> Option<u32> {
@@ -89,6 +94,15 @@ impl Measures for Supervisor {
             refused: reset,
             expired,
         }
+    }
+
+    fn drain(&self, worker: WorkerId) -> (wire::Drain, Option<String>) {
+        self.drain_kind(worker)
+    }
+
+    fn bypasses(&self, worker: WorkerId) -> Vec<String> {
+        let member = self.crew.member(worker);
+        member.map_or_else(Vec::new, |member| member.drain.bypasses.clone())
     }
 
     fn last_failure(&self, slot: SlotId) -> Option<wire::Failure> {

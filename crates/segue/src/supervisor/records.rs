@@ -1,7 +1,7 @@
 //! What the supervisor remembers for people: who a worker was, its last words, why things failed.
 //! Bounded: the dead are forgotten in the order in which they died.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
 use segue_core::{AddressId, Cause, Failure, SlotId, WorkerId};
@@ -9,6 +9,9 @@ use segue_wire::control as wire;
 
 /// So many dead workers are remembered.
 const DEAD: usize = 256;
+
+/// So many places beside our sockets are told of; a random port would be a new one each time.
+const BYPASSES: usize = 16;
 
 #[derive(Debug, Default)]
 pub(super) struct Records {
@@ -22,6 +25,7 @@ pub(super) struct Records {
     listeners: BTreeMap<WorkerId, String>,
     steer_errors: BTreeMap<AddressId, String>,
     last_failures: BTreeMap<SlotId, wire::Failure>,
+    bypasses: BTreeSet<String>,
 }
 
 /// What is left of a worker.
@@ -65,6 +69,11 @@ impl Records {
 
     pub(super) fn steer_failed(&mut self, address: AddressId, why: String) {
         self.steer_errors.insert(address, why);
+    }
+
+    /// Somebody listens there on a socket of its own. True if that is news.
+    pub(super) fn note_bypass(&mut self, place: &str) -> bool {
+        self.bypasses.len() < BYPASSES && self.bypasses.insert(place.to_owned())
     }
 
     pub(super) fn failed(&mut self, slot: SlotId, failure: wire::Failure) {

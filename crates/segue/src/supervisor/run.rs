@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use super::crew::{Channels, Crew};
 use super::records::Records;
 use crate::config::app::AppConfig;
+use crate::config::settings::DrainSettings;
 use crate::control::callers::Callers;
 use crate::control::names::Measures;
 use crate::control::server;
@@ -27,6 +28,7 @@ use crate::listener::{Pool, Stragglers, allowed_by_environment};
 use crate::telemetry::log::Verbosity;
 use crate::worker::channel::Report;
 use crate::worker::launch::{Release, ResolveError};
+use crate::worker::preload::Shelf;
 use crate::worker::writer::{Stream, Writer};
 
 /// Requests of callers that may wait for the loop.
@@ -44,6 +46,10 @@ pub(crate) struct Plan {
     pub(crate) settings: Settings,
     /// Resident memory in bytes above which a worker is replaced.
     pub(crate) max_memory: Option<u64>,
+    /// How workers let their connections go.
+    pub(crate) drain: DrainSettings,
+    /// Where the preload script may lie.
+    pub(crate) shelf: Shelf,
     /// Where the control socket is to be.
     pub(crate) control: PathBuf,
     pub(crate) verbosity: Verbosity,

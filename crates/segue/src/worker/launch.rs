@@ -14,6 +14,7 @@ use segue_core::{Generation, SlotId, WorkerId};
 use segue_sys::process::Rlimit;
 use segue_sys::spawn::{Mask, Spawn};
 
+use super::preload::{NoPreload, is_permitted};
 use super::wrapper::{self, Wrapper};
 use crate::config::app::AppConfig;
 use crate::config::command::{Command, is_node, script_position};
@@ -83,6 +84,8 @@ pub(crate) struct Release {
     app: String,
     program: PathBuf,
     argv: Vec<OsString>,
+    /// So many of them, at the end, are the app's own.
+    arguments: usize,
     env: BTreeMap<OsString, OsString>,
     cwd: PathBuf,
     /// Whether node runs a script, and so can be a cluster worker: with `-e`, `-p` or a script
@@ -155,6 +158,7 @@ impl Release {
             app: app.name.clone(),
             program,
             argv,
+            arguments: app.args.len(),
             env,
             cwd,
             has_script,
@@ -166,6 +170,27 @@ impl Release {
     pub(crate) fn runs_node(&self) -> bool {
         self.argv.first().is_some_and(|first| is_node(first))
             || matches!(self.fingerprint.command, Command::Script(_))
+    }
+
+    /// Whether its workers can have the preload script.
+    ///
+    /// # Errors
+    /// Why they cannot.
+    pub(crate) fn takes_preload(&self) -> Result<(), NoPreload> {
+        let runs_script = matches!(self.fingerprint.command, Command::Script(_))
+            && self.argv.first().is_some_and(|first| is_node(first));
+        if !runs_script {
+            return Err(NoPreload::NotAScript);
+        }
+        let options = self.env.get(OsStr::new("NODE_OPTIONS"));
+        let before_script = self
+            .argv
+            .iter()
+            .take(self.argv.len().saturating_sub(self.arguments));
+        match is_permitted(before_script, options.map(OsString::as_os_str)) {
+            true => Ok(()),
+            false => Err(NoPreload::Permissions),
+        }
     }
 
     /// The directory it runs in, free of symlinks.
@@ -185,8 +210,9 @@ impl Release {
         self.fingerprint != other.fingerprint
     }
 
-    /// Starts one worker. `descriptor_limit` is the limit of open files that it gets: the one
-    /// that we were started with.
+    /// Starts one worker. `preload` is a script for node to load before the app, where the release
+    /// [`takes_preload`](Self::takes_preload). `descriptor_limit` is the limit of open files that it
+    /// gets: the one that we were started with.
     ///
     /// # Errors
     /// That no process could be made, with the step that failed.
@@ -195,6 +221,7 @@ impl Release {
         worker: WorkerId,
         slot: SlotId,
         generation: Generation,
+        preload: Option<&Path>,
         descriptor_limit: Option<Rlimit>,
     ) -> io::Result<Launched> {
         let (ours, theirs) = rustix::net::socketpair(
@@ -209,9 +236,14 @@ impl Release {
         let (stderr, err) = output_pipe()?;
         let null = std::fs::File::open("/dev/null")?;
 
+        let mut argv = self.argv.clone();
+        if let Some(preload) = preload {
+            // First of all: what the app's own node arguments load finds it in place.
+            argv.splice(1..1, ["--require".into(), preload.as_os_str().to_owned()]);
+        }
         let child = Spawn {
             program: &self.program,
-            argv: &self.argv,
+            argv: &argv,
             env: &self.worker_env(worker, slot, generation),
             cwd: &self.cwd,
             descriptors: vec![(null.into(), 0), (out, 1), (err, 2), (theirs, CHANNEL)],

@@ -198,7 +198,7 @@ fn says_what_is_missing_and_what_to_do() {
 fn run(release: &Release) -> (String, String, Exit) {
     let limit = Some(segue_sys::process::descriptor_limit());
     let launched = release
-        .spawn(WorkerId(7), SlotId(2), Generation(3), limit)
+        .spawn(WorkerId(7), SlotId(2), Generation(3), None, limit)
         .unwrap();
     let read = |pipe: OwnedFd| {
         rustix::io::ioctl_fionbio(&pipe, false).unwrap();
@@ -293,7 +293,7 @@ fn a_directory_that_is_gone_is_named_as_the_step() {
     let release = resolve(&site.app("1", "server.js"));
     fs::remove_dir_all(site.path("1")).unwrap();
     let error = release
-        .spawn(WorkerId(1), SlotId(0), Generation(1), None)
+        .spawn(WorkerId(1), SlotId(0), Generation(1), None, None)
         .unwrap_err();
     assert!(
         error
@@ -301,4 +301,61 @@ fn a_directory_that_is_gone_is_named_as_the_step() {
             .contains("its directory could not be entered"),
         "{error}"
     );
+}
+
+#[test]
+fn only_scripts_that_node_runs_get_the_preload() {
+    let site = Site::new();
+    site.program("1/node");
+    site.program("1/serve");
+    for (written, node, expected) in [
+        ("./node server.js", None, Ok(())),
+        ("./node --title=x server.js --permission", None, Ok(())),
+        (
+            "./node --permission server.js",
+            None,
+            Err(NoPreload::Permissions),
+        ),
+        ("./node -e 1", None, Err(NoPreload::NotAScript)),
+        ("./serve", None, Err(NoPreload::NotAScript)),
+        ("server.js", Some("./serve"), Err(NoPreload::NotAScript)),
+        ("server.js", Some("./node"), Ok(())),
+    ] {
+        let mut app = site.app("1", written);
+        if let Some(node) = node {
+            app.node = node.into();
+        }
+        assert_eq!(resolve(&app).takes_preload(), expected, "{written}");
+    }
+    let mut app = site.app("1", "./node server.js");
+    app.env.push(("NODE_OPTIONS".into(), "--permission".into()));
+    let refused = resolve(&app).takes_preload();
+    assert_eq!(refused, Err(NoPreload::Permissions));
+}
+
+#[test]
+fn the_preload_stands_before_the_apps_own_node_arguments() {
+    let site = Site::new();
+    site.program("1/node");
+    fs::write(site.path("1/node"), "#!/bin/sh\nprintf '%s\\n' \"$@\"\n").unwrap();
+    let release = resolve(&site.app("1", "./node --title=x server.js a"));
+    let preload = Path::new("/cache with spaces/preload.cjs");
+    let launched = release
+        .spawn(WorkerId(1), SlotId(0), Generation(1), Some(preload), None)
+        .unwrap();
+    rustix::io::ioctl_fionbio(&launched.stdout, false).unwrap();
+    let mut text = String::new();
+    File::from(launched.stdout)
+        .read_to_string(&mut text)
+        .unwrap();
+    let words: Vec<&str> = text.lines().collect();
+    let script = site.path("1/server.js");
+    let expected = [
+        "--require",
+        preload.to_str().unwrap(),
+        "--title=x",
+        script.to_str().unwrap(),
+        "a",
+    ];
+    assert_eq!(words, expected);
 }

@@ -3,5 +3,6 @@
 pub(crate) mod channel;
 pub(crate) mod launch;
 pub(crate) mod output;
+pub(crate) mod preload;
 pub(crate) mod wrapper;
 pub(crate) mod writer;
