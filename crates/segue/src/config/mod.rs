@@ -2,6 +2,7 @@
 
 pub(crate) mod app;
 pub(crate) mod command;
+pub(crate) mod drain;
 pub(crate) mod env_file;
 pub(crate) mod package;
 pub(crate) mod processors;

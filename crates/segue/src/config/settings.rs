@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use segue_core::{Distribution, GiveUp, Intensity, ReadyRule, Settings};
 
+use super::drain::{self, DrainSettings};
 use super::quantity;
 
 /// The most workers that one app may have. The steering program of an address holds a position for each
@@ -43,39 +44,6 @@ pub(crate) struct AppSettings {
     pub(crate) backoff_max: Duration,
     pub(crate) intensity: Intensity,
     pub(crate) give_up: GiveUp,
-}
-
-/// How connections are treated when their worker leaves: the shell's part.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct DrainSettings {
-    /// Node workers get the preload script.
-    pub(crate) preload: bool,
-    pub(crate) idle: IdleRule,
-    /// A transfer that moves no byte for so long is given up.
-    pub(crate) stall: Duration,
-    /// WebSockets are closed at random times within this.
-    pub(crate) websocket_after: Duration,
-    /// The code in their close frame.
-    pub(crate) websocket_code: u16,
-    pub(crate) request: StopRequest,
-}
-
-/// What becomes of idle keep-alive connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum IdleRule {
-    /// Another worker takes them.
-    Migrate,
-    /// They are closed after a last response that says so.
-    Close,
-}
-
-/// How a worker is told to end.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum StopRequest {
-    Term,
-    Int,
-    /// The app hears this text in its `process.on('message')`.
-    Message(String),
 }
 
 /// How many workers.
@@ -264,7 +232,7 @@ pub(crate) const KEYS: &[Key] = &[
         "preload",
         "on|off",
         Some("on"),
-        |s, t| put(&mut s.drain.preload, switch(t)),
+        |s, t| put(&mut s.drain.preload, drain::switch(t)),
         "Put the script into node workers that lets them drain without losing a connection",
     ),
     key(
@@ -272,7 +240,7 @@ pub(crate) const KEYS: &[Key] = &[
         "drain-idle",
         "migrate|close",
         Some("migrate"),
-        |s, t| put(&mut s.drain.idle, idle(t)),
+        |s, t| put(&mut s.drain.idle, drain::idle(t)),
         "Idle keep-alive connections of a leaving worker: handed to another one, or closed after an announced last response",
     ),
     key(
@@ -296,7 +264,7 @@ pub(crate) const KEYS: &[Key] = &[
         "websocket-code",
         "CODE",
         Some("1012"),
-        |s, t| put(&mut s.drain.websocket_code, close_code(t)),
+        |s, t| put(&mut s.drain.websocket_code, drain::close_code(t)),
         "The code in the close frame they get; 1012 is `service restart`",
     ),
     key(
@@ -304,7 +272,7 @@ pub(crate) const KEYS: &[Key] = &[
         "stop-request",
         "SIGTERM|SIGINT|message:TEXT",
         Some("SIGTERM"),
-        |s, t| put(&mut s.drain.request, stop_request(t)),
+        |s, t| put(&mut s.drain.request, drain::stop_request(t)),
         "How a worker is told to end once it has drained; with message:shutdown the app hears 'shutdown' in process.on('message')",
     ),
     key(
@@ -387,19 +355,6 @@ impl Default for AppSettings {
             backoff_max: core.backoff_max,
             intensity: core.intensity,
             give_up: core.give_up,
-        }
-    }
-}
-
-impl Default for DrainSettings {
-    fn default() -> Self {
-        Self {
-            preload: true,
-            idle: IdleRule::Migrate,
-            stall: Duration::from_secs(30),
-            websocket_after: Duration::from_secs(30),
-            websocket_code: 1012,
-            request: StopRequest::Term,
         }
     }
 }
@@ -569,40 +524,6 @@ fn ready(text: &str) -> Result<ReadyRule, String> {
     }
 }
 
-fn switch(text: &str) -> Result<bool, String> {
-    match text {
-        "on" => Ok(true),
-        "off" => Ok(false),
-        _ => Err("write on or off".to_owned()),
-    }
-}
-
-fn idle(text: &str) -> Result<IdleRule, String> {
-    match text {
-        "migrate" => Ok(IdleRule::Migrate),
-        "close" => Ok(IdleRule::Close),
-        _ => Err("write migrate or close".to_owned()),
-    }
-}
-
-/// One that an endpoint may send (RFC 6455, 7.4).
-fn close_code(text: &str) -> Result<u16, String> {
-    let code = text.parse().ok();
-    code.filter(|code| matches!(code, 1000..=1014 | 3000..=4999) && !matches!(code, 1004..=1006))
-        .ok_or_else(|| "write a close code such as 1012, 1001 or one from 3000 to 4999".to_owned())
-}
-
-fn stop_request(written: &str) -> Result<StopRequest, String> {
-    match written {
-        "SIGTERM" | "TERM" => Ok(StopRequest::Term),
-        "SIGINT" | "INT" => Ok(StopRequest::Int),
-        _ => match written.strip_prefix("message:") {
-            Some(message) if !message.is_empty() => Ok(StopRequest::Message(message.to_owned())),
-            _ => Err("write SIGTERM, SIGINT, or message:TEXT such as message:shutdown".to_owned()),
-        },
-    }
-}
-
 fn count(text: &str) -> Result<u32, String> {
     text.parse()
         .ok()
@@ -717,24 +638,7 @@ mod tests {
         assert_eq!(set("give-up", "exit").unwrap().give_up, GiveUp::Exit);
         let env = set("env", "A=b=c").unwrap().env;
         assert_eq!(env, [("A".to_owned(), "b=c".to_owned())]);
-        let drain = set("drain-idle", "close").unwrap().drain;
-        assert_eq!(drain.idle, IdleRule::Close);
-        assert!(!set("preload", "off").unwrap().drain.preload);
-        let code = |text| set("websocket-code", text).unwrap().drain.websocket_code;
-        assert_eq!([code("1001"), code("4000")], [1001, 4000]);
-        let request = |text| set("stop-request", text).unwrap().drain.request;
-        assert_eq!(request("SIGINT"), StopRequest::Int);
-        let shutdown = StopRequest::Message("shutdown".to_owned());
-        assert_eq!(request("message:shutdown"), shutdown);
         for (flag, value) in [
-            ("preload", "yes"),
-            ("drain-idle", "keep"),
-            ("drain-stall", "0s"),
-            ("websocket-code", "1006"),
-            ("websocket-code", "999"),
-            ("websocket-code", "5000"),
-            ("stop-request", "SIGKILL"),
-            ("stop-request", "message:"),
             ("intensity", "10"),
             ("intensity", "10/0s"),
             ("intensity", "x/1m"),

@@ -16,7 +16,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
 use super::run::Input;
-use crate::config::settings::StopRequest;
+use crate::config::drain::StopRequest;
 use crate::listener::HandOver;
 use crate::worker::channel::Channel;
 use crate::worker::output::Output;

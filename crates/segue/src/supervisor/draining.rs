@@ -8,7 +8,7 @@ use segue_wire::node::{Bypass, Drain, DrainState, Hello, Idle, Totals};
 
 use super::crew::address_of;
 use super::run::Supervisor;
-use crate::config::settings::IdleRule;
+use crate::config::drain::IdleRule;
 use crate::listener::Migrant;
 use crate::telemetry::lines;
 use crate::worker::channel::Arrival;

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use super::crew::{Channels, Crew};
 use super::records::Records;
 use crate::config::app::AppConfig;
-use crate::config::settings::DrainSettings;
+use crate::config::drain::DrainSettings;
 use crate::control::callers::Callers;
 use crate::control::names::Measures;
 use crate::control::server;
