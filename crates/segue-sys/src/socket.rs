@@ -129,6 +129,49 @@ pub fn path_inode(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<Option<
     }
 }
 
+/// Who may do what with a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Permissions {
+    mode: u32,
+    user: u32,
+    group: u32,
+}
+
+/// Those of `name` in `directory`.
+pub fn path_permissions(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<Permissions> {
+    let status = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    Ok(Permissions {
+        mode: status.st_mode & 0o7777,
+        user: status.st_uid,
+        group: status.st_gid,
+    })
+}
+
+/// Gives `name` in `directory` these permissions.
+///
+/// # Errors
+/// `EPERM` if its owner is to be another and we are not root; else those of chmod(2).
+pub fn set_path_permissions(
+    directory: BorrowedFd<'_>,
+    name: &OsStr,
+    wanted: Permissions,
+) -> io::Result<()> {
+    let present = path_permissions(directory, name)?;
+    // In this order: chown(2) may take bits of the mode away.
+    if (present.user, present.group) != (wanted.user, wanted.group) {
+        let user = Some(rustix::fs::Uid::from_raw(wanted.user));
+        let group = Some(rustix::fs::Gid::from_raw(wanted.group));
+        rustix::fs::chownat(directory, name, user, group, AtFlags::SYMLINK_NOFOLLOW)?;
+    }
+    let mode = Mode::from_raw_mode(wanted.mode);
+    Ok(rustix::fs::chmodat(
+        directory,
+        name,
+        mode,
+        AtFlags::empty(),
+    )?)
+}
+
 /// Adds the permissions that Node's `readableAll` and `writableAll` stand for: for user, group
 /// and others.
 pub fn open_path_to_all(

@@ -1,9 +1,10 @@
 //! Unix-domain sockets with a path: one socket for each generation, of which one is on the path.
 //!
-//! A socket is bound under a private name beside the path and moved onto it by rename(2), which
-//! replaces what is there in one step: new connections go to the new socket, the queue of the
-//! old one keeps its own. The one that is replaced gets a private name, so that it can be moved
-//! back. A path that somebody else took meanwhile is never touched.
+//! A socket is bound under a private name beside the path, which it keeps, and put onto the path
+//! as a further name of it by rename(2), which replaces what is there in one step: new
+//! connections go to the new socket, the queue of the old one keeps its own. So it can be put
+//! back, also when a worker has unlinked the path before it listens, as many programs do. A path
+//! that somebody else took meanwhile is never touched.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -13,7 +14,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, RenameFlags};
 use rustix::io::Errno;
 use segue_core::SocketIndex;
-use segue_sys::socket::{self, Inode, Occupant};
+use segue_sys::socket::{self, Inode, Occupant, Permissions};
 
 use super::place::Manner;
 
@@ -32,8 +33,9 @@ pub(super) struct Names {
 #[derive(Debug)]
 struct Member {
     inode: Inode,
-    /// Its private name, while it is not on the path.
-    private: Option<OsString>,
+    private: OsString,
+    /// As we made it; an app may change those of the path.
+    permissions: Permissions,
 }
 
 impl Names {
@@ -72,23 +74,24 @@ impl Names {
         }
         socket::listen(socket)?;
         let inode = socket::path_inode(directory, private)?.ok_or(Errno::NOENT)?;
-        let is_first = self.members.is_empty();
-        if is_first {
+        let permissions = socket::path_permissions(directory, private)?;
+        if self.members.is_empty() {
             self.claim(private)?;
             self.on_path = Some(SocketIndex(0));
         }
         self.members.push(Member {
             inode,
-            private: (!is_first).then(|| private.to_owned()),
+            private: private.to_owned(),
+            permissions,
         });
         Ok(())
     }
 
-    /// Moves the first socket onto the path, which must be free or stale.
+    /// Puts the first socket onto the path, which must be free or stale.
     fn claim(&self, private: &OsStr) -> io::Result<()> {
         // More than one round only if others come and go at the same path just now.
         for _ in 0..4 {
-            match self.rename_onto_nothing(private, &self.name) {
+            match self.link(private, &self.name) {
                 Err(Errno::EXIST) => {}
                 result => return Ok(result?),
             }
@@ -116,40 +119,58 @@ impl Names {
         }
     }
 
-    /// Moves a socket onto the path, in one step.
+    /// Puts a socket onto the path, in one step.
     ///
     /// # Errors
-    /// `EINVAL` for an unknown socket, `EADDRINUSE` if the path is somebody else's now, `ENOENT`
-    /// if the socket has lost its name; else those of link(2) and rename(2).
+    /// `EINVAL` for an unknown socket, `EADDRINUSE` if the path is somebody else's now; else
+    /// those of link(2), rename(2) and, where the permissions of the path have been changed,
+    /// chown(2) and chmod(2).
     pub(super) fn steer(&mut self, index: SocketIndex) -> io::Result<()> {
-        let position = usize::from(index.0);
-        let member = self.members.get(position).ok_or(Errno::INVAL)?;
+        let member = self.members.get(usize::from(index.0)).ok_or(Errno::INVAL)?;
         let present = socket::path_inode(self.directory.as_fd(), &self.name)?;
-        if present == Some(member.inode) {
-            self.on_path = Some(index);
-            return Ok(());
-        }
-        let private = member.private.clone().ok_or(Errno::NOENT)?;
         match present {
-            None => self.rename_onto_nothing(&private, &self.name)?,
+            Some(present) if present == member.inode => {}
             Some(present) => {
-                let replaced = self.members.iter().position(|other| other.inode == present);
-                let replaced = replaced.ok_or(Errno::ADDRINUSE)?;
-                let kept = self.free_name(|name| self.link_path_to(name))?;
-                if let Err(error) = self.rename_onto_path(&private) {
-                    let _ = self.unlink(&kept);
-                    return Err(error.into());
-                }
-                if let Some(replaced) = self.members.get_mut(replaced) {
-                    replaced.private = Some(kept);
-                }
+                let replaced = self.members.iter().find(|other| other.inode == present);
+                self.replace(replaced.ok_or(Errno::ADDRINUSE)?, member)?;
             }
-        }
-        if let Some(member) = self.members.get_mut(position) {
-            member.private = None;
+            None => self.link(&member.private, &self.name)?,
         }
         self.on_path = Some(index);
         Ok(())
+    }
+
+    fn replace(&self, old: &Member, new: &Member) -> io::Result<()> {
+        let directory = self.directory.as_fd();
+        // Who changed the permissions of the path, the new generation's workers included, meant
+        // the path and not the socket that happened to be on it.
+        let permissions = socket::path_permissions(directory, &self.name)?;
+        if permissions != old.permissions {
+            socket::set_path_permissions(directory, &new.private, permissions)?;
+        }
+        let second = self.free_name(|name| self.link(&new.private, name))?;
+        if let Err(error) = rustix::fs::renameat(directory, &second, directory, &self.name) {
+            let _ = self.unlink(&second);
+            return Err(error.into());
+        }
+        Ok(())
+    }
+
+    /// Puts the socket that belongs on the path back there if the path is gone.
+    ///
+    /// # Errors
+    /// Those of link(2).
+    pub(super) fn heal(&self) -> io::Result<()> {
+        let Some(index) = self.on_path else {
+            return Ok(());
+        };
+        let Some(member) = self.members.get(usize::from(index.0)) else {
+            return Ok(());
+        };
+        match self.link(&member.private, &self.name) {
+            Err(Errno::EXIST) => Ok(()),
+            result => Ok(result?),
+        }
     }
 
     /// Takes the path away, if it is still ours: nobody finds the socket any more.
@@ -172,12 +193,8 @@ impl Names {
     /// Takes all names away.
     pub(super) fn close(mut self) {
         self.leave_path();
-        for private in self
-            .members
-            .iter()
-            .filter_map(|member| member.private.as_ref())
-        {
-            let _ = self.unlink(private);
+        for member in &self.members {
+            let _ = self.unlink(&member.private);
         }
     }
 
@@ -226,13 +243,10 @@ impl Names {
         }
     }
 
-    fn rename_onto_path(&self, from: &OsStr) -> rustix::io::Result<()> {
-        rustix::fs::renameat(&self.directory, from, &self.directory, &self.name)
-    }
-
-    fn link_path_to(&self, name: &OsStr) -> rustix::io::Result<()> {
+    /// Never replaces anything: `EEXIST`.
+    fn link(&self, from: &OsStr, to: &OsStr) -> rustix::io::Result<()> {
         let directory = &self.directory;
-        rustix::fs::linkat(directory, &self.name, directory, name, AtFlags::empty())
+        rustix::fs::linkat(directory, from, directory, to, AtFlags::empty())
     }
 
     fn unlink(&self, name: &OsStr) -> rustix::io::Result<()> {

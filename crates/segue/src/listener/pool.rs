@@ -211,6 +211,20 @@ impl Pool {
         self.socket(socket).ok_or(Errno::BADF)?.try_clone()
     }
 
+    /// Puts a path that was unlinked back: many programs unlink theirs before they listen, the
+    /// second worker too.
+    pub(crate) fn heal_path(&self, address: AddressId) {
+        if let Some(Open {
+            nature: Nature::Path(names),
+            ..
+        }) = self.open.get(&address)
+            && let Err(error) = names.heal()
+        {
+            let name = self.describe(address);
+            tracing::warn!(%error, path = name, "cannot put the socket back onto its path");
+        }
+    }
+
     fn socket(&self, socket: SocketRef) -> Option<&OwnedFd> {
         let open = self.open.get(&socket.address)?;
         open.sockets.get(usize::from(socket.index.0))

@@ -178,6 +178,7 @@ impl Supervisor {
         let Some(channel) = self.crew.channel(worker) else {
             return;
         };
+        self.pool.heal_path(socket.address);
         let handle = match self.pool.lend(socket) {
             Ok(handle) => handle,
             Err(error) => {

@@ -344,6 +344,32 @@ fn a_unix_socket_path() {
 }
 
 #[test]
+fn a_unix_socket_path_that_every_worker_unlinks_and_opens_up() {
+    use std::os::unix::fs::PermissionsExt;
+    for node in nodes() {
+        let launch = Launch::node("unix-path.js").with_node(&node).workers("3");
+        let path = launch.site.path("app.sock");
+        let run = launch
+            .env("SOCKET_PATH", path.to_str().expect("a plain path"))
+            .env("OPEN_UP", "1")
+            .start();
+        let is_open = || {
+            let mode = std::fs::metadata(&path).map(|file| file.permissions().mode() & 0o777);
+            mode.is_ok_and(|mode| mode == 0o660)
+        };
+        run.until("the path is opened up", |_| is_open());
+        run.roll("v2", "unix-path.js");
+        assert!(is_open(), "a reload keeps what the app did to the path");
+        assert_eq!(
+            http::get_unix(&path, "/").expect("an answer").version(),
+            "v2"
+        );
+        run.finish();
+        assert!(!path.exists(), "the path is removed at the end");
+    }
+}
+
+#[test]
 fn a_stale_unix_socket_path_is_replaced_and_a_living_one_is_not() {
     let launch = Launch::node("unix-path.js");
     let path = launch.site.path("app.sock");

@@ -54,8 +54,8 @@ fn a_path_is_cut_over_and_back_in_one_step() {
     assert_eq!(pool.describe(address), path.display().to_string());
     assert_eq!(
         names_in(directory.path()).len(),
-        1,
-        "the path and nothing else"
+        2,
+        "the path and the socket's own name"
     );
 
     let old_client = queue_at(&path);
@@ -128,7 +128,8 @@ fn only_a_stale_path_is_taken_over() {
 
     pool.open(at(address, 0)).expect("it was stale");
     let _client = queue_at(&path);
-    assert_eq!(names_in(directory.path()), ["app.sock"]);
+    pool.close(address);
+    assert!(names_in(directory.path()).is_empty());
 }
 
 #[test]
@@ -149,12 +150,56 @@ fn a_path_that_somebody_else_took_is_left_alone() {
         .expect_err("it is theirs now");
     assert_eq!(
         refused.raw_os_error(),
-        Some(Errno::NOENT.raw_os_error()),
-        "it lost its name"
+        Some(Errno::ADDRINUSE.raw_os_error())
     );
     pool.close(address);
     let _client = queue_at(&path);
     assert_eq!(names_in(directory.path()), ["app.sock"]);
+}
+
+#[test]
+fn a_path_that_a_worker_unlinked_comes_back() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("app.sock");
+    let mut pool = Pool::new(true);
+    let address = open(&mut pool, at_path(&path), 2);
+    for index in [0, 1] {
+        pool.steer(address, &set(&[index])).expect("it moves");
+        std::fs::remove_file(&path).expect("writable");
+        pool.heal_path(address);
+        let client = queue_at(&path);
+        assert_eq!(answer(&pool, at(address, index), "served"), 1);
+        assert_eq!(hear(client), "served");
+    }
+    std::fs::remove_file(&path).expect("writable");
+    let _holder = UnixListener::bind(&path).expect("a free path");
+    pool.heal_path(address);
+    pool.close(address);
+    let _client = queue_at(&path);
+    assert_eq!(names_in(directory.path()), ["app.sock"]);
+}
+
+#[test]
+fn permissions_of_the_path_outlive_a_cut_over() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("app.sock");
+    let mode = || {
+        std::fs::metadata(&path)
+            .expect("there")
+            .permissions()
+            .mode()
+            & 0o777
+    };
+    let mut pool = Pool::new(true);
+    let address = open(&mut pool, at_path(&path), 3);
+    let usual = mode();
+    pool.steer(address, &set(&[1])).expect("it moves");
+    assert_eq!(mode(), usual);
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660)).expect("ours");
+    for index in [2, 0, 1] {
+        pool.steer(address, &set(&[index])).expect("it moves");
+        assert_eq!(mode(), 0o660, "socket {index}");
+    }
 }
 
 #[test]
