@@ -1,5 +1,6 @@
 //! What can go wrong around a supervisor: limits, channels, pipes, and its own death.
 
+use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
@@ -114,11 +115,19 @@ fn with_no_descriptor_left_at_all_the_app_serves_and_the_supervisor_recovers() {
 fn descriptors_do_not_grow_with_reloads() {
     let run = Launch::standin("").start();
     let supervisor = run.status().supervisor.pid;
+    // The question itself costs a descriptor or two, which its last answer may still hold: the
+    // fewest of several looks are those that stay.
     let settled = |generation: u32| {
+        let fewest = Cell::new(usize::MAX);
+        let looks = Cell::new(0);
         run.until("the old generation is gone", |app| {
-            app.generation == generation && app.reload.is_none() && app.workers.len() == 2
+            if app.generation == generation && app.reload.is_none() && app.workers.len() == 2 {
+                fewest.set(fewest.get().min(process::descriptors(supervisor)));
+                looks.set(looks.get() + 1);
+            }
+            looks.get() == 10
         });
-        process::descriptors(supervisor)
+        fewest.get()
     };
     for version in ["v2", "v3"] {
         run.roll(version, "");
@@ -322,13 +331,17 @@ fn an_idle_supervisor_does_not_wake_up() {
         line.and_then(|line| line.split_whitespace().last()?.parse::<u64>().ok())
             .expect("a count")
     };
-    let before = switches();
-    let stopper = Process::open(supervisor).expect("the supervisor");
-    // Waiting for its end, which does not come, is four seconds of looking at nothing. The last
-    // look at its status may still be closing its connection.
-    assert!(!stopper.ends_within(Duration::from_secs(4)));
-    let woken = switches() - before;
-    assert!(woken <= 3, "woken {woken} times in four idle seconds");
+    let supervisor = Process::open(supervisor).expect("the supervisor");
+    // Waiting for its end, which does not come, is looking at nothing for so long.
+    let woken_within = |seconds| {
+        let before = switches();
+        assert!(!supervisor.ends_within(Duration::from_secs(seconds)));
+        switches() - before
+    };
+    // The last look at its status may still be closing its connection.
+    let settled = (0..10).any(|_| woken_within(1) == 0);
+    assert!(settled, "it was never idle for a second");
+    assert_eq!(woken_within(4), 0, "woken in four idle seconds");
     run.finish();
 }
 

@@ -242,10 +242,13 @@ impl Launch {
     /// Starts it, expects it to end by itself within `limit`, and returns its exit code.
     #[track_caller]
     pub(crate) fn start_and_fail(self, limit: Duration) -> (i32, Run) {
+        let streams = if self.holds_stdout { 1 } else { 2 };
         let mut run = self.spawn();
         let status = run.wait_for_end(limit);
         let code = status.code().expect("it ended with a code");
         run.expect_nothing_left();
+        // Its last words may still be in the pipes.
+        run.log.wait_for_end(streams, LIMIT);
         (code, run)
     }
 }
