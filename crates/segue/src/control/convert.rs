@@ -14,6 +14,8 @@ use super::wording;
 
 /// One app as `status` shows it.
 pub(crate) fn app(view: &AppView, now: Time, measures: &impl Measures) -> wire::App {
+    // A vacant slot of an app that ends stays vacant.
+    let respawns = matches!(view.phase, AppPhase::Starting | AppPhase::Running);
     wire::App {
         name: measures.app().to_owned(),
         phase: match view.phase {
@@ -51,7 +53,10 @@ pub(crate) fn app(view: &AppView, now: Time, measures: &impl Measures) -> wire::
                 worker: slot.worker.map(|worker| worker.0),
                 restarts: slot.restarts,
                 given_up: slot.given_up,
-                respawn_in_ms: slot.respawn_at.map(|at| millis(at.since(now))),
+                respawn_in_ms: slot
+                    .respawn_at
+                    .filter(|_| respawns)
+                    .map(|at| millis(at.since(now))),
                 last_failure: measures.last_failure(slot.slot),
             })
             .collect(),

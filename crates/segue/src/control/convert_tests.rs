@@ -188,6 +188,13 @@ fn a_picture_of_a_reload() {
         }],
     };
     assert_eq!(app, expected);
+
+    let stopping = AppView {
+        phase: AppPhase::Stopping,
+        ..view
+    };
+    let app = convert::app(&stopping, Time(10_000), &Web);
+    assert_eq!(app.slots.first().map(|slot| slot.respawn_in_ms), Some(None));
 }
 
 #[test]

@@ -14,6 +14,7 @@
 mod attachment;
 mod crew;
 mod draining;
+mod farewell;
 mod hear;
 mod intent;
 mod perform;

@@ -110,7 +110,10 @@ impl Supervisor {
             }
             Action::Reply { request, outcome } => self.reply(request, &outcome),
             Action::Notify(notice) => self.tell(&notice),
-            Action::Finish(finish) => self.finish = Some(finish),
+            Action::Finish(finish) => {
+                self.bid_farewell(&finish);
+                self.finish = Some(finish);
+            }
         }
     }
 

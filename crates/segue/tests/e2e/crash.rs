@@ -11,6 +11,7 @@ use segue_wire::control::WorkerPhase;
 use crate::harness::heavy;
 use crate::harness::http;
 use crate::harness::load::{Clients, render};
+use crate::harness::output::Stream;
 use crate::harness::process::Process;
 use crate::harness::run::{LIMIT, Launch, Run};
 
@@ -236,6 +237,13 @@ fn a_first_start_that_fails_ends_the_run_with_the_reason() {
         "{}",
         run.log.render()
     );
+    let last = run
+        .log
+        .lines()
+        .into_iter()
+        .rfind(|line| line.stream == Stream::Err);
+    let last = last.map_or_else(String::new, |line| line.text);
+    assert!(last.contains("never got ready: worker"), "{last}");
 }
 
 #[test]
