@@ -399,7 +399,12 @@ impl App {
             ..
         } = &mut self.phase
         {
-            first.get_or_insert(failure);
+            // The others then fail because they all bind the port themselves.
+            if cause == Cause::Wrapper {
+                *first = Some(failure);
+            } else {
+                first.get_or_insert(failure);
+            }
         }
         let settings = self.settings.clone();
         let Some(place) = self.slots.get_mut(&slot) else {
