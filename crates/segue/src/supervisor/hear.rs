@@ -1,5 +1,7 @@
 //! What reaches the loop, as events for the core: worker reports, callers' commands, signals.
 
+use std::time::Duration;
+
 use segue_core::{Event, ExitStatus, Scale, WorkerId};
 use segue_sys::signal::Signals;
 use segue_wire::control::{Problem, ProblemCode, ScaleBody, Status, Supervisor as Process};
@@ -15,6 +17,10 @@ use crate::control::convert;
 use crate::listener::Place;
 use crate::telemetry::lines;
 use crate::worker::channel::{End, Report};
+
+/// A signal to stop that comes so soon after another is the same one: sent to a process and to
+/// its group, as timeout(1) does, or to every process of a service.
+const ECHO: Duration = Duration::from_millis(100);
 
 impl Supervisor {
     pub(super) fn hear(&mut self, input: Input) {
@@ -151,7 +157,7 @@ impl Supervisor {
                         self.say(format!("{}reload asked for by HUP", lines::PREFIX));
                         self.feed(Event::ReloadRequested { request });
                     }
-                    Intent::Stop => self.hear_stop("asked to stop"),
+                    Intent::Stop => self.hear_stop_signal(),
                     Intent::Grow => self.hear_scale(Scale::Up(1)),
                     Intent::Shrink => self.hear_scale(Scale::Down(1)),
                     Intent::NotYet(what) => self.say(format!("{}{what}", lines::PREFIX)),
@@ -163,6 +169,17 @@ impl Supervisor {
                     return;
                 }
             }
+        }
+    }
+
+    fn hear_stop_signal(&mut self) {
+        let now = self.now();
+        let is_echo = self
+            .stop_signalled
+            .is_some_and(|before| now.since(before) < ECHO);
+        if !is_echo {
+            self.stop_signalled = Some(now);
+            self.hear_stop("asked to stop");
         }
     }
 

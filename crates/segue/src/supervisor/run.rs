@@ -118,6 +118,8 @@ pub(super) struct Supervisor {
     /// When the workers' memory is next looked at; never without a limit.
     pub(super) next_weighing: Option<Time>,
     pub(super) lost_keeper: bool,
+    /// When the last signal to stop came that was not an echo of another.
+    pub(super) stop_signalled: Option<Time>,
     last_request: u64,
     last_ask: u64,
 }
@@ -228,6 +230,7 @@ impl Supervisor {
                 .max_memory
                 .map(|_| Time(clock::monotonic_millis()) + WEIGHING),
             lost_keeper: false,
+            stop_signalled: None,
             last_request: 0,
             last_ask: 0,
             plan,

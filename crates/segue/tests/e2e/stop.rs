@@ -6,7 +6,8 @@ use rustix::process::Signal;
 use segue_load::{Download, FailureKind, Fresh, Load};
 
 use crate::harness::heavy;
-use crate::harness::load::{Clients, render};
+use crate::harness::load::{Clients, assert_flawless, render};
+use crate::harness::process::Process;
 use crate::harness::run::{LIMIT, Launch};
 
 /// Under load, whoever was let in is answered; whoever comes later is refused at the door.
@@ -115,9 +116,35 @@ fn a_second_signal_hurries() {
     run.until("it is stopping", |app| {
         app.phase == segue_wire::control::AppPhase::Stopping
     });
+    // Right behind the first one it counts as the same, so it is sent until it does not.
+    while !run.main.ends_within(Duration::from_millis(200)) {
+        assert!(began.elapsed() < Duration::from_secs(20));
+        run.signal(Signal::TERM);
+    }
+    run.wait_for_end(Duration::ZERO);
+    run.expect_nothing_left();
+}
+
+#[test]
+fn a_signal_that_arrives_twice_is_one() {
+    let mut run = Launch::node("plain.js").start();
+    let download = Download {
+        clients: 4,
+        over: Duration::from_secs(3),
+        ..Download::default()
+    };
+    let clients = Clients::start(Load::builder().with(download).requests(4), run.address());
+    run.until("the downloads have begun", |_| {
+        clients.snapshot().in_flight == 4
+    });
+    // As timeout(1) does, and a service manager that signals every process of the service.
+    let supervisor = Process::open(run.status().supervisor.pid).expect("the supervisor");
     run.signal(Signal::TERM);
-    run.wait_for_end(Duration::from_secs(20));
-    assert!(began.elapsed() < Duration::from_secs(20));
+    supervisor.signal(Signal::TERM);
+    run.signal(Signal::TERM);
+    let report = clients.finish(LIMIT);
+    assert_flawless(&report, &run);
+    assert_eq!(run.wait_for_end(LIMIT).code(), Some(0));
     run.expect_nothing_left();
 }
 
