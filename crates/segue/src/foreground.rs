@@ -16,7 +16,7 @@ use crate::cli::args::RunArgs;
 use crate::config::app::AppConfig;
 use crate::config::command::{CommandLine, app_name, logical_directory};
 use crate::config::processors::available_processors;
-use crate::control::runtime::Place;
+use crate::control::runtime::{NoDirectory, Place};
 use crate::control::socket;
 use crate::exit::Exit;
 use crate::keeper::Keeper;
@@ -41,9 +41,16 @@ pub(crate) fn keep(args: &RunArgs) -> u8 {
     if let Err(error) = Release::resolve(&prepared.app) {
         return refuse(&error.to_string());
     }
-    if let Err(error) = socket::check(&prepared.control) {
-        complain(&error.to_string());
-        return Exit::Conflict.code();
+    match &prepared.control {
+        Ok(control) => {
+            if let Err(error) = socket::check(control) {
+                complain(&error.to_string());
+                return Exit::Conflict.code();
+            }
+        }
+        Err(why) => complain(&format!(
+            "no control socket: {why}; only signals reach this supervisor, HUP reloads"
+        )),
     }
     let pid_file = args.pid_file.as_deref();
     if let Some(path) = pid_file
@@ -94,7 +101,7 @@ pub(crate) fn supervise(args: &RunArgs) -> u8 {
         max_memory: args.settings.max_memory,
         drain: args.settings.drain.clone(),
         shelf: Shelf::of_this_process(Place::of_this_process().directory().ok().as_deref()),
-        control: prepared.control,
+        control: prepared.control.ok(),
         verbosity: args.verbosity(),
         writer: writer.clone(),
         descriptor_limit,
@@ -118,7 +125,9 @@ pub(crate) fn supervise(args: &RunArgs) -> u8 {
 struct Prepared {
     app: AppConfig,
     settings: Settings,
-    control: PathBuf,
+    /// None where nobody has named a socket and there is no place for one, as in a container
+    /// whose whole file system is read-only: that must not keep the app from running.
+    control: Result<PathBuf, NoDirectory>,
 }
 
 impl Prepared {
@@ -132,8 +141,7 @@ impl Prepared {
             .cwd
             .as_ref()
             .map_or_else(|| here.clone(), |cwd| here.join(cwd));
-        let words: Vec<OsString> = args.command.iter().map(Into::into).collect();
-        let line = CommandLine::read(&words, &cwd).map_err(|error| error.to_string())?;
+        let line = CommandLine::read(&args.command, &cwd).map_err(|error| error.to_string())?;
         let name = app_name(given.name.as_deref(), &line.command, &cwd)
             .map_err(|error| error.to_string())?;
         let mut node_args = line.node_args;
@@ -157,11 +165,10 @@ impl Prepared {
             env,
         };
         let control = match &args.control {
-            Some(path) => here.join(path),
+            Some(path) => Ok(here.join(path)),
             None => Place::of_this_process()
                 .directory()
-                .map_err(|error| format!("no place for the control socket: {error}"))?
-                .join(format!("{name}.sock")),
+                .map(|directory| directory.join(format!("{name}.sock"))),
         };
         let settings = given.core(available_processors());
         Ok(Self {

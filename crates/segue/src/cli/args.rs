@@ -1,5 +1,6 @@
 //! The grammar of the command line. Flags of settings come from the table of settings, the rest from here.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -99,7 +100,7 @@ pub(crate) struct RunArgs {
     pub(crate) verbose: u8,
     /// A script for node (.js .mjs .cjs .ts .mts .cts), or a command; the rest of the line goes to it untouched
     #[arg(value_name = "SCRIPT|COMMAND", trailing_var_arg = true)]
-    pub(crate) command: Vec<String>,
+    pub(crate) command: Vec<OsString>,
 }
 
 /// Flags of every command that talks to a supervisor.
@@ -305,6 +306,9 @@ fn invalid(command: &str, reason: &str) -> clap::Error {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
     use segue_core::ReadyRule;
 
     use super::*;
@@ -342,8 +346,19 @@ mod tests {
             ("segue run", ""),
         ] {
             let args = run(line);
-            assert_eq!(args.command.join(" "), command, "{line}");
+            let words = args.command.join(OsStr::new(" "));
+            assert_eq!(words, command, "{line}");
             assert_eq!(args.settings, AppSettings::default(), "{line}");
+        }
+    }
+
+    #[test]
+    fn words_of_the_command_need_not_be_utf_8() {
+        let word = OsStr::from_bytes(b"a\xff.js");
+        let line = ["segue", "run"].map(OsStr::new).into_iter().chain([word]);
+        match Cli::try_parse_from(line).map(|cli| cli.command) {
+            Ok(Command::Run(args)) => assert_eq!(args.command, [word]),
+            other => panic!("{other:?}"),
         }
     }
 

@@ -37,7 +37,7 @@ pub(crate) enum RuntimeError {
 
 /// No directory can be had.
 #[derive(Debug, Error)]
-#[error("no runtime directory: {}; name the socket with --control", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+#[error("no runtime directory: {}; name a socket with --control", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
 pub(crate) struct NoDirectory(Vec<RuntimeError>);
 
 impl Place {

@@ -285,7 +285,7 @@ impl Supervisor {
                 pid: std::process::id(),
                 keeper_pid: Some(self.keeper_pid),
                 since_ms: u64::try_from(since).unwrap_or(u64::MAX),
-                control: Some(self.plan.control.display().to_string()),
+                control: self.plan.control_shown(),
             },
             apps: vec![convert::app(&self.core.view(), now, self)],
         }

@@ -235,14 +235,14 @@ impl Supervisor {
                     .iter()
                     .map(|address| self.pool.describe(address.address))
                     .collect();
-                let control = self.plan.control.display().to_string();
+                let control = self.plan.control_shown();
                 let banner = Banner {
                     app: &self.plan.app.name,
                     pid: self.keeper_pid,
                     workers: *workers,
                     took: *took,
                     addresses: &addresses,
-                    control: Some(&control),
+                    control: control.as_deref(),
                 };
                 banner.lines()
             }

@@ -50,12 +50,20 @@ pub(crate) struct Plan {
     pub(crate) drain: DrainSettings,
     /// Where the preload script may lie.
     pub(crate) shelf: Shelf,
-    /// Where the control socket is to be.
-    pub(crate) control: PathBuf,
+    /// Where the control socket is to be, if there is to be one.
+    pub(crate) control: Option<PathBuf>,
     pub(crate) verbosity: Verbosity,
     pub(crate) writer: Writer,
     /// The limit of open files that workers get: ours, before we raised it.
     pub(crate) descriptor_limit: rustix::process::Rlimit,
+}
+
+impl Plan {
+    /// The control socket, for people.
+    pub(super) fn control_shown(&self) -> Option<String> {
+        let control = self.control.as_ref()?;
+        Some(control.display().to_string())
+    }
 }
 
 /// Why nothing could be run.
@@ -144,8 +152,11 @@ pub(crate) fn run(plan: Plan, signals: Signals) -> Result<Ended, RunError> {
 
 async fn supervise(mut plan: Plan, signals: Signals) -> Result<Ended, RunError> {
     let system = |doing| move |source| RunError::System { doing, source };
-    let control = ControlSocket::bind(&plan.control)?;
-    plan.control = control.path().to_owned();
+    let control = match &plan.control {
+        Some(path) => Some(ControlSocket::bind(path)?),
+        None => None,
+    };
+    plan.control = control.as_ref().map(|control| control.path().to_owned());
     let mut link = Link::open()?;
     let signals =
         readable::watch(signals).map_err(|(_, error)| system("watch for signals")(error))?;
@@ -153,9 +164,11 @@ async fn supervise(mut plan: Plan, signals: Signals) -> Result<Ended, RunError> 
     let (reports, mut reported) = mpsc::unbounded_channel();
     let (commands, mut asked) = mpsc::channel(COMMANDS);
     let (ending, ended) = tokio::sync::oneshot::channel::<()>();
-    let serving = tokio::spawn(server::serve(control, commands, async {
-        let _ = ended.await;
-    }));
+    let serving = control.map(|control| {
+        tokio::spawn(server::serve(control, commands, async {
+            let _ = ended.await;
+        }))
+    });
 
     let mut supervisor = Supervisor::new(plan, inputs, reports);
     let request = supervisor.new_request();
@@ -187,7 +200,9 @@ async fn supervise(mut plan: Plan, signals: Signals) -> Result<Ended, RunError> 
     // Streams end when their tellers are gone.
     drop(supervisor);
     let _ = ending.send(());
-    let _ = serving.await;
+    if let Some(serving) = serving {
+        let _ = serving.await;
+    }
     Ok(match finish {
         _ if lost_keeper => Ended::KeeperLost,
         Some(Finish::NeverStarted(_)) => Ended::NeverStarted,

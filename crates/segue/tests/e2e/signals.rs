@@ -6,7 +6,7 @@ use rustix::process::Signal;
 
 use crate::harness::process::{self, Process};
 use crate::harness::run::{LIMIT, Launch};
-use crate::harness::skip;
+use crate::harness::{is_root, skip};
 
 #[test]
 fn ttin_and_ttou_change_the_number_of_workers() {
@@ -128,4 +128,33 @@ fn as_pid_1_a_first_start_that_fails_is_an_exit_code() {
     let launch = Launch::node("throws-at-boot.js").under(&unshare);
     let (code, run) = launch.start_and_fail(Duration::from_secs(20));
     assert_eq!(code, 1, "{}", run.log.render());
+}
+
+#[test]
+fn without_a_place_for_a_control_socket_signals_are_enough() {
+    // A read-only container in small: /run cannot be written to, and nobody can be trusted
+    // with the other directory.
+    let mounts = "mkdir -p /tmp/segue-0 && mount -t tmpfs -o mode=777 none /tmp/segue-0 && \
+                  mount -t tmpfs -o ro none /run";
+    let tried = std::process::Command::new("unshare")
+        .args(["--mount", "sh", "-c", mounts])
+        .output();
+    if !is_root() || !tried.is_ok_and(|output| output.status.success()) {
+        return skip("unshare may not mount here");
+    }
+    let script = format!("{mounts} && exec \"$@\"");
+    let mut launch = Launch::node("plain.js")
+        .env("XDG_RUNTIME_DIR", "")
+        .flag("--name", "shop")
+        .under(&["unshare", "--mount", "sh", "-c", &script, "sh"]);
+    launch.default_control = true;
+    let run = launch.spawn();
+    run.log.wait_for(0, "no control socket: ", LIMIT);
+    run.log.wait_for(0, "shop is ready", LIMIT);
+    assert_eq!(run.get("/").version(), "v1");
+    run.site.deploy("v2", "plain.js");
+    run.signal(Signal::HUP);
+    run.log.wait_for(0, "committed", LIMIT);
+    assert_eq!(run.get("/").version(), "v2");
+    run.finish();
 }
