@@ -183,7 +183,7 @@ pub struct Draining {
     pub tls: u64,
     pub http2: u64,
     pub other: u64,
-    /// Connections that the app has made itself.
+    /// Being handed over.
     pub outgoing: u64,
     /// Age of the oldest one.
     pub oldest_ms: u64,
@@ -227,7 +227,7 @@ impl Draining {
             (self.tls, "TLS"),
             (self.http2, "HTTP/2"),
             (self.other, "other"),
-            (self.outgoing, "outgoing"),
+            (self.outgoing, "being moved"),
         ];
         let left: Vec<String> = kinds
             .into_iter()

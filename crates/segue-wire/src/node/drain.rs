@@ -53,7 +53,7 @@ pub struct DrainState {
     pub tls: u64,
     pub http2: u64,
     pub other: u64,
-    /// Connections that the app has made.
+    /// Connections that are being handed over.
     pub outgoing: u64,
     /// Age of the oldest one, in milliseconds.
     pub oldest: u64,
