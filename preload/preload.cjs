@@ -215,13 +215,13 @@ function start() {
     adoption = null;
   }
 
-  // To Node the connection is new: it has no keep-alive timer, and from 18 on the first request
-  // is due within headersTimeout, after which an idle client would get an unsolicited 408. A
-  // fresh parser, by handing the connection in again, starts that time anew.
+  // To Node the connection is new: it has no keep-alive timer, and the first request is due
+  // within requestTimeout (and, from 18 on, headersTimeout), after which an idle client would get
+  // an unsolicited 408. A fresh parser, by handing the connection in again, starts that time anew.
   const adopted = safely((entry, socket) => {
     const { ka, since } = adoption;
     const { headersTimeout, requestTimeout } = entry.server;
-    const limits = [headersTimeout, requestTimeout].filter((ms) => major >= 18 && ms > 0);
+    const limits = [major >= 18 ? headersTimeout : 0, requestTimeout].filter((ms) => ms > 0);
     const closeAt = ka > 0 ? since + ka + MARGIN_MS : Infinity;
     const renewAt = limits.length > 0 ? now() + 0.8 * Math.min(...limits) : Infinity;
     const at = Math.min(closeAt, renewAt);

@@ -23,6 +23,7 @@ class Connection {
       this.socket.once(secure ? 'secureConnect' : 'connect', () => { this.localPort = this.socket.localPort; resolve(this); });
       this.socket.once('error', reject);
     });
+    this.gone = new Promise((resolve) => { this.socket.once('close', resolve); });
     this.socket.on('data', (chunk) => {
       this.buffer = Buffer.concat([this.buffer, chunk]);
       this.wake();

@@ -48,11 +48,20 @@ function handler(req, res) {
 const modules = { http: 'http', https: 'https' };
 const server = options.tls
   ? require(modules.https).createServer({ key: require('fs').readFileSync(options.tls.key), cert: require('fs').readFileSync(options.tls.cert) }, handler)
-  : require(modules.http).createServer(handler);
+  : require(modules.http).createServer(options.check ? { connectionsCheckingInterval: options.check } : {}, handler);
 for (const name of ['keepAliveTimeout', 'headersTimeout', 'requestTimeout', 'maxConnections']) {
   if (options[name] !== undefined) server[name] = options[name];
 }
-if (options.replaceSend) process.send = () => { throw new Error('not for you'); };
+if (options.lateReplaceSend) {
+  server.once('listening', () => setImmediate(() => { process.send = () => { throw new Error('not for you'); }; }));
+}
+if (options.failMoves) {
+  const real = process._send;
+  process._send = function(message, handle) {
+    if (handle) throw new Error('no room');
+    return Reflect.apply(real, this, arguments);
+  };
+}
 if (options.onMessage) process.on('message', () => {});
 if (options.sigterm === 'exit') process.on('SIGTERM', () => process.exit(0));
 if (options.sigterm === 'close') {

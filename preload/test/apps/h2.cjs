@@ -1,0 +1,8 @@
+'use strict';
+
+const http2 = require('http2');
+
+const server = http2.createServer((req, res) => {
+  setTimeout(() => res.end(req.url), Math.random() * 20);
+});
+server.listen(0, '127.0.0.1');
