@@ -589,8 +589,8 @@ function start() {
     return kind || 'idle';
   }
 
-  // One GOAWAY with the exact last stream; what runs is finished. Never goaway() with a higher
-  // stream as a first notice: nghttp2 then leaves new streams without any answer.
+  // One GOAWAY with the exact last stream; what runs is finished. Never one with a higher stream
+  // as a first notice: nghttp2 then leaves new streams without any answer.
   function serveSession(session, time) {
     if (session.destroyed) return 'h2';
     const meta = metaOf(session);

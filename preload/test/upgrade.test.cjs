@@ -39,11 +39,14 @@ each('HTTP/2 streams finish; only those beyond GOAWAY are refused', ({ node, t }
   const streams = [];
   const ask = (mine) => new Promise((resolve) => {
     let body = '';
+    let length = '';
     const stream = mine.session.request({ ':path': '/x' });
+    stream.on('response', (headers) => { length = headers['content-length']; });
     stream.on('data', (d) => { body += d; });
     stream.on('error', () => {});
     stream.on('close', () => {
-      if (stream.rstCode === 0 && body === '/x') counts.done += 1;
+      // Node's client calls a stream cancelled whose socket closes before its 'end' is delivered.
+      if (length === '2' && body === '/x') counts.done += 1;
       else if (stream.rstCode === http2.constants.NGHTTP2_REFUSED_STREAM && stream.id > mine.lastStream) counts.refused += 1;
       else counts.failed += 1;
       resolve();
