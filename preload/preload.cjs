@@ -489,7 +489,8 @@ function start() {
     const handle = server._handle;
     if (entry.stopped || !handle || handle !== entry.handle) return;
     entry.stopped = true;
-    const stub = { close(done) { if (typeof done === 'function') setImmediate(done); }, ref: ignore, unref: ignore, listen: () => 0 };
+    const close = (done) => { if (typeof done === 'function') setImmediate(done); };
+    const stub = { close, ref: ignore, unref: ignore, listen: () => 0 };
     const name = {};
     if (typeof handle.getsockname === 'function' && handle.getsockname(name) === 0) {
       stub.getsockname = (out) => { Object.assign(out, name); return 0; };
@@ -558,9 +559,7 @@ function start() {
 
   // Gives one connection what its kind is due; returns the kind.
   function serve(entry, connection, time) {
-    if (entry.h2 && !connection.parser && connection.destroyed !== undefined && typeof connection.goaway === 'function') {
-      return serveSession(connection, time);
-    }
+    if (typeof connection.goaway === 'function') return serveSession(connection, time);
     const kind = entry.secure ? 'tls' : undefined;
     if (!entry.http && !entry.h2) {
       cutIfStalled(connection, connection, time);
