@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use crate::connection::{Connection, CutOutcome, Idle};
 use crate::contract::Contract;
 use crate::failure::Trouble;
-use crate::kind::{Framing, Kind, Post};
+use crate::kind::{Framing, KeepAlive, Kind, Post, Think};
 use crate::random::Random;
 use crate::request::{BodyFraming, Request, Writer};
 use crate::tally::{Closing, Place, Tally, Ticket};
@@ -33,14 +33,14 @@ pub(crate) struct Shared {
 
 #[derive(Debug)]
 pub(crate) struct Client {
-    shared: Arc<Shared>,
-    class: usize,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) class: usize,
     kind: Kind,
-    random: Random,
-    stop: watch::Receiver<bool>,
-    connection: Option<Connection>,
+    pub(crate) random: Random,
+    pub(crate) stop: watch::Receiver<bool>,
+    pub(crate) connection: Option<Connection>,
     /// The last request, and how many there have been.
-    number: u64,
+    pub(crate) number: u64,
     turns: u64,
 }
 
@@ -67,16 +67,13 @@ impl Client {
     /// Runs until it is told to stop or the run's number of requests is reached. What it has begun it ends.
     pub(crate) async fn run(mut self) {
         while !*self.stop.borrow() {
-            let Some(ticket) = self.begin().await else {
+            self.look().await;
+            let Some(ticket) = self.shared.tally.begin(self.class) else {
                 break;
             };
             self.number = ticket.number;
             self.turns += 1;
-            let is_right = if matches!(self.kind, Kind::Cut(_)) {
-                self.cut(&ticket).await
-            } else {
-                self.ask(&ticket).await
-            };
+            let is_right = self.turn(ticket).await;
             if !is_right {
                 self.pause(self.shared.pause_after_failure).await;
             }
@@ -85,18 +82,74 @@ impl Client {
         self.close().await;
     }
 
-    /// Sees what the server has done to the idle connection, then takes a number.
-    async fn begin(&mut self) -> Option<Ticket> {
+    /// Sees what the server has done to the idle connection.
+    async fn look(&mut self) {
         if let Some(connection) = &mut self.connection {
             let idle = connection.look().await;
             self.notice(idle);
         }
-        self.shared.tally.begin(self.class)
     }
 
-    async fn ask(&mut self, ticket: &Ticket) -> bool {
+    /// What this kind of load does with one number. Says whether all went well.
+    async fn turn(&mut self, ticket: Ticket) -> bool {
         let shared = Arc::clone(&self.shared);
-        let (request, closes) = self.request(ticket.number);
+        let writer = &shared.writer;
+        let number = ticket.number;
+        match &self.kind {
+            Kind::Fresh(kind) => {
+                let closes = kind.asks_to_close;
+                let request = writer.get(number, &kind.path, closes);
+                self.ask(&ticket, &request, closes).await
+            }
+            Kind::KeepAlive(KeepAlive { path, .. }) | Kind::Think(Think { path, .. }) => {
+                let request = writer.get(number, path, false);
+                self.ask(&ticket, &request, false).await
+            }
+            Kind::Download(kind) => {
+                let request = writer.download(number, &kind.path, true, kind.bytes, kind.over);
+                self.ask(&ticket, &request, true).await
+            }
+            Kind::Events(kind) => {
+                let request = writer.events(number, &kind.path, kind.count, kind.over);
+                self.ask(&ticket, &request, true).await
+            }
+            Kind::Upload(kind) => {
+                let body = self
+                    .random
+                    .bytes(usize::try_from(kind.bytes).unwrap_or(usize::MAX));
+                let framing = framing(kind.framing, self.turns);
+                let request = writer.post(number, &kind.path, true, &body, framing, kind.over);
+                self.ask(&ticket, &request, true).await
+            }
+            Kind::Post(kind) => {
+                let closes = kind.fresh;
+                let request = post(writer, kind, &mut self.random, self.turns, number);
+                self.ask(&ticket, &request, closes).await
+            }
+            Kind::Cut(kind) => {
+                let body = body(&mut self.random, kind.bytes);
+                let framing = framing(Framing::Alternating, self.turns);
+                let request = writer.post(number, &kind.path, true, &body, framing, Duration::ZERO);
+                self.cut(&ticket, &request).await
+            }
+            Kind::Mixed(kind) => {
+                let kind = kind.clone();
+                self.mix(ticket, &kind).await
+            }
+            Kind::WebSocket(kind) => {
+                let kind = kind.clone();
+                self.converse(ticket, &kind).await
+            }
+            #[cfg(feature = "http2")]
+            Kind::Http2(kind) => {
+                let kind = kind.clone();
+                self.multiplex(ticket, &kind).await
+            }
+        }
+    }
+
+    async fn ask(&mut self, ticket: &Ticket, request: &Request, closes: bool) -> bool {
+        let shared = Arc::clone(&self.shared);
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => match self.connect(ticket).await {
@@ -106,7 +159,7 @@ impl Client {
         };
         let place = place(&connection);
         let limit = shared.answer_timeout + self.kind.extra_time();
-        match connection.exchange(&request, &shared.contract, limit).await {
+        match connection.exchange(request, &shared.contract, limit).await {
             Err(trouble) => {
                 shared.tally.failed(ticket, place, trouble);
                 false
@@ -118,7 +171,7 @@ impl Client {
                 self.connection = Some(connection);
                 if answer.closes {
                     self.await_end().await;
-                } else if closes || self.is_fresh() {
+                } else if closes || is_fresh(&self.kind) {
                     self.close().await;
                 }
                 true
@@ -127,7 +180,7 @@ impl Client {
     }
 
     /// One connection attempt; a failure is the request's.
-    async fn connect(&self, ticket: &Ticket) -> Option<Connection> {
+    pub(crate) async fn connect(&self, ticket: &Ticket) -> Option<Connection> {
         match Connection::open(&self.shared.target, self.shared.connect_timeout).await {
             Ok(connection) => {
                 self.shared.tally.opened(self.class);
@@ -140,39 +193,9 @@ impl Client {
         }
     }
 
-    fn request(&mut self, number: u64) -> (Request, bool) {
-        let writer = &self.shared.writer;
-        match &self.kind {
-            Kind::Fresh(kind) => (
-                writer.get(number, &kind.path, kind.asks_to_close),
-                kind.asks_to_close,
-            ),
-            Kind::KeepAlive(kind) => (writer.get(number, &kind.path, false), false),
-            Kind::Think(kind) => (writer.get(number, &kind.path, false), false),
-            Kind::Download(kind) => (
-                writer.download(number, &kind.path, kind.bytes, kind.over),
-                true,
-            ),
-            Kind::Post(kind) => (
-                post(writer, kind, &mut self.random, self.turns, number),
-                kind.fresh,
-            ),
-            Kind::Cut(kind) => {
-                let body = body(&mut self.random, kind.bytes);
-                let framing = framing(Framing::Alternating, self.turns);
-                (
-                    writer.post(number, &kind.path, true, &body, framing, Duration::ZERO),
-                    true,
-                )
-            }
-        }
-    }
-
     /// Sends less than a whole request.
-    async fn cut(&mut self, ticket: &Ticket) -> bool {
-        let (request, _) = self.request(ticket.number);
-        let mut bytes = request.head;
-        bytes.extend(request.pieces.into_iter().flatten());
+    async fn cut(&mut self, ticket: &Ticket, request: &Request) -> bool {
+        let mut bytes: Vec<u8> = request.bytes().collect();
         let length = self.random.up_to((bytes.len() - 1) as u64);
         bytes.truncate(usize::try_from(length).unwrap_or(0));
         let Some(connection) = self.connect(ticket).await else {
@@ -195,7 +218,7 @@ impl Client {
     }
 
     /// After an announced end: nothing may come but the end.
-    async fn await_end(&mut self) {
+    pub(crate) async fn await_end(&mut self) {
         let Some(mut connection) = self.connection.take() else {
             return;
         };
@@ -253,7 +276,18 @@ impl Client {
                 let pause = self.random.duration(kind.pause);
                 self.think(pause).await;
             }
-            Kind::KeepAlive(_) | Kind::Post(_) | Kind::Download(_) => {}
+            Kind::Mixed(kind) => {
+                let pause = self.random.duration(kind.pause);
+                self.think(pause).await;
+            }
+            Kind::KeepAlive(_)
+            | Kind::Post(_)
+            | Kind::Download(_)
+            | Kind::Upload(_)
+            | Kind::Events(_)
+            | Kind::WebSocket(_) => {}
+            #[cfg(feature = "http2")]
+            Kind::Http2(_) => {}
         }
     }
 
@@ -268,7 +302,7 @@ impl Client {
         self.notice(idle);
     }
 
-    async fn pause(&self, pause: Duration) {
+    pub(crate) async fn pause(&self, pause: Duration) {
         if pause.is_zero() {
             return;
         }
@@ -278,17 +312,14 @@ impl Client {
             () = stopped(&mut stop) => {}
         }
     }
-
-    fn is_fresh(&self) -> bool {
-        match &self.kind {
-            Kind::Fresh(_) | Kind::Download(_) | Kind::Cut(_) => true,
-            Kind::Post(kind) => kind.fresh,
-            Kind::KeepAlive(_) | Kind::Think(_) => false,
-        }
-    }
 }
 
-fn place(connection: &Connection) -> Place {
+/// Whether each request has a connection of its own, even if the client does not say so in it.
+fn is_fresh(kind: &Kind) -> bool {
+    matches!(kind, Kind::Fresh(_))
+}
+
+pub(crate) fn place(connection: &Connection) -> Place {
     Place {
         local_port: connection.local_port,
         answered_before: connection.answered,
@@ -296,7 +327,7 @@ fn place(connection: &Connection) -> Place {
 }
 
 // An error says that the handle is gone, which stops as well.
-async fn stopped(stop: &mut watch::Receiver<bool>) {
+pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
@@ -312,7 +343,7 @@ fn post(writer: &Writer, kind: &Post, random: &mut Random, turn: u64, number: u6
     )
 }
 
-fn body(random: &mut Random, longest: u64) -> Vec<u8> {
+pub(crate) fn body(random: &mut Random, longest: u64) -> Vec<u8> {
     let length = random.up_to(longest);
     random.bytes(usize::try_from(length).unwrap_or(usize::MAX))
 }

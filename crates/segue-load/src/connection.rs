@@ -8,13 +8,14 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
 
 use crate::contract::Contract;
 use crate::failure::{FailureKind, Trouble};
 use crate::request::{Request, hex};
 use crate::response::{Body, Head};
+use crate::tally::Place;
 use crate::target::{Stream, Target};
 
 const READ_SIZE: usize = 16 * 1024;
@@ -33,8 +34,15 @@ pub(crate) struct Connection {
     last: Option<u64>,
 }
 
+/// Where the sending of bytes pauses, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Cut {
+    pub(crate) at: usize,
+    pub(crate) pause: Duration,
+}
+
 /// A right answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub(crate) version: Option<String>,
     pub(crate) worker: Option<String>,
@@ -120,6 +128,7 @@ impl Connection {
             buffer: &mut self.buffer,
             last: self.last,
             has_begun: false,
+            local_port: self.local_port,
         };
         let mut send_error = None;
         let mut is_sent = false;
@@ -153,6 +162,124 @@ impl Connection {
         }
     }
 
+    /// Several requests sent without waiting for answers, which must come in their order, all within
+    /// `limit`. The sending pauses once, behind the first `cut` bytes. Tells `answered` of each right
+    /// answer; after an error the connection must not be used again.
+    pub(crate) async fn pipeline(
+        &mut self,
+        requests: &[Request],
+        cut: Option<Cut>,
+        contract: &Contract,
+        limit: Duration,
+        answered: impl FnMut(usize, Place, &Answer),
+    ) -> Result<Answer, Trouble> {
+        let exchanged = self.pipeline_unbounded(requests, cut, contract, answered);
+        match timeout(limit, exchanged).await {
+            Ok(result) => result,
+            Err(_) => Err(Trouble::new(
+                FailureKind::Timeout,
+                format!(
+                    "no whole answer after {limit:?}, {} bytes pending",
+                    self.buffer.len()
+                ),
+            )),
+        }
+    }
+
+    async fn pipeline_unbounded(
+        &mut self,
+        requests: &[Request],
+        cut: Option<Cut>,
+        contract: &Contract,
+        mut answered: impl FnMut(usize, Place, &Answer),
+    ) -> Result<Answer, Trouble> {
+        let bytes: Vec<u8> = requests.iter().flat_map(Request::bytes).collect();
+        let (mut reader, mut writer) = tokio::io::split(&mut self.stream);
+        let mut receiver = Receiver {
+            buffer: &mut self.buffer,
+            last: self.last,
+            has_begun: false,
+            local_port: self.local_port,
+        };
+        let count = &mut self.answered;
+        let last = &mut self.last;
+        let send = send_cut(&mut writer, &bytes, cut);
+        let receive = async {
+            let mut closing = Answer::default();
+            for (index, request) in requests.iter().enumerate() {
+                receiver.has_begun = false;
+                closing = receiver.receive(&mut reader, request, contract).await?;
+                receiver.last = Some(request.number);
+                let place = Place {
+                    local_port: receiver.local_port,
+                    answered_before: *count,
+                };
+                answered(index, place, &closing);
+                *count += 1;
+                *last = receiver.last;
+            }
+            Ok(closing)
+        };
+        tokio::pin!(send, receive);
+        let mut is_sent = false;
+        let mut send_error: Option<io::Error> = None;
+        loop {
+            tokio::select! {
+                biased;
+                result = &mut send, if !is_sent => {
+                    is_sent = true;
+                    send_error = result.err();
+                }
+                result = &mut receive => {
+                    return result
+                        .map(|mut answer: Answer| {
+                            // All answers before the last byte of the requests: the rest would be taken for another one.
+                            answer.closes |= !is_sent || send_error.is_some();
+                            answer
+                        })
+                        .map_err(|mut trouble: Trouble| {
+                            if let Some(error) = &send_error {
+                                trouble.detail = format!("write: {error}; {}", trouble.detail);
+                            }
+                            trouble
+                        });
+                }
+            }
+        }
+    }
+
+    /// A request whose answer has no body and makes the connection something else.
+    pub(crate) async fn upgrade(
+        &mut self,
+        request: &Request,
+        limit: Duration,
+    ) -> Result<Head, Trouble> {
+        let exchange = async {
+            if let Err(error) = request.send(&mut self.stream).await {
+                return Err(Trouble::of_transfer("write", &error, false));
+            }
+            let mut receiver = Receiver {
+                buffer: &mut self.buffer,
+                last: None,
+                has_begun: false,
+                local_port: self.local_port,
+            };
+            receiver.receive_head(&mut self.stream).await
+        };
+        match timeout(limit, exchange).await {
+            Ok(result) => result,
+            Err(_) => Err(Trouble::new(
+                FailureKind::Timeout,
+                format!("no answer to an upgrade after {limit:?}"),
+            )),
+        }
+    }
+
+    /// The byte stream, and what has come of it already.
+    pub(crate) fn into_parts(self) -> (Stream, Vec<u8>) {
+        (self.stream, self.buffer)
+    }
+
     /// Looks, without waiting, at what has happened since the last answer.
     pub(crate) async fn look(&mut self) -> Idle {
         if !self.buffer.is_empty() {
@@ -165,7 +292,7 @@ impl Connection {
         });
         match polled.await {
             Poll::Pending => Idle::Open,
-            Poll::Ready(Err(_)) => Idle::Reset,
+            Poll::Ready(Err(error)) => ended(&error),
             Poll::Ready(Ok(())) if read.filled().is_empty() => Idle::Closed,
             Poll::Ready(Ok(())) => {
                 self.buffer.extend_from_slice(read.filled());
@@ -181,7 +308,7 @@ impl Connection {
         }
         match timeout(time, fill(&mut self.stream, &mut self.buffer)).await {
             Err(_) => Idle::Open,
-            Ok(Err(_)) => Idle::Reset,
+            Ok(Err(error)) => ended(&error),
             Ok(Ok(0)) => Idle::Closed,
             Ok(Ok(_)) => Idle::Bytes(self.extra()),
         }
@@ -250,6 +377,33 @@ impl Connection {
     }
 }
 
+/// TLS without its closing alert ends a connection as any end of a stream does.
+fn ended(error: &io::Error) -> Idle {
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        Idle::Closed
+    } else {
+        Idle::Reset
+    }
+}
+
+async fn send_cut(
+    stream: &mut (impl AsyncWrite + Unpin),
+    bytes: &[u8],
+    cut: Option<Cut>,
+) -> io::Result<()> {
+    let Some((cut, (before, after))) =
+        cut.and_then(|cut| Some((cut, bytes.split_at_checked(cut.at)?)))
+    else {
+        stream.write_all(bytes).await?;
+        return stream.flush().await;
+    };
+    stream.write_all(before).await?;
+    stream.flush().await?;
+    tokio::time::sleep(cut.pause).await;
+    stream.write_all(after).await?;
+    stream.flush().await
+}
+
 async fn fill(stream: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>) -> io::Result<usize> {
     buffer.reserve(READ_SIZE);
     stream.read_buf(buffer).await
@@ -261,6 +415,7 @@ struct Receiver<'a> {
     last: Option<u64>,
     /// A byte of the answer has come.
     has_begun: bool,
+    local_port: Option<u16>,
 }
 
 impl Receiver<'_> {
@@ -290,6 +445,9 @@ impl Receiver<'_> {
             };
             return Err(Trouble::new(kind, detail));
         }
+        contract
+            .check_port(&head, self.local_port)
+            .map_err(|detail| Trouble::new(FailureKind::WrongAnswer, detail))?;
         Ok(Answer {
             version: head.field("x-segue-version").map(str::to_owned),
             worker: head.field("x-segue-worker").map(str::to_owned),

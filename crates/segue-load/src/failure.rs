@@ -30,15 +30,17 @@ pub enum FailureKind {
     RepeatedAnswer,
     /// Bytes that belong to no request.
     UnsolicitedBytes,
-    /// Not HTTP/1.1, or HTTP/1.1 that leaves room for two readings.
+    /// Not the protocol that is spoken, or HTTP/1.1 that leaves room for two readings.
     BadSyntax,
+    /// A WebSocket connection ended without a close frame.
+    NoCloseFrame,
     /// The client's own machine had no descriptor, port or memory left. Says nothing about the server.
     ClientLimit,
 }
 
 impl FailureKind {
     /// All of them, in the order of reports.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Refused,
         Self::ConnectTimeout,
         Self::ResetBeforeAnswer,
@@ -50,6 +52,7 @@ impl FailureKind {
         Self::RepeatedAnswer,
         Self::UnsolicitedBytes,
         Self::BadSyntax,
+        Self::NoCloseFrame,
         Self::ClientLimit,
     ];
 
@@ -63,6 +66,7 @@ impl FailureKind {
                 | Self::ResetInAnswer
                 | Self::EofBeforeAnswer
                 | Self::EofInAnswer
+                | Self::NoCloseFrame
         )
     }
 }
@@ -81,6 +85,7 @@ impl fmt::Display for FailureKind {
             Self::RepeatedAnswer => "repeated answer",
             Self::UnsolicitedBytes => "unsolicited bytes",
             Self::BadSyntax => "bad syntax",
+            Self::NoCloseFrame => "no close frame",
             Self::ClientLimit => "limit of the client",
         })
     }
@@ -160,12 +165,31 @@ impl Trouble {
 
     /// An error of read(2) or write(2); `in_answer` says that part of the answer has come.
     pub(crate) fn of_transfer(call: &str, error: &io::Error, in_answer: bool) -> Self {
+        // TLS without its closing alert: the end of the stream, which may be anybody's doing.
+        if error.kind() == io::ErrorKind::UnexpectedEof {
+            let mut trouble = Self::of_eof(in_answer);
+            trouble.detail = format!("{call}: {error}");
+            return trouble;
+        }
         let kind = if in_answer {
             FailureKind::ResetInAnswer
         } else {
             FailureKind::ResetBeforeAnswer
         };
         Self::new(kind, format!("{call}: {error}"))
+    }
+
+    /// The failure of a request that was sent behind one that failed in this way.
+    pub(crate) fn of_follower(&self) -> Self {
+        let kind = match self.kind {
+            FailureKind::ResetInAnswer => FailureKind::ResetBeforeAnswer,
+            FailureKind::EofInAnswer => FailureKind::EofBeforeAnswer,
+            kind => kind,
+        };
+        Self::new(
+            kind,
+            format!("behind a request that failed: {}", self.detail),
+        )
     }
 
     pub(crate) fn of_eof(in_answer: bool) -> Self {

@@ -1,4 +1,5 @@
-//! A strict HTTP/1.1 load client: it never retries, checks every answer, and counts every
+//! A strict load client for HTTP/1.1, WebSocket and, by the feature `http2`, HTTP/2, in the clear
+//! and, by the feature `tls`, over TLS: it never retries, checks every answer, and counts every
 //! failure by kind.
 //!
 //! ```text
@@ -25,6 +26,7 @@
 //! | `x-segue-echo` | the number of the request that is answered |
 //! | `x-segue-version` | the version of the app |
 //! | `x-segue-worker` | the process that answers (a pid or an id) |
+//! | `x-segue-port` | the port of the client as the app sees it: that the connection is still the same |
 //! | `x-body-sha256` | SHA-256, in lowercase hex, of the body: of the request's if it had one, else of the answer's |
 //!
 //! A header that is there is checked even if the contract does not require it. The paths,
@@ -34,11 +36,23 @@
 //! - `POST /echo`: answers with the body of the request.
 //! - `GET /download?bytes=B&ms=T`: answers with B bytes, spread over T milliseconds; the byte at
 //!   offset i is `(n + i) % 251`, so that the client knows them without asking ([`pattern_sha256`]).
+//!   With `chunked=1` without a length.
+//! - `GET /delay?ms=T`: any body, after T milliseconds.
+//! - `GET /events?count=C&ms=T`: C server-sent events over T milliseconds; the one with the id i,
+//!   from 0, has the data n + i.
+//! - `GET /ws`: a WebSocket that sends each message back. `x-segue-version` and `x-segue-worker`
+//!   are read from its handshake.
+//!
+//! # What is counted apart
+//!
+//! A WebSocket message that was under way when the server's close frame came
+//! ([`ClassReport::lost_echoes`]), and an HTTP/2 stream that the server says it has not begun
+//! ([`ClassReport::safe_to_retry`]): neither is a failure, and neither is sent again. A WebSocket
+//! connection that ends without the closing handshake is a failure.
 //!
 //! # What it does not do
 //!
-//! It starts no server, writes no file, and prints nothing. Pipelining, WebSocket, TLS and
-//! HTTP/2 are not spoken; each would be one more [`Kind`], and TLS one more `Stream` below the connection.
+//! It starts no server, writes no file, and prints nothing.
 
 #![forbid(unsafe_code)]
 
@@ -46,8 +60,11 @@ mod client;
 mod connection;
 mod contract;
 mod failure;
+#[cfg(feature = "http2")]
+mod http2;
 mod kind;
 mod load;
+mod mixed;
 mod random;
 mod report;
 mod request;
@@ -55,12 +72,23 @@ mod response;
 mod table;
 mod tally;
 mod target;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(feature = "http2")]
+mod watched;
+mod websocket;
 
 pub use contract::Contract;
 pub use failure::{Failure, FailureKind};
-pub use kind::{Cut, Download, Framing, Fresh, KeepAlive, Kind, Post, Think};
+#[cfg(feature = "http2")]
+pub use kind::Http2;
+pub use kind::{
+    Cut, Download, Events, Framing, Fresh, KeepAlive, Kind, Mixed, Post, Think, Upload, WebSocket,
+};
 pub use load::{Builder, Load, Running};
 pub use report::{Answers, ClassReport, Connections, Latency, Report, WindowReport};
 pub use request::pattern_sha256;
 pub use tally::Phase;
 pub use target::Target;
+#[cfg(feature = "tls")]
+pub use tls::Tls;

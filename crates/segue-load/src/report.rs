@@ -29,7 +29,7 @@ pub struct Report {
     pub reload: Latency,
     /// The time line, cut by the marks.
     pub windows: Vec<WindowReport>,
-    /// The first failures in full, 50 at most.
+    /// The first failures in full, 500 at most.
     pub first_failures: Vec<Failure>,
 }
 
@@ -37,12 +37,17 @@ pub struct Report {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClassReport {
     pub name: String,
-    /// Begun, the cut ones included.
+    /// Begun: each is answered, failed, cut, lost or refused.
     pub requests: u64,
     /// Right and whole.
     pub answers: u64,
     /// Cut on purpose, and not answered as if they were whole.
     pub cut: u64,
+    /// WebSocket messages that were under way when the server's close frame came.
+    pub lost_echoes: u64,
+    /// HTTP/2 streams above the last one of a GOAWAY, or refused with `REFUSED_STREAM`: by the
+    /// protocol nothing was done for them, and any client may send them again.
+    pub safe_to_retry: u64,
     pub failures: BTreeMap<FailureKind, u64>,
     pub connections: Connections,
     pub latency: Latency,
@@ -62,6 +67,20 @@ pub struct Connections {
     /// The server reset an idle connection.
     pub reset_idle: u64,
     pub closed_by_client: u64,
+    /// WebSocket connections that the server ended with a close frame, by its code; 1005 without one.
+    pub close_codes: BTreeMap<u16, u64>,
+}
+
+impl Connections {
+    /// Ended by the server, in whatever way, with no request on them. WebSockets count by their close frames.
+    #[must_use]
+    pub fn closed_by_server(&self) -> u64 {
+        self.closed_announced
+            + self.announced_but_open
+            + self.closed_unannounced
+            + self.reset_idle
+            + self.close_codes.values().sum::<u64>()
+    }
 }
 
 /// Answers of one version.
@@ -139,6 +158,13 @@ impl Report {
     #[must_use]
     pub fn answers(&self) -> u64 {
         self.classes.iter().map(|class| class.answers).sum()
+    }
+
+    /// Connections of all kinds of load that the server ended.
+    #[must_use]
+    pub fn closed_by_server(&self) -> u64 {
+        let closed = |class: &ClassReport| class.connections.closed_by_server();
+        self.classes.iter().map(closed).sum()
     }
 
     /// The first kind of load with this name.

@@ -13,8 +13,10 @@ use crate::response::Head;
 /// The length of the cycle of the bytes of downloads: a prime, so that lost blocks of any usual size show.
 const PATTERN: u64 = 251;
 
-/// In how many pieces a body is sent that takes its time, or is chunked.
-const PIECES: usize = 8;
+/// In how many pieces a body is sent that takes its time, or is chunked: so many, or more where the
+/// pauses between them would be longer than this.
+const PIECES: u128 = 8;
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
 /// SHA-256, in lowercase hex, of the answer to a download: `bytes` bytes, the one at offset i
 /// being `(number + i) % 251`.
@@ -79,18 +81,56 @@ impl Writer {
     pub(crate) fn get(&self, number: u64, path: &str, closes: bool) -> Request {
         Request {
             number,
-            head: self.head("GET", number, path, closes, "").into_bytes(),
+            head: self
+                .head("GET", number, path, option(closes), "")
+                .into_bytes(),
             pieces: Vec::new(),
             pause: Duration::ZERO,
             expected: Expected::default(),
         }
     }
 
-    pub(crate) fn download(&self, number: u64, path: &str, bytes: u64, over: Duration) -> Request {
+    pub(crate) fn download(
+        &self,
+        number: u64,
+        path: &str,
+        closes: bool,
+        bytes: u64,
+        over: Duration,
+    ) -> Request {
         let separator = if path.contains('?') { '&' } else { '?' };
         let path = format!("{path}{separator}bytes={bytes}&ms={}", over.as_millis());
-        let mut request = self.get(number, &path, true);
+        let mut request = self.get(number, &path, closes);
         request.expected.known = Some(pattern_sha256(number, bytes));
+        request
+    }
+
+    /// The handshake of a WebSocket.
+    pub(crate) fn upgrade(&self, number: u64, path: &str) -> Request {
+        let fields = format!(
+            "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {}\r\n",
+            crate::websocket::KEY
+        );
+        let head = self.head("GET", number, path, "Upgrade", &fields);
+        Request {
+            number,
+            head: head.into_bytes(),
+            pieces: Vec::new(),
+            pause: Duration::ZERO,
+            expected: Expected::default(),
+        }
+    }
+
+    /// A stream of server-sent events, all of which the client knows beforehand.
+    pub(crate) fn events(&self, number: u64, path: &str, count: u64, over: Duration) -> Request {
+        let separator = if path.contains('?') { '&' } else { '?' };
+        let path = format!("{path}{separator}count={count}&ms={}", over.as_millis());
+        let mut request = self.get(number, &path, true);
+        let mut hash = Sha256::new();
+        for id in 0..count {
+            hash.update(format!("id: {id}\ndata: {}\n\n", number.wrapping_add(id)));
+        }
+        request.expected.known = Some(hex(&hash.finalize()));
         request
     }
 
@@ -103,7 +143,9 @@ impl Writer {
         framing: BodyFraming,
         over: Duration,
     ) -> Request {
-        let piece = body.len().div_ceil(PIECES).max(1);
+        let pieces = PIECES.max(over.as_millis() / LONGEST_PAUSE.as_millis());
+        let pieces = usize::try_from(pieces).unwrap_or(usize::MAX);
+        let piece = body.len().div_ceil(pieces).max(1);
         let (field, pieces) = match framing {
             BodyFraming::Length => (
                 format!("Content-Length: {}\r\n", body.len()),
@@ -124,7 +166,9 @@ impl Writer {
         let gaps = u32::try_from(pieces.len().saturating_sub(1)).unwrap_or(u32::MAX);
         Request {
             number,
-            head: self.head("POST", number, path, closes, &field).into_bytes(),
+            head: self
+                .head("POST", number, path, option(closes), &field)
+                .into_bytes(),
             pieces,
             pause: over.checked_div(gaps).unwrap_or_default(),
             expected: Expected {
@@ -134,16 +178,22 @@ impl Writer {
         }
     }
 
-    fn head(&self, method: &str, number: u64, path: &str, closes: bool, body: &str) -> String {
+    fn head(
+        &self,
+        method: &str,
+        number: u64,
+        path: &str,
+        connection: &str,
+        fields: &str,
+    ) -> String {
         let mut head = format!("{method} {path}");
         if self.number_in_query {
             let separator = if path.contains('?') { '&' } else { '?' };
             let _ = write!(head, "{separator}n={number}");
         }
-        let connection = if closes { "close" } else { "keep-alive" };
         let _ = write!(
             head,
-            " HTTP/1.1\r\nHost: {}\r\nx-segue-n: {number}\r\nConnection: {connection}\r\n{body}",
+            " HTTP/1.1\r\nHost: {}\r\nx-segue-n: {number}\r\nConnection: {connection}\r\n{fields}",
             self.host
         );
         for (name, value) in &self.headers {
@@ -154,13 +204,17 @@ impl Writer {
     }
 }
 
+fn option(closes: bool) -> &'static str {
+    if closes { "close" } else { "keep-alive" }
+}
+
 impl Request {
     /// Sends it, as one write where that is possible.
     pub(crate) async fn send(&self, stream: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
-        if self.pause.is_zero() && !self.pieces.is_empty() {
-            let mut bytes = self.head.clone();
-            bytes.extend(self.pieces.iter().flatten());
-            return stream.write_all(&bytes).await;
+        if self.pause.is_zero() {
+            let bytes: Vec<u8> = self.bytes().collect();
+            stream.write_all(&bytes).await?;
+            return stream.flush().await;
         }
         stream.write_all(&self.head).await?;
         for (index, piece) in self.pieces.iter().enumerate() {
@@ -168,8 +222,24 @@ impl Request {
                 tokio::time::sleep(self.pause).await;
             }
             stream.write_all(piece).await?;
+            stream.flush().await?;
         }
         Ok(())
+    }
+
+    /// Path and query.
+    #[cfg(feature = "http2")]
+    pub(crate) fn target(&self) -> String {
+        let target = self.head.split(|&byte| byte == b' ').nth(1);
+        String::from_utf8_lossy(target.unwrap_or_default()).into_owned()
+    }
+
+    /// All of it, in its order.
+    pub(crate) fn bytes(&self) -> impl Iterator<Item = u8> + '_ {
+        self.head
+            .iter()
+            .chain(self.pieces.iter().flatten())
+            .copied()
     }
 
     /// Compares an answer with what it must be. The error says how it differs.
@@ -244,7 +314,7 @@ mod tests {
             text,
             "GET /x?n=7 HTTP/1.1\r\nHost: h\r\nx-segue-n: 7\r\nConnection: close\r\nA: b\r\n\r\n"
         );
-        let request = writer().download(7, "/d", 10, Duration::from_millis(1500));
+        let request = writer().download(7, "/d", true, 10, Duration::from_millis(1500));
         assert!(
             request
                 .head

@@ -64,6 +64,17 @@ impl Head {
         )))
     }
 
+    /// The head of an answer that was framed by another protocol.
+    #[cfg(feature = "http2")]
+    pub(crate) fn of_fields(status: u16, fields: Vec<(String, String)>) -> Self {
+        Self {
+            status,
+            closes: false,
+            framing: Framing::UntilEnd,
+            fields,
+        }
+    }
+
     /// The value of a field that may stand once. The name is given in lower case.
     pub(crate) fn field(&self, name: &str) -> Option<&str> {
         self.fields

@@ -4,6 +4,9 @@ use std::fmt;
 
 use crate::report::{ClassReport, Latency, Report};
 
+/// How many failures are shown; the report holds more.
+const SHOWN_FAILURES: usize = 50;
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
@@ -43,7 +46,7 @@ impl fmt::Display for Report {
             writeln!(f, "requests without an outcome: {}", self.in_flight)?;
         }
         writeln!(f, "failed requests: {}", self.failed())?;
-        for failure in &self.first_failures {
+        for failure in self.first_failures.iter().take(SHOWN_FAILURES) {
             writeln!(f, "  {failure}")?;
         }
         Ok(())
@@ -62,11 +65,22 @@ fn write_class(f: &mut fmt::Formatter<'_>, class: &ClassReport) -> fmt::Result {
         time(class.latency.p99_us),
         time(class.latency.max_us),
         class.connections.opened,
-        class.connections.closed_announced,
+        class.connections.closed_announced + class.connections.announced_but_open,
         class.connections.closed_unannounced + class.connections.reset_idle,
     )?;
     for (kind, count) in &class.failures {
         writeln!(f, "{:<10} {count:>9} {kind}", "")?;
+    }
+    for (code, count) in &class.connections.close_codes {
+        writeln!(f, "{:<10} {count:>9} closed with {code}", "")?;
+    }
+    for (count, what) in [
+        (class.lost_echoes, "messages under way at a close"),
+        (class.safe_to_retry, "streams refused, safe to retry"),
+    ] {
+        if count > 0 {
+            writeln!(f, "{:<10} {count:>9} {what}", "")?;
+        }
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use crate::failure::{Failure, FailureKind, Trouble};
 use crate::report::{Answers, ClassReport, Connections, Latency, Report, WindowReport};
 
 /// How many failures are kept with their details.
-const KEPT_FAILURES: usize = 50;
+const KEPT_FAILURES: usize = 500;
 /// How many versions and workers are told apart; further ones are counted together.
 const KEPT_NAMES: usize = 1000;
 const OTHERS: &str = "(others)";
@@ -59,6 +59,8 @@ struct Class {
     requests: u64,
     answers: u64,
     cut: u64,
+    lost_echoes: u64,
+    safe_to_retry: u64,
     failures: BTreeMap<FailureKind, u64>,
     connections: Connections,
     latency: Histogram<u64>,
@@ -77,6 +79,7 @@ struct Window {
 
 /// A request that has begun and must end as answered, failed or cut.
 #[derive(Debug)]
+#[must_use]
 pub(crate) struct Ticket {
     pub(crate) number: u64,
     class: usize,
@@ -212,6 +215,44 @@ impl Tally {
         let mut counts = self.lock();
         counts.in_flight -= 1;
         counts.class(ticket.class).cut += 1;
+        drop(counts);
+        self.changed.notify_waiters();
+    }
+
+    /// A WebSocket message was under way when a close frame came.
+    pub(crate) fn lost(&self, ticket: &Ticket) {
+        let mut counts = self.lock();
+        counts.in_flight -= 1;
+        counts.class(ticket.class).lost_echoes += 1;
+        drop(counts);
+        self.changed.notify_waiters();
+    }
+
+    /// The server said of a stream that it had not begun with it.
+    #[cfg(feature = "http2")]
+    pub(crate) fn refused(&self, ticket: &Ticket) {
+        let mut counts = self.lock();
+        counts.in_flight -= 1;
+        counts.class(ticket.class).safe_to_retry += 1;
+        drop(counts);
+        self.changed.notify_waiters();
+    }
+
+    /// The server ended a WebSocket connection with a close frame.
+    pub(crate) fn close_frame(&self, class: usize, code: Option<u16>) {
+        let mut counts = self.lock();
+        let codes = &mut counts.class(class).connections.close_codes;
+        // 1005 stands for a frame without a code (RFC 6455, 7.1.5).
+        *codes.entry(code.unwrap_or(1005)).or_default() += 1;
+        drop(counts);
+        self.changed.notify_waiters();
+    }
+
+    /// A request was given up before anything of it was sent: it has never been.
+    pub(crate) fn unsent(&self, ticket: &Ticket) {
+        let mut counts = self.lock();
+        counts.in_flight -= 1;
+        counts.class(ticket.class).requests -= 1;
         drop(counts);
         self.changed.notify_waiters();
     }
@@ -368,6 +409,8 @@ impl Class {
             requests: 0,
             answers: 0,
             cut: 0,
+            lost_echoes: 0,
+            safe_to_retry: 0,
             failures: BTreeMap::new(),
             connections: Connections::default(),
             latency: histogram(),
@@ -380,6 +423,8 @@ impl Class {
             requests: self.requests,
             answers: self.answers,
             cut: self.cut,
+            lost_echoes: self.lost_echoes,
+            safe_to_retry: self.safe_to_retry,
             failures: self.failures.clone(),
             connections: self.connections.clone(),
             latency: Latency::of(&self.latency),

@@ -11,14 +11,22 @@ use std::time::Duration;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+#[cfg(feature = "tls")]
+use tokio_rustls::client::TlsStream;
+
+#[cfg(feature = "tls")]
+use crate::tls::Tls;
 
 /// The address of the server.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Target {
     /// TCP over IPv4 or IPv6.
     Tcp(SocketAddr),
     /// A Unix-domain socket.
     Unix(PathBuf),
+    /// TLS over TCP.
+    #[cfg(feature = "tls")]
+    Tls(Tls),
 }
 
 impl Target {
@@ -30,6 +38,8 @@ impl Target {
                 stream.set_nodelay(true)?;
                 Ok(Stream::Tcp(stream))
             }
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => Ok(Stream::Tls(tls.connect().await?)),
             Self::Unix(path) => {
                 let path = path.clone();
                 let connected = tokio::task::spawn_blocking(move || connect_unix(&path, limit));
@@ -44,6 +54,8 @@ impl Target {
         match self {
             Self::Tcp(address) => address.to_string(),
             Self::Unix(_) => "localhost".to_owned(),
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.address.to_string(),
         }
     }
 }
@@ -85,11 +97,20 @@ impl From<&Path> for Target {
     }
 }
 
+#[cfg(feature = "tls")]
+impl From<Tls> for Target {
+    fn from(tls: Tls) -> Self {
+        Self::Tls(tls)
+    }
+}
+
 /// What HTTP is spoken over.
 #[derive(Debug)]
 pub(crate) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    #[cfg(feature = "tls")]
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Stream {
@@ -98,6 +119,11 @@ impl Stream {
         match self {
             Self::Tcp(stream) => stream.local_addr().ok().map(|address| address.port()),
             Self::Unix(_) => None,
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => {
+                let address = stream.get_ref().0.local_addr();
+                address.ok().map(|address| address.port())
+            }
         }
     }
 }
@@ -111,6 +137,8 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
             Self::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
         }
     }
 }
@@ -124,6 +152,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
             Self::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
         }
     }
 
@@ -131,6 +161,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(context),
             Self::Unix(stream) => Pin::new(stream).poll_flush(context),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => Pin::new(stream).poll_flush(context),
         }
     }
 
@@ -138,6 +170,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(context),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
         }
     }
 }

@@ -7,4 +7,8 @@
 
 mod app;
 mod behaving;
+mod http2;
+mod kept;
 mod misbehaving;
+mod tls;
+mod websocket;

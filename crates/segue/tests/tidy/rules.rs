@@ -85,7 +85,8 @@ pub(crate) const CRATES: &[(&str, &[&str], &[&str])] = &[
     ("segue-core", &[], &[]),
     ("segue-wire", &[], &[]),
     ("segue-sys", &[], &["segue-wire"]),
-    ("segue-load", &[], &[]),
+    // Itself, with every feature: a test run need not ask for them.
+    ("segue-load", &[], &["segue-load"]),
     ("segue-sim", &["segue-core", "segue-wire"], &[]),
     (
         "segue",
