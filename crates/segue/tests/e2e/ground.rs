@@ -4,14 +4,17 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use segue_load::{Cut, Download, FailureKind, Fresh, KeepAlive, Load, Phase, Post, Think};
+use segue_load::{
+    Builder, Contract, Cut, Download, Events, FailureKind, Fresh, Http2, KeepAlive, Load, Mixed,
+    Phase, Post, Target, Think, Tls, Upload, WebSocket,
+};
 
 use crate::harness::load::{Clients, render};
 use crate::harness::nodes::{frameworks, nodes};
 use crate::harness::output::{Log, Stream};
 use crate::harness::port::Port;
 use crate::harness::primary::Primary;
-use crate::harness::{fixtures, http, process, standin};
+use crate::harness::{certificate, fixtures, http, process, standin};
 
 /// A fixture without a supervisor, killed at the end.
 struct Alone {
@@ -20,7 +23,7 @@ struct Alone {
 }
 
 impl Alone {
-    fn start(node: &std::path::Path, port: &Port) -> Self {
+    fn start(node: &std::path::Path, fixture: &str, port: &Port) -> Self {
         // Says when it listens, so that nobody need guess.
         let script = "const net = require('net'); const listen = net.Server.prototype.listen; \
                       net.Server.prototype.listen = function (...all) { \
@@ -28,8 +31,10 @@ impl Alone {
                       require(process.argv[1]);";
         let mut child = Command::new(node)
             .args(["-e", script])
-            .arg(fixtures().join("plain.js"))
+            .arg(fixtures().join(fixture))
             .env("PORT", port.number().to_string())
+            .env("OTHER_PORT", "0")
+            .env("NODE_PATH", frameworks())
             .env("VERSION", "alone")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -59,7 +64,7 @@ fn address(port: &Port) -> SocketAddr {
 fn the_fixtures_keep_the_contract_of_the_load_client() {
     for node in nodes() {
         let port = Port::lease();
-        let alone = Alone::start(&node.path, &port);
+        let alone = Alone::start(&node.path, "plain.js", &port);
         let load = Load::builder()
             .with(Fresh {
                 clients: 5,
@@ -103,11 +108,87 @@ fn the_fixtures_keep_the_contract_of_the_load_client() {
     }
 }
 
+/// So many right answers, and nothing else.
+fn keeps_the_contract(fixture: &str, load: Builder, target: impl Fn(SocketAddr) -> Target) {
+    for node in nodes() {
+        let port = Port::lease();
+        let alone = Alone::start(&node.path, fixture, &port);
+        let contract = Contract {
+            port: true,
+            ..Contract::full()
+        };
+        let load = load.clone().contract(contract);
+        let clients = Clients::start(load, target(address(&port)));
+        clients.wait_for_answers(500);
+        let report = clients.stop();
+        assert_eq!(
+            report.failed() + report.in_flight,
+            0,
+            "{node}, {fixture}: {}\n{}",
+            render(&report),
+            alone.log.render()
+        );
+        for class in &report.classes {
+            assert!(class.answers > 0, "{node}, {fixture}: {class:?}");
+            assert_eq!(
+                class.requests, class.answers,
+                "{node}, {fixture}: {class:?}"
+            );
+        }
+    }
+}
+
+fn mixed(pipeline: u64) -> Builder {
+    Load::builder().with(Mixed {
+        clients: 20,
+        pipeline,
+        ..Mixed::default()
+    })
+}
+
+#[test]
+fn kept_connections_and_transfers_keep_the_contract() {
+    let over = Duration::from_millis(300);
+    let load = mixed(5)
+        .with(Upload {
+            clients: 2,
+            over,
+            ..Upload::default()
+        })
+        .with(Events {
+            clients: 2,
+            over,
+            ..Events::default()
+        });
+    keeps_the_contract("plain.js", load, Target::from);
+}
+
+#[test]
+fn the_frameworks_keep_the_contract() {
+    for fixture in ["express.js", "fastify.js", "koa.js", "hapi.js"] {
+        keeps_the_contract(fixture, mixed(5), Target::from);
+    }
+}
+
+#[test]
+fn tls_http2_and_websockets_keep_the_contract() {
+    // Node itself now and then closes a TLS connection within a pipeline.
+    keeps_the_contract("https.js", mixed(1), |address| {
+        Tls::new(address, &certificate())
+            .expect("a certificate")
+            .into()
+    });
+    let http2 = Load::builder().with(Http2::default());
+    keeps_the_contract("http2.js", http2, Target::from);
+    let websocket = Load::builder().with(WebSocket::default());
+    keeps_the_contract("ws.js", websocket, Target::from);
+}
+
 #[test]
 fn the_rig_sees_what_a_restart_without_a_supervisor_costs() {
     let port = Port::lease();
     let node = nodes().remove(0).path;
-    let alone = Alone::start(&node, &port);
+    let alone = Alone::start(&node, "plain.js", &port);
     let load = Load::builder().with(Fresh {
         clients: 20,
         ..Fresh::default()
@@ -116,7 +197,7 @@ fn the_rig_sees_what_a_restart_without_a_supervisor_costs() {
     clients.wait_for_answers(200);
     clients.mark("restart", Phase::Reload);
     drop(alone);
-    let _again = Alone::start(&node, &port);
+    let _again = Alone::start(&node, "plain.js", &port);
     clients.wait_for_answers(200);
     let report = clients.stop();
     assert!(

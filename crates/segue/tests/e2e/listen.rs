@@ -10,7 +10,7 @@ use segue_load::{Fresh, Load, Phase, Target};
 use crate::harness::command::Pending;
 use crate::harness::http;
 use crate::harness::load::{Clients, assert_flawless};
-use crate::harness::nodes::{frameworks, installed, nodes};
+use crate::harness::nodes::{installed, nodes};
 use crate::harness::run::{LIMIT, Launch, Run};
 use crate::harness::{fixtures, is_root, skip};
 
@@ -146,10 +146,10 @@ fn with_framework(fixture: &str, oldest: u32) {
             ));
             continue;
         }
-        let launch = Launch::node(fixture).with_node(&node);
-        std::os::unix::fs::symlink(frameworks(), launch.site.path("releases/node_modules"))
-            .expect("link the frameworks");
-        let run = launch.start();
+        let run = Launch::node(fixture)
+            .with_node(&node)
+            .with_frameworks()
+            .start();
         assert_eq!(run.get("/").version(), "v1");
         assert!(run.get("/framework").text().contains("framework"));
         let load = Load::builder().with(Fresh {

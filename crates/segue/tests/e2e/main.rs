@@ -14,13 +14,17 @@ mod harness;
 
 mod control;
 mod crash;
+mod drain;
 mod faults;
 mod ground;
 mod listen;
 mod long;
+mod losses;
 mod output;
+mod peers;
 mod release;
 mod reload;
 mod run;
 mod signals;
 mod stop;
+mod streams;

@@ -136,7 +136,14 @@ pub(crate) fn render(report: &Report) -> String {
         report.elapsed_ms,
         report.versions,
     );
-    for failure in &report.first_failures {
+    for class in &report.classes {
+        let _ = writeln!(
+            text,
+            "  {}: {:?}; {} lost echoes, {} streams safe to retry",
+            class.name, class.connections, class.lost_echoes, class.safe_to_retry
+        );
+    }
+    for failure in report.first_failures.iter().take(50) {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "  {failure}");
     }

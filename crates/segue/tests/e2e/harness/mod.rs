@@ -12,6 +12,7 @@ pub(crate) mod output;
 pub(crate) mod port;
 pub(crate) mod primary;
 pub(crate) mod process;
+pub(crate) mod record;
 pub(crate) mod run;
 pub(crate) mod site;
 
@@ -77,6 +78,11 @@ pub(crate) fn heavy() -> MutexGuard<'static, ()> {
     static HEAVY: Mutex<()> = Mutex::new(());
     // A test that failed while it held the lock has damaged nothing.
     HEAVY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The certificate of the fixtures that speak TLS, in PEM.
+pub(crate) fn certificate() -> Vec<u8> {
+    std::fs::read(fixtures().join("tls-cert.pem")).expect("read the certificate")
 }
 
 /// Says why a test does not apply here, so that nobody takes it for passed.

@@ -86,10 +86,40 @@ fn fetched(major: u32) -> Node {
     Node { major, path }
 }
 
-/// A `node_modules` with express, fastify and tsx at the versions of the lock file.
+/// A `node_modules` with the frameworks and libraries of the fixtures, at the versions of the lock file.
 pub(crate) fn frameworks() -> PathBuf {
-    let source = super::fixtures().join("npm");
-    let directory = super::kept("test-frameworks");
+    packages("npm", "test-frameworks", |_| {})
+}
+
+/// A built Next.js site; its `node_modules` lie within. Only the long tests fetch so much.
+pub(crate) fn next_site() -> PathBuf {
+    let modules = packages("npm-next", "test-next", |directory| {
+        let pages = super::fixtures().join("npm-next/pages");
+        std::fs::create_dir_all(directory.join("pages")).expect("make the directory of pages");
+        std::fs::copy(pages.join("index.js"), directory.join("pages/index.js"))
+            .expect("copy the page");
+        let output = Command::new(installed().path)
+            .args(["node_modules/next/dist/bin/next", "build"])
+            .env("NEXT_TELEMETRY_DISABLED", "1")
+            .current_dir(directory)
+            .output()
+            .expect("run next build");
+        assert!(
+            output.status.success(),
+            "next build: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    });
+    modules
+        .parent()
+        .expect("node_modules lies in the site")
+        .to_owned()
+}
+
+/// The `node_modules` of a folder of the fixtures; `prepare` completes it when it is new.
+fn packages(source: &str, name: &str, prepare: impl FnOnce(&Path)) -> PathBuf {
+    let source = super::fixtures().join(source);
+    let directory = super::kept(name);
     let lock = std::fs::read(source.join("package-lock.json")).expect("read the lock file");
     let current = std::fs::read(directory.join("package-lock.json")).unwrap_or_default();
     if lock != current {
@@ -103,8 +133,9 @@ pub(crate) fn frameworks() -> PathBuf {
         npm(
             directory,
             &["ci", "--ignore-scripts"],
-            "express, fastify and tsx",
+            "what package-lock.json lists",
         );
+        prepare(directory);
     });
     directory.join("node_modules")
 }

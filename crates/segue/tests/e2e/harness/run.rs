@@ -11,7 +11,7 @@ use segue_wire::control::{App, AppPhase, Status, WorkerPhase};
 
 use super::command::{Outcome, Pending};
 use super::http::{self, Answer};
-use super::nodes::Node;
+use super::nodes::{Node, frameworks};
 use super::output::{Log, Stream};
 use super::process::{self, MARK, Process};
 use super::site::{Program, Site};
@@ -97,6 +97,20 @@ impl Launch {
     pub(crate) fn env(mut self, key: &str, value: &str) -> Self {
         self.environment.push((key.to_owned(), value.to_owned()));
         self
+    }
+
+    /// Lets the fixture find the frameworks of the lock file.
+    pub(crate) fn with_frameworks(self) -> Self {
+        let link = self.site.path("releases/node_modules");
+        std::os::unix::fs::symlink(frameworks(), link).expect("link the frameworks");
+        self
+    }
+
+    /// Lets the workers record what they do, for [`super::record::Record`].
+    pub(crate) fn recording(self) -> Self {
+        let directory = self.site.path("record");
+        std::fs::create_dir(&directory).expect("make the directory of records");
+        self.env("RECORD", &directory.to_string_lossy())
     }
 
     /// What follows the script.
