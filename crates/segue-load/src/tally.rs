@@ -354,6 +354,18 @@ impl Counts {
         trouble: Trouble,
     ) {
         *self.class(class).failures.entry(trouble.kind).or_default() += 1;
+        // A request belongs to the window it began in, but what a killed process cut off belongs
+        // to the kill: a download may have begun windows before.
+        let present = self.windows.len() - 1;
+        let is_fault = self
+            .windows
+            .get(present)
+            .is_some_and(|window| window.phase == Phase::Fault);
+        let window = if is_fault && trouble.kind.is_cut_off() {
+            present
+        } else {
+            window
+        };
         let window = self.window_of(window);
         *window.failures.entry(trouble.kind).or_default() += 1;
         let window = window.name.clone();
