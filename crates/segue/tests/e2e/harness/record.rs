@@ -15,8 +15,11 @@ pub(crate) struct Record {
     begun: BTreeMap<u64, Vec<String>>,
     /// By number: who handed the whole answer to the kernel.
     finished: BTreeMap<u64, Vec<String>>,
-    /// By the client's port: who was given the connection last.
-    owners: BTreeMap<u16, String>,
+    /// By the client's port: when who was given the connection, in the order of time. A port whose
+    /// connection is gone may soon be another one's.
+    owners: BTreeMap<u16, Vec<(u64, String)>>,
+    /// When each worker wrote its last line.
+    last: BTreeMap<String, u64>,
 }
 
 impl Record {
@@ -38,15 +41,17 @@ impl Record {
             begun: BTreeMap::new(),
             finished: BTreeMap::new(),
             owners: BTreeMap::new(),
+            last: BTreeMap::new(),
         };
-        for (_, worker, what) in lines {
+        for (at, worker, what) in lines {
+            record.last.insert(worker.clone(), at);
             let mut words = what.split(' ');
             let kind = words.next();
             let number = words.next().and_then(|word| word.parse::<u64>().ok());
             match (kind, number) {
                 (Some("c"), Some(port)) => {
                     let port = u16::try_from(port).expect("a port");
-                    record.owners.insert(port, worker);
+                    record.owners.entry(port).or_default().push((at, worker));
                 }
                 (Some(">"), Some(number)) => record.begun.entry(number).or_default().push(worker),
                 (Some("<"), Some(number)) => {
@@ -119,7 +124,15 @@ impl Record {
         if !failure.kind.is_cut_off() {
             return Err("a death does not explain it".to_owned());
         }
-        let owner = failure.local_port.and_then(|port| self.owners.get(&port));
+        let death = victims
+            .iter()
+            .filter_map(|victim| self.last.get(victim))
+            .max();
+        let owners = failure.local_port.and_then(|port| self.owners.get(&port));
+        let owner = owners.and_then(|owners| {
+            let before = owners.iter().rev().find(|(at, _)| Some(at) <= death);
+            before.map(|(_, worker)| worker)
+        });
         if !owner.is_some_and(|owner| victims.contains(owner)) {
             return Err(format!("the connection was {owner:?}'s"));
         }
