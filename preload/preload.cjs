@@ -572,6 +572,7 @@ function start() {
     const meta = metaOf(connection);
     if (!isIdle(connection)) {
       meta.idleSince = 0;
+      if (waitsForApp(connection)) meta.progress = -1;
       cutIfStalled(connection, connection, time);
       return kind || 'busy';
     }
@@ -626,6 +627,14 @@ function start() {
   function closeFrame(code, reason) {
     const text = Buffer.from(reason);
     return Buffer.concat([Buffer.from([0x88, text.length + 2, code >> 8, code & 0xff]), text]);
+  }
+
+  // The request has been read whole and not a byte of its answer written: the app is at work, and
+  // no transfer that could stall has begun.
+  function waitsForApp(socket) {
+    const response = socket._httpMessage;
+    const request = socket.parser && socket.parser.incoming;
+    return Boolean(response) && !response.headersSent && Boolean(request) && request.complete;
   }
 
   function cutIfStalled(connection, socket, time) {

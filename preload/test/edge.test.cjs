@@ -129,6 +129,16 @@ each('half a request and then silence is cut at stall', ({ node }) => stage(node
   await assert.rejects(connection.response());
 }));
 
+each('an app that takes longer for an answer than a transfer may stall is let finish', ({ node }) => stage(node, {}, async (primary, old) => {
+  const connection = await new Connection({ port: old.port }).ready;
+  await connection.write('GET /think HTTP/1.1\r\nHost: x\r\nX-Number: 1\r\n\r\n');
+  await pause(50);
+  primary.drain(old, { stall: 300 });
+  assert.strictEqual((await connection.response()).status, 200);
+  assert.strictEqual((await primary.drained(old)).cut, 0);
+  connection.end();
+}));
+
 each('what is left at the deadline is cut', ({ node }) => stage(node, {}, async (primary, old) => {
   const connection = await new Connection({ port: old.port }).ready;
   await connection.write('GET /forever HTTP/1.1\r\nHost: x\r\n\r\n');

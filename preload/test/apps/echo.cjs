@@ -37,6 +37,8 @@ function handler(req, res) {
         setTimeout(next, 2);
       };
       next();
+    } else if (req.url === '/think') {
+      setTimeout(() => res.end('thought'), 1200);
     } else if (req.url === '/forever') {
       res.write('x');
     } else {
