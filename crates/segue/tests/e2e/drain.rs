@@ -20,7 +20,7 @@ fn contract() -> Contract {
 }
 
 /// So many keep-alive connections with everything on them.
-fn mixed(clients: u32) -> Builder {
+pub(crate) fn mixed(clients: u32) -> Builder {
     let kind = Mixed {
         clients,
         ..Mixed::default()
@@ -45,7 +45,7 @@ fn reload_in_a_row(run: &Run, clients: &Clients, fixture: &str, reloads: u32, an
 
 /// Everything that a client could have noticed.
 #[track_caller]
-fn assert_unnoticed(report: &Report, run: &Run) {
+pub(crate) fn assert_unnoticed(report: &Report, run: &Run) {
     assert_flawless(report, run);
     assert_eq!(
         report.closed_by_server(),
