@@ -60,9 +60,7 @@ fn the_oldest_generation_is_ended_when_too_many_drain() {
             ..Download::default()
         };
         let clients = Clients::start(Load::builder().with(download), run.address());
-        run.until("the downloads have begun", |_| {
-            clients.snapshot().in_flight >= 2
-        });
+        run.until("the downloads have begun", |_| clients.opened() >= 2);
         clients
     };
     let first = begin();

@@ -65,9 +65,7 @@ fn signal_in_a_download(signal: Signal) {
         ..Download::default()
     };
     let clients = Clients::start(Load::builder().with(download).requests(2), run.address());
-    run.until("the downloads have begun", |_| {
-        clients.snapshot().in_flight == 2
-    });
+    run.until("the downloads have begun", |_| clients.opened() >= 2);
     run.signal(signal);
     let report = clients.finish(LIMIT);
     assert_eq!(
@@ -108,9 +106,7 @@ fn a_second_signal_hurries() {
         ..Download::default()
     };
     let clients = Clients::start(Load::builder().with(download), run.address());
-    run.until("the download has begun", |_| {
-        clients.snapshot().in_flight == 1
-    });
+    run.until("the download has begun", |_| clients.opened() >= 1);
     let began = Instant::now();
     run.signal(Signal::TERM);
     run.until("it is stopping", |app| {
@@ -134,9 +130,7 @@ fn a_signal_that_arrives_twice_is_one() {
         ..Download::default()
     };
     let clients = Clients::start(Load::builder().with(download).requests(4), run.address());
-    run.until("the downloads have begun", |_| {
-        clients.snapshot().in_flight == 4
-    });
+    run.until("the downloads have begun", |_| clients.opened() >= 4);
     // As timeout(1) does, and a service manager that signals every process of the service.
     let supervisor = Process::open(run.status().supervisor.pid).expect("the supervisor");
     run.signal(Signal::TERM);

@@ -265,9 +265,7 @@ fn transfers(fixture: &str, over: Duration) {
         .contract(contract())
         .requests(20);
     let clients = Clients::start(load, run.address());
-    run.until("all transfers have begun", |_| {
-        clients.snapshot().in_flight == 20
-    });
+    run.until("all transfers have begun", |_| clients.opened() >= 20);
     clients.mark("reload", Phase::Reload);
     run.roll("v2", fixture);
     assert_eq!(run.get("/").version(), "v2");

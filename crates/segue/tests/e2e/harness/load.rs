@@ -58,6 +58,17 @@ impl Clients {
         }
     }
 
+    /// Connections that the server's system has let in so far. A request is counted as in flight
+    /// from before its connection is, so that says less.
+    pub(crate) fn opened(&self) -> u64 {
+        let report = self.snapshot();
+        report
+            .classes
+            .iter()
+            .map(|class| class.connections.opened)
+            .sum()
+    }
+
     /// Waits for so many answers from now on.
     pub(crate) fn wait_for_answers(&self, more: u64) {
         let wanted = self.snapshot().answers() + more;
