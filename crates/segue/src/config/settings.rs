@@ -6,14 +6,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use segue_core::{Distribution, GiveUp, Intensity, ReadyRule, Settings};
+use segue_core::{Distribution, GiveUp, Intensity, MAX_WORKERS, ReadyRule, Settings};
 
 use super::drain::{self, DrainSettings};
 use super::quantity;
-
-/// The most workers that one app may have. The steering program of an address holds a position for each
-/// worker of two generations, and classic BPF allows 4096 instructions.
-pub(crate) const MAX_WORKERS: u32 = 1024;
 
 /// What a user can say about one app.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -92,7 +92,7 @@ impl Supervisor {
         let place = bypass.place;
         if self.records.note_bypass(&place) {
             self.say(format!(
-                "{}the app listens at {place} on a socket of its own (exclusive, reusePort or a worker thread): a reload cannot hand that port over, and connections to it are lost with their worker",
+                "{}the app listens at {place} on a socket of its own (exclusive or reusePort): a reload cannot hand that port over, and connections to it are lost with their worker",
                 lines::PREFIX
             ));
         }

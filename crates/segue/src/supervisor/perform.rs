@@ -227,10 +227,11 @@ impl Supervisor {
 
     /// A notice as the log has it.
     fn lines_of(&self, notice: &Notice, told: &wire::Notice) -> Vec<String> {
-        let view = self.core.view();
         match notice {
             Notice::AppReady { workers, took } => {
-                let addresses: Vec<String> = view
+                let addresses: Vec<String> = self
+                    .core
+                    .view()
                     .addresses
                     .iter()
                     .map(|address| self.pool.describe(address.address))
@@ -247,7 +248,9 @@ impl Supervisor {
                 banner.lines()
             }
             // The banner will list it.
-            Notice::AddressOpened { steered: true, .. } if view.phase == AppPhase::Starting => {
+            Notice::AddressOpened { steered: true, .. }
+                if self.core.view().phase == AppPhase::Starting =>
+            {
                 Vec::new()
             }
             _ => lines::notice(told),
