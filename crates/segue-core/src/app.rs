@@ -165,11 +165,7 @@ impl App {
                     worker.is_over_memory = true;
                 }
             }
-            Event::Drained { worker } => {
-                if let Some(worker) = self.workers.get_mut(&worker) {
-                    worker.is_drained = true;
-                }
-            }
+            Event::Drained { worker } => self.drained(worker),
             Event::SpawnFailed { worker } => {
                 let now = self.now;
                 self.worker_gone(worker, |_| Cause::SpawnFailed, ExitStatus::Unknown, now);

@@ -128,6 +128,30 @@ impl App {
         self.drain_until(id, why, until);
     }
 
+    /// The preload script has said that nothing is open: the worker does not end by itself.
+    pub(crate) fn drained(&mut self, id: WorkerId) {
+        let now = self.now;
+        let kill_at = now + self.settings.kill_after;
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        let Phase::Draining { why, .. } = worker.phase else {
+            return;
+        };
+        let slot = worker.slot;
+        let took = now.since(worker.since);
+        worker.enter(now, Phase::Stopping { why, kill_at });
+        self.notify(Notice::WorkerDrained {
+            worker: id,
+            slot,
+            took,
+        });
+        self.order(Action::Signal {
+            worker: id,
+            signal: Signal::Stop,
+        });
+    }
+
     /// Asks the worker to finish what is open: over its channel, or where it has none by the stop request.
     fn drain_until(&mut self, id: WorkerId, why: Leaving, until: Time) {
         let now = self.now;
@@ -244,18 +268,7 @@ impl App {
             }
             Phase::Draining { why, until } => {
                 let shortened = stop_by.map_or(until, |stop_by| until.min(stop_by));
-                if worker.is_drained {
-                    worker.enter(now, Phase::Stopping { why, kill_at });
-                    self.notify(Notice::WorkerDrained {
-                        worker: id,
-                        slot,
-                        took,
-                    });
-                    self.order(Action::Signal {
-                        worker: id,
-                        signal: Signal::Stop,
-                    });
-                } else if let ChannelState::Ended { .. } = worker.channel {
+                if let ChannelState::Ended { .. } = worker.channel {
                     let stop_at = now + EXIT_GRACE;
                     worker.enter(now, Phase::Drained { why, stop_at });
                     self.notify(Notice::WorkerDrained {

@@ -31,8 +31,6 @@ pub(crate) struct Worker {
     pub(crate) is_attached: bool,
     /// Its preload script runs.
     pub(crate) is_preloaded: bool,
-    /// The preload script has said that nothing is open.
-    pub(crate) is_drained: bool,
     /// It uses more memory than its limit.
     pub(crate) is_over_memory: bool,
     /// Questions whose answer waits for the cut-over.
@@ -101,7 +99,6 @@ impl Worker {
             is_spawned: false,
             is_attached: false,
             is_preloaded: false,
-            is_drained: false,
             is_over_memory: false,
             held: Vec::new(),
         }
