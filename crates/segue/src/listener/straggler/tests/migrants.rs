@@ -101,6 +101,26 @@ async fn none_goes_back_to_where_it_came_from() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn two_that_leave_do_not_pass_one_back_and_forth() {
+    let mut scene = Scene::new();
+    scene.publish(&[A, B]);
+    let two = scene.adopt(B);
+    let offer = scene.offer().await;
+    assert_eq!(offer.worker, A, "nothing is known of A yet");
+    let one = scene.adopt(A);
+    scene.no_offer().await;
+    offer.give_back();
+    scene.no_offer().await;
+    scene.publish(&[A, B, C]);
+    for _ in 0..2 {
+        let offer = scene.offer().await;
+        assert_eq!(offer.worker, C);
+        offer.take();
+    }
+    assert_eq!([one.hear(), two.hear()], ["served", "served"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_that_is_given_back_goes_to_the_next() {
     let mut scene = Scene::new();
     scene.publish(&[A, B]);
