@@ -53,13 +53,7 @@ fuzz_target!(|input: Input| {
     if probe.is_none() && sum <= 4096 {
         let mut shares = BTreeMap::new();
         for random in 0..sum {
-            let chosen = run(
-                &program,
-                &Packet {
-                    random,
-                    ..Packet::default()
-                },
-            );
+            let chosen = run(&program, &Packet::numbered(random));
             *shares.entry(chosen).or_default() += 1;
         }
         assert_eq!(shares, members);

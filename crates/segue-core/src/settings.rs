@@ -54,7 +54,7 @@ pub enum ReadyRule {
 /// How TCP connections reach workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Distribution {
-    /// A socket for each worker; the kernel picks one at random for each connection.
+    /// A socket for each worker; the kernel picks one for each connection.
     Spread,
     /// One socket for a generation; whichever worker is idle takes the next connection.
     Shared,

@@ -4,10 +4,14 @@
 //! ```text
 //!   probe's own address and port? ──yes──▶ the worker under test
 //!            │ no
-//!   r = random mod (sum of weights)
-//!            │
+//!   r = number mod (sum of weights)       number: the client's port / 2, or with unequal
+//!            │                                    weights a random one
 //!   binary search over runs of neighbouring sockets with equal weights ──▶ index
 //! ```
+//!
+//! Ports rather than chance, because a host gives successive connections to one place successive
+//! even ports (`__inet_hash_connect`): the connections of a load balancer, or of any other single
+//! client, then go round the workers in turn, and many clients' mix as well as random numbers do.
 //!
 //! The kernel hashes over *all* sockets of a group when a program returns an index out of range,
 //! sockets that nobody serves included. So a program returns members of the set and nothing else,
@@ -128,7 +132,7 @@ impl Steering {
         self
     }
 
-    /// Assembles the program: 1 instruction for one socket, 3 or 4 for neighbours of equal weight.
+    /// Assembles the program: 1 instruction for one socket, 10 or 11 for neighbours of equal weight.
     ///
     /// The kernel charges the translated program, about twice as long at 8 bytes an instruction,
     /// against `net.core.optmem_max` (20 KiB before Linux 6.7) and says ENOMEM beyond it.
@@ -136,7 +140,11 @@ impl Steering {
         let mut program = self.probe.map(probe_rule).unwrap_or_default();
         let sum: u32 = self.runs.iter().map(|run| run.total()).sum();
         if sum > 1 {
-            program.push(plain(LOAD_WORD, RANDOM));
+            match self.runs.iter().all(|run| run.weight == 1) {
+                true => program.extend(half_of_port()),
+                // Successive numbers would come in blocks as large as a weight.
+                false => program.push(plain(LOAD_WORD, RANDOM)),
+            }
             program.push(plain(MODULO, sum));
         }
         program.extend(search(&self.runs, 0));
@@ -200,6 +208,25 @@ fn plain(code: u16, k: u32) -> Instruction {
         jf: 0,
         k,
     }
+}
+
+/// Loads half of the client's port. IPv4 options and IPv6 extension headers make it another number
+/// of the same client; a listener sees no packet that is too short for either.
+fn half_of_port() -> Vec<Instruction> {
+    vec![
+        plain(LOAD_BYTE, NETWORK),
+        plain(AND, 0xf0),
+        Instruction {
+            code: JUMP_EQUAL,
+            jt: 0,
+            jf: 2,
+            k: 0x40,
+        },
+        plain(LOAD_HALF, NETWORK.wrapping_add(20)),
+        plain(JUMP, 1),
+        plain(LOAD_HALF, NETWORK.wrapping_add(40)),
+        plain(DIVIDE, 2),
+    ]
 }
 
 /// Compares field by field, leaving the rule at the first difference. Ports are where they are

@@ -18,15 +18,11 @@ fn program(set: &[(u16, u32)]) -> Vec<Instruction> {
     program
 }
 
-/// How often each index is returned while the random number goes through `0..numbers`.
+/// How often each index is returned while the number that decides goes through `0..numbers`.
 fn shares(program: &[Instruction], numbers: u32) -> BTreeMap<u32, u32> {
     let mut shares = BTreeMap::new();
-    for random in 0..numbers {
-        let packet = Packet {
-            random,
-            ..Packet::default()
-        };
-        *shares.entry(run(program, &packet)).or_default() += 1;
+    for number in 0..numbers {
+        *shares.entry(run(program, &Packet::numbered(number))).or_default() += 1;
     }
     shares
 }
@@ -61,10 +57,11 @@ fn common_sets_are_short() {
     let check = |set: &[(u16, u32)], length| assert_eq!(program(set).len(), length, "{set:?}");
     check(&[(0, 1)], 1);
     check(&[(9, 5)], 1);
-    check(&[(0, 1), (1, 1)], 3);
-    check(&[(4, 1), (5, 1), (6, 1), (7, 1)], 4);
-    check(&[(7, 3), (5, 3), (4, 3), (6, 3)], 4);
-    check(&[(0, 1), (1, 1), (3, 1)], 5);
+    check(&[(0, 1), (1, 1)], 9);
+    check(&[(4, 1), (5, 1), (6, 1), (7, 1)], 10);
+    check(&[(7, 3), (5, 3), (4, 3), (6, 3)], 10);
+    check(&[(0, 1), (1, 1), (3, 1)], 11);
+    check(&[(0, 9), (1, 1)], 5);
 }
 
 #[test]
@@ -82,6 +79,20 @@ fn weights_are_respected() {
     check(&[(0, 2), (1, 2), (2, 2), (3, 1), (4, 1), (8, 5)]);
     check(&[(1, 3), (2, 3), (10, 4), (11, 4), (12, 4)]);
     check(&[(0, 2), (u16::MAX, 1)]);
+}
+
+#[test]
+fn a_client_goes_round_the_workers() {
+    let program = program(&[(4, 1), (5, 1), (6, 1)]);
+    for host in ["127.0.0.1", "[fd00::1]"] {
+        let chosen: Vec<u32> = (0..6)
+            .map(|nth| {
+                let source = format!("{host}:{}", 40_000 + 2 * nth);
+                run(&program, &packet(&source, 0))
+            })
+            .collect();
+        assert_eq!(chosen, [6, 4, 5, 6, 4, 5], "{host}");
+    }
 }
 
 #[test]
@@ -128,16 +139,16 @@ fn a_thousand_scattered_sockets_fit() {
 fn the_probe_goes_where_it_is_sent_and_nobody_else_does() {
     let check = |probe: &str, others: &[&str]| {
         let source = probe.parse().unwrap();
-        let steering = Steering::new(&[(0, 1), (1, 1)]).unwrap();
+        let steering = Steering::new(&[(0, 2), (1, 1)]).unwrap();
         let program = steering
             .with_probe(Probe { source, index: 9 })
             .program()
             .unwrap();
         verify(&program).unwrap();
-        for random in 0..4 {
+        for random in 0..6 {
             assert_eq!(run(&program, &packet(probe, random)), 9);
             for other in others {
-                assert_eq!(run(&program, &packet(other, random)), random % 2, "{other}");
+                assert_eq!(run(&program, &packet(other, random)), random % 3 / 2, "{other}");
             }
             assert_eq!(
                 run(
@@ -148,7 +159,7 @@ fn the_probe_goes_where_it_is_sent_and_nobody_else_does() {
                         ..Packet::default()
                     }
                 ),
-                random % 2
+                random % 3 / 2
             );
         }
     };
@@ -203,7 +214,7 @@ proptest! {
         let members: Vec<(u16, u32)> = set.iter().map(|(index, weight)| (*index, *weight)).collect();
         let program = program(&members);
         for random in randoms {
-            let chosen = run(&program, &Packet { random, ..Packet::default() });
+            let chosen = run(&program, &Packet::numbered(random));
             prop_assert!(u16::try_from(chosen).is_ok_and(|index| set.contains_key(&index)));
         }
         let sum: u32 = set.values().sum();

@@ -14,6 +14,22 @@ pub(crate) struct Packet {
     pub(crate) random: u32,
 }
 
+impl Packet {
+    /// One for which every number that a program may decide by is this one: the random one, and
+    /// half of the client's port as far as a port goes.
+    pub(crate) fn numbered(number: u32) -> Self {
+        let mut network = vec![0; 40];
+        network[0] = 0x45;
+        let [.., high, low] = number.wrapping_mul(2).to_be_bytes();
+        network[20..22].copy_from_slice(&[high, low]);
+        Self {
+            network,
+            data: Vec::new(),
+            random: number,
+        }
+    }
+}
+
 /// Checks the program as the kernel does on attach.
 pub(crate) fn verify(program: &[Instruction]) -> Result<(), String> {
     if program.is_empty() || program.len() > 4096 {
