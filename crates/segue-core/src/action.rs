@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::datum::{portable_choice, portable_record};
 use crate::event::ExitStatus;
 use crate::ids::{
     AddressId, AskId, Generation, ReloadId, RequestId, SlotId, SocketIndex, SocketRef, WorkerId,
@@ -347,3 +348,31 @@ pub enum Notice {
     /// The signal was understood and is not possible now.
     Refused(Refusal),
 }
+
+portable_choice!(Tend [Leave, HandOver, Reset]);
+
+portable_record!(Failure {
+    worker,
+    slot,
+    cause
+});
+
+portable_choice!(
+    Cause
+    [Wrapper, ChannelLost, SpawnFailed, PrepareFailed]
+    {
+        ExitedBooting { status },
+        ExitedReady { status, after },
+        NeverListened { within },
+        NotListeningAt { address, within },
+        NeverSaidReady { within },
+        SteerFailed { address },
+    }
+);
+
+portable_choice!(
+    Leaving
+    [Reload, ScaledDown, Stop, Abandoned, Aged, OverMemory, NotNeeded, ChannelLost, NotReady]
+);
+
+portable_choice!(Finish [GivenUp] { Stopped { killed } } (NeverStarted));

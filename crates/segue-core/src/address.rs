@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::action::Tend;
+use crate::datum::portable_record;
 use crate::event::AddressKind;
 use crate::ids::{AddressId, AskId, Generation, SocketIndex, WorkerId};
 use crate::settings::Distribution;
@@ -358,6 +359,36 @@ impl Socket {
         self.tend_since = now;
     }
 }
+
+portable_record!(Address {
+    kind,
+    sockets,
+    is_opening,
+    asks,
+    set,
+    ordered,
+    retry_at,
+    published,
+    unserved_since,
+    is_refusing,
+    hope_until,
+    is_announced_unserved,
+});
+
+portable_record!(Socket {
+    generation,
+    holders,
+    tend,
+    tend_since,
+    left_set,
+    is_noted,
+});
+
+portable_record!(Ask {
+    worker,
+    ask,
+    is_released,
+});
 
 #[cfg(test)]
 mod tests {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::action::{Action, Cause, Failure, Leaving, Notice, Outcome};
 use crate::address::Address;
+use crate::datum::{Datum, Portable, Unreadable, portable_choice};
 use crate::event::{Event, ExitStatus};
 use crate::ids::{AddressId, Generation, ReloadId, RequestId, SlotId, WorkerId};
 use crate::reload::{Reload, Waiting};
@@ -483,8 +484,80 @@ impl App {
         }
     }
 
+    pub(crate) fn save_state(&self) -> Datum {
+        let Self {
+            // The configuration's.
+            settings: _,
+            now,
+            phase,
+            slots,
+            workers,
+            addresses,
+            serving,
+            reload,
+            waiting,
+            delayed_stop,
+            newly_quiet,
+            leaving,
+            last_worker,
+            last_generation,
+            last_reload,
+            // Empty between two events.
+            actions: _,
+            has_moved: _,
+        } = self;
+        Datum::record([
+            ("now", now.save()),
+            ("phase", phase.save()),
+            ("slots", slots.save()),
+            ("workers", workers.save()),
+            ("addresses", addresses.save()),
+            ("serving", serving.save()),
+            ("reload", reload.save()),
+            ("waiting", waiting.save()),
+            ("delayed_stop", delayed_stop.save()),
+            ("newly_quiet", newly_quiet.save()),
+            ("leaving", leaving.save()),
+            ("last_worker", last_worker.save()),
+            ("last_generation", last_generation.save()),
+            ("last_reload", last_reload.save()),
+        ])
+    }
+
+    pub(crate) fn load_state(settings: Settings, state: &Datum) -> Result<Self, Unreadable> {
+        Ok(Self {
+            settings,
+            now: state.field("now")?,
+            phase: state.field("phase")?,
+            slots: state.field("slots")?,
+            workers: state.field("workers")?,
+            addresses: state.field("addresses")?,
+            serving: state.field("serving")?,
+            reload: state.field("reload")?,
+            waiting: state.field("waiting")?,
+            delayed_stop: state.field("delayed_stop")?,
+            newly_quiet: state.field("newly_quiet")?,
+            leaving: state.field("leaving")?,
+            last_worker: state.field("last_worker")?,
+            last_generation: state.field("last_generation")?,
+            last_reload: state.field("last_reload")?,
+            actions: Vec::new(),
+            has_moved: false,
+        })
+    }
+
     pub(crate) fn next_reload_id(&mut self) -> ReloadId {
         self.last_reload += 1;
         ReloadId(self.last_reload)
     }
 }
+
+portable_choice!(
+    Phase
+    [New, Running, Finished]
+    {
+        Preparing { request, since, until },
+        Starting { start, failure, was_ready },
+    }
+    (Stopping)
+);

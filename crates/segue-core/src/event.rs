@@ -1,6 +1,7 @@
 //! Facts that the shell reports, in the past tense. The core ignores facts about workers it
 //! no longer knows, so a late one does no harm.
 
+use crate::datum::portable_choice;
 use crate::ids::{AddressId, AskId, Generation, RequestId, SocketRef, WorkerId};
 
 /// Something happened.
@@ -110,3 +111,41 @@ pub enum ExitStatus {
     /// The process is gone and nobody could say how.
     Unknown,
 }
+
+portable_choice!(
+    Event
+    [DeadlineReached]
+    {
+        StartRequested { request },
+        ReloadRequested { request },
+        ScaleRequested { request, to },
+        StopRequested { request },
+        KillRequested { request },
+        Prepared { generation, changed },
+        PrepareFailed { generation },
+        Spawned { worker },
+        Attached { worker },
+        Preloaded { worker },
+        OverMemory { worker },
+        Drained { worker },
+        SpawnFailed { worker },
+        Asked { worker, ask, address, kind },
+        Listened { worker, address },
+        Closed { worker, address },
+        SaidReady { worker },
+        FoundWrapper { worker },
+        ChannelEnded { worker },
+        Exited { worker, status },
+        SettleChecked { worker, clear },
+        Opened { socket, steered },
+        OpenFailed { socket, errno },
+        Steered { address },
+        SteerFailed { address },
+    }
+);
+
+portable_choice!(Scale [] {} (To, Up, Down));
+
+portable_choice!(AddressKind [Steered, Path, Single]);
+
+portable_choice!(ExitStatus [Unknown] {} (Code, Signal));

@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use crate::datum::{Datum, Portable, Unreadable, portable_record};
+
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident($inner:ty), $prefix:literal) => {
         $(#[$doc])*
@@ -12,6 +14,16 @@ macro_rules! id {
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 write!(f, concat!($prefix, "{}"), self.0)
+            }
+        }
+
+        impl Portable for $name {
+            fn save(&self) -> Datum {
+                self.0.save()
+            }
+
+            fn load(datum: &Datum) -> Result<Self, Unreadable> {
+                Portable::load(datum).map(Self)
             }
         }
     };
@@ -57,6 +69,8 @@ pub struct SocketRef {
     pub address: AddressId,
     pub index: SocketIndex,
 }
+
+portable_record!(SocketRef { address, index });
 
 impl fmt::Display for SocketRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

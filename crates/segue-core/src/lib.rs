@@ -15,6 +15,7 @@
 mod action;
 mod address;
 mod app;
+mod datum;
 mod deadline;
 mod event;
 mod ids;
@@ -24,6 +25,7 @@ mod replace;
 mod serve;
 mod settings;
 mod slot;
+mod snapshot;
 mod start;
 mod stop;
 mod time;
@@ -32,11 +34,13 @@ mod worker;
 
 pub use action::{Action, Cause, Failure, Finish, Leaving, Notice, Outcome, Refusal, Signal, Tend};
 pub use app::App;
+pub use datum::{Datum, Unreadable};
 pub use event::{AddressKind, Event, ExitStatus, Scale};
 pub use ids::{
     AddressId, AskId, Generation, ReloadId, RequestId, SlotId, SocketIndex, SocketRef, WorkerId,
 };
 pub use settings::{Distribution, GiveUp, Intensity, ReadyRule, Settings};
+pub use snapshot::{load_event, save_event};
 pub use start::MAX_WORKERS;
 pub use time::Time;
 pub use view::{AddressView, AppPhase, AppView, ReloadView, SlotView, WorkerPhase, WorkerView};

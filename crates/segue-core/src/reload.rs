@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use crate::action::{Action, Cause, Failure, Leaving, Notice, Outcome, Refusal};
 use crate::app::{App, Phase as AppState};
+use crate::datum::{portable_choice, portable_record};
 use crate::ids::{AddressId, Generation, ReloadId, RequestId, SlotId, WorkerId};
 use crate::settings::ReadyRule;
 use crate::slot::Respawn;
@@ -525,3 +526,25 @@ impl App {
         );
     }
 }
+
+portable_record!(Reload {
+    id,
+    request,
+    generation,
+    since,
+    step,
+    incoming,
+    is_changed,
+});
+
+portable_choice!(
+    Step
+    [Booting]
+    {
+        Preparing { until },
+        Opening { until },
+        Flipping { until },
+    }
+);
+
+portable_record!(Waiting { id, request });

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::datum::{portable_choice, portable_record};
 use crate::ids::WorkerId;
 use crate::settings::Settings;
 use crate::time::Time;
@@ -99,6 +100,22 @@ impl Respawn {
         Verdict::Respawn { wait }
     }
 }
+
+portable_record!(Slot {
+    occupant,
+    successor,
+    replace_after,
+    respawn,
+});
+
+portable_record!(Respawn {
+    next,
+    streak,
+    recent,
+    restarts,
+});
+
+portable_choice!(Next [GivenUp] {} (At));
 
 #[cfg(test)]
 mod tests {

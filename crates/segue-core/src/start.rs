@@ -2,6 +2,7 @@
 
 use crate::action::{Action, Cause, Failure, Finish, Leaving, Notice, Outcome, Refusal};
 use crate::app::{App, Phase};
+use crate::datum::portable_record;
 use crate::event::Scale;
 use crate::ids::{RequestId, SlotId};
 use crate::settings::GiveUp;
@@ -174,3 +175,5 @@ impl App {
         self.reply(request, Outcome::Scaled { from, to });
     }
 }
+
+portable_record!(Start { request, since });

@@ -3,6 +3,7 @@
 
 use crate::action::{Action, Finish, Leaving, Notice, Outcome, Refusal};
 use crate::app::{App, Phase};
+use crate::datum::portable_record;
 use crate::ids::{AddressId, RequestId, WorkerId};
 use crate::start::Start;
 use crate::time::Time;
@@ -141,3 +142,10 @@ impl App {
         }));
     }
 }
+
+portable_record!(Stop {
+    until,
+    requests,
+    cut_off,
+    because,
+});

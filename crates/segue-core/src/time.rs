@@ -4,6 +4,8 @@ use std::fmt;
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
+use crate::datum::{Datum, Portable, Unreadable};
+
 /// Milliseconds of a monotonic clock that the shell reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(pub u64);
@@ -35,6 +37,16 @@ impl Sub<Duration> for Time {
     fn sub(self, duration: Duration) -> Self {
         let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         Self(self.0.saturating_sub(millis))
+    }
+}
+
+impl Portable for Time {
+    fn save(&self) -> Datum {
+        self.0.save()
+    }
+
+    fn load(datum: &Datum) -> Result<Self, Unreadable> {
+        Portable::load(datum).map(Self)
     }
 }
 

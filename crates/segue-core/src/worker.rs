@@ -10,6 +10,7 @@
 use std::collections::BTreeSet;
 
 use crate::action::Leaving;
+use crate::datum::{portable_choice, portable_record};
 use crate::ids::{AddressId, AskId, Generation, SlotId};
 use crate::time::Time;
 use crate::view::WorkerPhase;
@@ -177,3 +178,41 @@ impl Worker {
         }
     }
 }
+
+portable_record!(Worker {
+    slot,
+    generation,
+    phase,
+    since,
+    channel,
+    listens,
+    said_ready,
+    is_spawned,
+    is_attached,
+    is_preloaded,
+    is_over_memory,
+    held,
+});
+
+portable_choice!(
+    Phase
+    [Ready]
+    {
+        Booting { until },
+        Quiet { why, check, limit },
+        Draining { why, until },
+        Drained { why, stop_at },
+        Stopping { why, kill_at },
+        Killed { why, again_at },
+    }
+);
+
+portable_choice!(Check [Asked] {} (At));
+
+portable_choice!(ChannelState [Open] { Ended { at } });
+
+portable_record!(Held {
+    ask,
+    address,
+    since
+});

@@ -15,6 +15,7 @@ mod process;
 mod random;
 mod rules;
 mod shrink;
+mod successor;
 mod trace;
 mod world;
 

@@ -18,6 +18,7 @@ use crate::plan::{Plan, Request, Step};
 use crate::process::Process;
 use crate::random::Random;
 use crate::rules::Rules;
+use crate::successor::Successors;
 use crate::trace;
 
 /// How long the world is left alone after the load has ended, in ms.
@@ -102,6 +103,7 @@ pub(crate) struct World<'a> {
     plan: &'a Plan,
     random: Random,
     app: App,
+    successors: Successors,
     now: u64,
     heap: BinaryHeap<Reverse<Due>>,
     order: u64,
@@ -140,6 +142,7 @@ impl<'a> World<'a> {
             plan,
             random: Random::new(plan.seed ^ 0x5e9e),
             app: App::new(plan.settings.clone()),
+            successors: Successors::new(plan),
             now: 0,
             heap: BinaryHeap::new(),
             order: 0,
@@ -278,7 +281,10 @@ impl<'a> World<'a> {
                 .push(trace::line(self.now, '>', trace::of(&event)));
         }
         self.rules.before(&event);
+        let told = event.clone();
         let actions = self.app.handle(Time(self.now), event);
+        self.successors
+            .follow(Time(self.now), &told, &self.app, &actions)?;
         for action in &actions {
             if self.is_traced {
                 self.trace
