@@ -8,6 +8,8 @@
 
 pub mod clock;
 pub mod diag;
+pub mod exec;
+pub mod memory;
 pub mod passing;
 pub mod process;
 pub mod readable;

@@ -45,9 +45,52 @@ pub fn receive_bytes(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> 
 /// of one message with descriptors at most (`unix_stream_read_generic`); of several with one
 /// message the first is kept. None comes where this process has no room for more.
 pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
-    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    receive_with(socket, buffer, RecvFlags::empty())
+}
+
+/// The same, and leaves everything where it is: the next call gives it again, with another copy of
+/// the descriptor.
+pub fn peek(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+    receive_with(socket, buffer, RecvFlags::PEEK)
+}
+
+/// [`peek`] that leaves descriptors in the socket.
+pub fn peek_bytes(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    let flags = RecvFlags::DONTWAIT | RecvFlags::PEEK;
+    let (received, _) = recv(socket, buffer, flags)?;
+    Ok(received)
+}
+
+/// Sends one packet over a `SOCK_SEQPACKET` socket, whole or not at all.
+pub fn send_packet(
+    socket: impl AsFd,
+    packet: &[u8],
+    descriptor: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    // The kernel cuts no packet in two.
+    send(socket, packet, descriptor).map(drop)
+}
+
+/// Receives one packet from a `SOCK_SEQPACKET` socket; a longer one is cut. `None` at the end, for
+/// which an empty packet is taken as well.
+#[expect(clippy::type_complexity, reason = "a packet and what came beside it")]
+pub fn receive_packet<'a>(
+    socket: impl AsFd,
+    buffer: &'a mut [u8],
+) -> io::Result<Option<(&'a [u8], Option<OwnedFd>)>> {
+    let (length, descriptor) = receive(socket, buffer)?;
+    let packet = buffer.get(..length).unwrap_or_default();
+    Ok((length > 0).then_some((packet, descriptor)))
+}
+
+fn receive_with(
+    socket: impl AsFd,
+    buffer: &mut [u8],
+    flags: RecvFlags,
+) -> io::Result<(usize, Option<OwnedFd>)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = flags | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
     let received = recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, flags)?;
     let mut descriptors = control.drain().flat_map(|message| match message {
         RecvAncillaryMessage::ScmRights(rights) => rights.collect(),
@@ -138,6 +181,52 @@ mod tests {
         let with: Vec<&(String, bool)> = seen.iter().filter(|(_, with)| *with).collect();
         assert_eq!(with.len(), 2);
         assert!(with[0].0.ends_with("one") && with[1].0 == "two", "{seen:?}");
+    }
+
+    #[test]
+    fn what_is_looked_at_stays_where_it_is() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (mut reader, writer) = io::pipe().unwrap();
+        send(&ours, b"one", Some(writer.as_fd())).unwrap();
+        send(&ours, b"two", None).unwrap();
+        drop(writer);
+        let mut bytes = [0; 64];
+        for _ in 0..2 {
+            let (count, descriptor) = peek(&theirs, &mut bytes).unwrap();
+            // Not beyond a message with a descriptor.
+            assert_eq!(&bytes[..count], b"one");
+            assert!(descriptor.is_some());
+        }
+        assert_eq!(peek_bytes(&theirs, &mut bytes).unwrap(), 3);
+        assert_eq!(receive_bytes(&theirs, &mut bytes[..3]).unwrap(), 3);
+        assert_eq!(
+            reader.read(&mut [0; 1]).unwrap(),
+            0,
+            "nobody has it any more"
+        );
+        assert_eq!(peek_bytes(&theirs, &mut bytes).unwrap(), 3);
+        assert_eq!(&bytes[..3], b"two");
+    }
+
+    #[test]
+    fn packets_are_whole() {
+        let (ours, theirs) = rustix::net::socketpair(
+            rustix::net::AddressFamily::UNIX,
+            rustix::net::SocketType::SEQPACKET,
+            rustix::net::SocketFlags::CLOEXEC,
+            None,
+        )
+        .unwrap();
+        let file = tempfile::tempfile().unwrap();
+        send_packet(&ours, b"first", Some(file.as_fd())).unwrap();
+        send_packet(&ours, b"second", None).unwrap();
+        let mut bytes = [0; 64];
+        let (packet, descriptor) = receive_packet(&theirs, &mut bytes).unwrap().unwrap();
+        assert_eq!((packet, descriptor.is_some()), (&b"first"[..], true));
+        let (packet, descriptor) = receive_packet(&theirs, &mut bytes).unwrap().unwrap();
+        assert_eq!((packet, descriptor.is_some()), (&b"second"[..], false));
+        drop(ours);
+        assert!(receive_packet(&theirs, &mut bytes).unwrap().is_none());
     }
 
     #[test]

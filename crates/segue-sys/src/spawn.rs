@@ -111,6 +111,62 @@ impl From<SpawnError> for io::Error {
     }
 }
 
+/// A process that exists and waits to become the new program. It ends by itself when this is
+/// dropped, and when this process ends: so it can be noted down before it runs.
+#[derive(Debug)]
+pub struct Held {
+    /// None once it has been released.
+    child: Option<Child>,
+    /// A byte lets it go on; the end does not.
+    go: Option<OwnedFd>,
+    report: File,
+}
+
+impl Held {
+    /// The process, unless it is gone.
+    #[must_use]
+    pub fn child(&self) -> Option<&Child> {
+        self.child.as_ref()
+    }
+
+    /// Lets it become the new program. Returns when it has, or with the step that failed.
+    ///
+    /// # Errors
+    /// See [`Step`]; `source` is the kernel's error.
+    pub fn release(mut self) -> Result<Child, SpawnError> {
+        if let Some(go) = self.go.take() {
+            // It fails only if the process has been killed meanwhile, which its report tells.
+            let _ = rustix::io::write(&go, &[1]);
+        }
+        let mut report = [0; 8];
+        match self.report.read_exact(&mut report) {
+            Ok(()) => {
+                let [step, _, _, _, errno @ ..] = report;
+                Err(SpawnError {
+                    step: Step::from_byte(step),
+                    source: io::Error::from_raw_os_error(i32::from_ne_bytes(errno)),
+                })
+            }
+            // The exec has closed the other end without a word.
+            Err(_) => self.child.take().ok_or_else(|| SpawnError {
+                step: Step::Clone,
+                source: io::ErrorKind::NotFound.into(),
+            }),
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        drop(self.go.take());
+        if let Some(child) = &self.child {
+            // It is about to exit by itself; without this it would stay a zombie.
+            let options = WaitIdOptions::EXITED;
+            let _ = rustix::process::waitid(WaitId::PidFd(child.pidfd.as_fd()), options);
+        }
+    }
+}
+
 impl Spawn<'_> {
     /// Starts it. Returns when the new program runs, or with the step that failed.
     ///
@@ -118,6 +174,14 @@ impl Spawn<'_> {
     /// See [`Step`]; `source` is the kernel's error, with a NUL byte in a string as
     /// `InvalidInput`.
     pub fn start(self) -> Result<Child, SpawnError> {
+        self.hold()?.release()
+    }
+
+    /// Makes the process, which does not become the new program yet.
+    ///
+    /// # Errors
+    /// As [`Spawn::start`], for the steps up to [`Step::Clone`].
+    pub fn hold(self) -> Result<Held, SpawnError> {
         let program = c_string(self.program.as_os_str())?;
         let cwd = c_string(self.cwd.as_os_str())?;
         let argv = CStrings::new(self.argv.iter().map(|arg| c_string(arg)))?;
@@ -135,9 +199,10 @@ impl Spawn<'_> {
         for (from, to) in self.descriptors {
             descriptors.push((lift(from, above)?, to));
         }
-        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-            .map_err(|errno| failed(Step::Descriptors, errno))?;
-        let writer = lift(writer, above)?;
+        let (report, errors) = pipe()?;
+        let errors = lift(errors, above)?;
+        let (wait, go) = pipe()?;
+        let (wait, go) = (lift(wait, above)?, lift(go, above)?);
         let moves: Vec<(RawFd, RawFd)> = descriptors
             .iter()
             .map(|(from, to)| (from.as_raw_fd(), *to))
@@ -150,7 +215,9 @@ impl Spawn<'_> {
             cwd: &cwd,
             moves: &moves,
             limit: self.descriptor_limit,
-            errors: writer.as_raw_fd(),
+            errors: errors.as_raw_fd(),
+            wait: wait.as_raw_fd(),
+            go: go.as_raw_fd(),
         };
         // No handler of ours may run in the child, where half of this process is missing.
         let blocked = BlockedSignals::all();
@@ -160,26 +227,11 @@ impl Spawn<'_> {
         };
         let child = plan.clone_and_run(&mask)?;
         drop(blocked);
-        drop(writer);
-
-        let mut report = [0; 8];
-        let mut reader = File::from(reader);
-        match reader.read_exact(&mut report) {
-            // The exec has closed the other end without a word.
-            Err(_) => Ok(child),
-            Ok(()) => {
-                // It is about to exit by itself; without this it would stay a zombie.
-                let _ = rustix::process::waitid(
-                    WaitId::PidFd(child.pidfd.as_fd()),
-                    WaitIdOptions::EXITED,
-                );
-                let [step, _, _, _, errno @ ..] = report;
-                Err(SpawnError {
-                    step: Step::from_byte(step),
-                    source: io::Error::from_raw_os_error(i32::from_ne_bytes(errno)),
-                })
-            }
-        }
+        Ok(Held {
+            child: Some(child),
+            go: Some(go),
+            report: File::from(report),
+        })
     }
 }
 
@@ -206,6 +258,9 @@ struct Plan<'a> {
     moves: &'a [(RawFd, RawFd)],
     limit: Option<Rlimit>,
     errors: RawFd,
+    /// Where it waits for a byte, and the other end, which is to be closed first.
+    wait: RawFd,
+    go: RawFd,
 }
 
 impl Plan<'_> {
@@ -243,6 +298,10 @@ impl Plan<'_> {
 
     /// The child's whole life in our program. Must not allocate, lock or unwind.
     fn run(&self, mask: &libc::sigset_t) -> ! {
+        if !self.may_go() {
+            // SAFETY: ends the child without running the parent's exit handlers.
+            unsafe { libc::_exit(127) }
+        }
         let (step, errno) = self.become_program(mask);
         let mut report = [0; 8];
         report[0] = step as u8;
@@ -251,6 +310,22 @@ impl Plan<'_> {
         unsafe { libc::write(self.errors, report.as_ptr().cast(), report.len()) };
         // SAFETY: ends the child without running the parent's exit handlers.
         unsafe { libc::_exit(127) }
+    }
+
+    /// Waits for the parent's word; false if the parent is gone or has changed its mind.
+    fn may_go(&self) -> bool {
+        // SAFETY: closes this process's copy of a number that no Rust object here owns any more:
+        // without that its end would never come.
+        unsafe { libc::close(self.go) };
+        let mut word = 0_u8;
+        loop {
+            // SAFETY: one byte, into a variable of ours.
+            let read = unsafe { libc::read(self.wait, (&raw mut word).cast(), 1) };
+            if read < 0 && last_errno() == libc::EINTR {
+                continue;
+            }
+            return read == 1;
+        }
     }
 
     /// Returns only on failure.
@@ -418,6 +493,11 @@ fn c_string(string: &OsStr) -> Result<CString, SpawnError> {
         step: Step::Arguments,
         source: io::Error::new(io::ErrorKind::InvalidInput, nul),
     })
+}
+
+fn pipe() -> Result<(OwnedFd, OwnedFd), SpawnError> {
+    rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+        .map_err(|errno| failed(Step::Descriptors, errno))
 }
 
 fn lift(fd: OwnedFd, above: RawFd) -> Result<OwnedFd, SpawnError> {

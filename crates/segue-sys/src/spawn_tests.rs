@@ -212,3 +212,32 @@ fn says_which_step_failed() {
     };
     assert_eq!(fail("/bin/true", limit), (Step::Limit, Some(libc::EINVAL)));
 }
+
+#[test]
+fn a_held_process_does_nothing_before_it_is_released() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let argv = words(&["sh", "-c", "echo ran"]);
+    let hold = |writer: OwnedFd| {
+        let spawn = Spawn {
+            program: Path::new("/bin/sh"),
+            argv: &argv,
+            env: &[],
+            cwd: Path::new("/"),
+            descriptors: vec![(writer, 1)],
+            descriptor_limit: None,
+            mask: Mask::Clear,
+        };
+        spawn.hold().unwrap()
+    };
+    let held = hold(writer.try_clone().unwrap().into());
+    let pid = held.child().unwrap().pid;
+    assert!(crate::process::Process::look_up(pid).is_some());
+    drop(held);
+    assert!(crate::process::Process::look_up(pid).is_none());
+    let child = hold(writer.into()).release().unwrap();
+    let mut printed = String::new();
+    File::from(OwnedFd::from(reader))
+        .read_to_string(&mut printed)
+        .unwrap();
+    assert_eq!((printed.as_str(), wait(&child)), ("ran\n", Exit::Code(0)));
+}
