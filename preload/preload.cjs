@@ -71,11 +71,21 @@ function start() {
   let adoption = null; // the connection that is being handed in right now
   let replacedSend = null; // the app's own process.send, while the cluster module works
   let drain = null;
+  let passed = 0; // connections handed to the supervisor, by number
+  let written = 0; // the last of them that has left this process
 
   function tell(message) {
     if (!process.connected) return;
     message.cmd = 'NODE_SEGUE';
     sendToSupervisor.call(process, message, undefined, { swallowErrors: true }, ignore);
+  }
+
+  // A supervisor that has taken over asks how far we have read. While Node awaits an acknowledgement
+  // it sends nothing but acknowledgements, so the answer is one, with members of its own.
+  function answerSync() {
+    const awaiting = process._handleQueue ? written : 0;
+    const answer = { cmd: 'NODE_HANDLE_ACK', segue: 'synced', awaiting };
+    sendToSupervisor.call(process, answer, undefined, { swallowErrors: true }, ignore);
   }
 
   // ---- Servers and their connections -----------------------------------------------------
@@ -169,6 +179,7 @@ function start() {
   function beforeCluster(message, handle) {
     afterCluster();
     if (message.cmd === 'NODE_SEGUE' && message.act === 'drain') onDrain(message);
+    if (message.cmd === 'NODE_SEGUE' && message.act === 'sync') answerSync();
     if (message.cmd !== 'NODE_CLUSTER') return;
     lendSend();
     if (message.act === 'newconn') {
@@ -347,9 +358,11 @@ function start() {
     const ka = keepAlive(entry.server);
     const handle = detach(socket);
     const job = { entry, handle, ka };
+    const number = ++passed;
     entry.live.delete(socket);
     outgoing.add(job);
     const done = safely((error) => {
+      if (!error) written = number;
       if (!outgoing.has(job)) return;
       if (error) {
         takeBack(job);
@@ -363,7 +376,7 @@ function start() {
         setImmediate(moveIdle);
       }
     });
-    const message = { cmd: 'NODE_SEGUE', act: 'conn', key: entry.key, ka };
+    const message = { cmd: 'NODE_SEGUE', act: 'conn', key: entry.key, ka, n: number };
     try {
       sendToSupervisor.call(process, message, handle, {}, done);
     } catch (error) {

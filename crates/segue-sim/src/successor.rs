@@ -30,7 +30,7 @@ impl Successors {
     pub(crate) fn new(plan: &Plan) -> Self {
         let settings = plan.settings.clone();
         let app = App::new(settings.clone());
-        Self((plan.seed % FOLLOWED == 0).then(|| Successor {
+        Self((plan.seed.is_multiple_of(FOLLOWED)).then(|| Successor {
             settings,
             random: Random::new(plan.seed ^ 0x5acc),
             snapshot: app.snapshot(),

@@ -18,6 +18,17 @@ pub fn monotonic_millis() -> u64 {
         .saturating_add(nanos / 1_000_000)
 }
 
+/// The same clock in microseconds.
+#[must_use]
+pub fn monotonic_micros() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    let nanos = u64::try_from(now.tv_nsec).unwrap_or(0);
+    seconds
+        .saturating_mul(1_000_000)
+        .saturating_add(nanos / 1000)
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::{Duration, Instant};

@@ -73,11 +73,10 @@ pub fn send_packet(
 
 /// Receives one packet from a `SOCK_SEQPACKET` socket; a longer one is cut. `None` at the end, for
 /// which an empty packet is taken as well.
-#[expect(clippy::type_complexity, reason = "a packet and what came beside it")]
-pub fn receive_packet<'a>(
+pub fn receive_packet(
     socket: impl AsFd,
-    buffer: &'a mut [u8],
-) -> io::Result<Option<(&'a [u8], Option<OwnedFd>)>> {
+    buffer: &mut [u8],
+) -> io::Result<Option<(&[u8], Option<OwnedFd>)>> {
     let (length, descriptor) = receive(socket, buffer)?;
     let packet = buffer.get(..length).unwrap_or_default();
     Ok((length > 0).then_some((packet, descriptor)))

@@ -66,6 +66,48 @@ pub fn reap_any() -> io::Result<Option<(u32, Exit)>> {
     }
 }
 
+/// A child that has ended and has not been collected, whichever it is. It stays as it is.
+///
+/// # Errors
+/// As waitid(2), except ECHILD.
+pub fn ended_child() -> io::Result<Option<u32>> {
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    loop {
+        let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+        // SAFETY: `info` has room for what the kernel writes. Zeroed, it says "nobody", which is what
+        // the kernel leaves in it when nobody has ended.
+        let result = unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), options) };
+        if result == 0 {
+            // SAFETY: zeros are a valid `siginfo_t`, and the kernel may have filled it in since.
+            let info = unsafe { info.assume_init() };
+            // SAFETY: of a SIGCHLD, or all zeros: in both the field is there.
+            let pid = unsafe { info.si_pid() };
+            return Ok(u32::try_from(pid).ok().filter(|pid| *pid != 0));
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            Some(libc::EINTR) => {}
+            Some(libc::ECHILD) => return Ok(None),
+            _ => return Err(error),
+        }
+    }
+}
+
+/// Collects the exit of a child that has ended.
+///
+/// # Errors
+/// As waitid(2).
+pub fn collect(pid: u32) -> io::Result<Exit> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or(io::ErrorKind::InvalidInput)?;
+    let waited = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::NOHANG)?;
+    Ok(waited.map_or(Exit::Unknown, |(_, status)| {
+        let code = status.exit_status().map(Exit::Code);
+        let signal = status.terminating_signal().map(Exit::Signal);
+        code.or(signal).unwrap_or(Exit::Unknown)
+    }))
+}
+
 /// The limit of open files, soft and hard.
 #[must_use]
 pub fn descriptor_limit() -> Rlimit {
@@ -106,6 +148,13 @@ pub fn set_umask(mask: u32) -> u32 {
     rustix::process::umask(mask).as_raw_mode()
 }
 
+/// Ends this process after so many seconds by SIGALRM, through any exec, unless it is set again;
+/// 0 takes it back (alarm(2)).
+pub fn alarm(seconds: u32) {
+    // SAFETY: always succeeds; the former alarm is of no interest.
+    unsafe { libc::alarm(seconds) };
+}
+
 /// Whether this process has a controlling terminal. One that has hung up is no longer had.
 #[must_use]
 pub fn has_controlling_terminal() -> bool {
@@ -129,6 +178,18 @@ pub fn inherited_descriptor(number: RawFd) -> io::Result<OwnedFd> {
     let original = unsafe { BorrowedFd::borrow_raw(number) };
     let ours = rustix::io::fcntl_dupfd_cloexec(original, 3)?;
     rustix::io::fcntl_setfd(original, rustix::io::FdFlags::CLOEXEC)?;
+    Ok(ours)
+}
+
+/// A descriptor that this process had at `number` before it became this program, as ours: the number
+/// itself is closed. For the start of a program only, when nothing else can own it.
+///
+/// # Errors
+/// `EBADF` if nothing is open there.
+pub fn adopt_descriptor(number: RawFd) -> io::Result<OwnedFd> {
+    let ours = inherited_descriptor(number)?;
+    // SAFETY: the number is open, as has just been seen, and by contract no Rust object owns it.
+    unsafe { libc::close(number) };
     Ok(ours)
 }
 
@@ -273,6 +334,23 @@ mod tests {
         let count = usable_processors();
         let theirs = std::thread::available_parallelism().unwrap().get();
         assert!(count >= 1 && u32::try_from(theirs).unwrap() <= count);
+    }
+
+    #[test]
+    fn a_child_that_has_ended_is_seen_and_then_collected() {
+        let mut child = Command::new("sh").args(["-c", "exit 7"]).spawn().unwrap();
+        let pid = i32::try_from(child.id())
+            .ok()
+            .and_then(Pid::from_raw)
+            .unwrap();
+        let ended = rustix::process::WaitIdOptions::EXITED;
+        let options = ended | rustix::process::WaitIdOptions::NOWAIT;
+        rustix::process::waitid(rustix::process::WaitId::Pid(pid), options).unwrap();
+        // Other tests have children, too.
+        assert!(ended_child().unwrap().is_some());
+        assert_eq!(collect(child.id()).unwrap(), Exit::Code(7));
+        assert!(collect(child.id()).is_err());
+        assert!(child.wait().is_err(), "it is gone");
     }
 
     #[test]

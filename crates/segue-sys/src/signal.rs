@@ -56,7 +56,9 @@ impl Handled {
         }
     }
 
-    fn from_number(number: i32) -> Option<Self> {
+    /// `None` for a signal that is not one of these.
+    #[must_use]
+    pub fn from_number(number: i32) -> Option<Self> {
         Self::ALL
             .into_iter()
             .find(|handled| handled.signal().as_raw() == number)

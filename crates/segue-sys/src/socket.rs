@@ -132,9 +132,9 @@ pub fn path_inode(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<Option<
 /// Who may do what with a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Permissions {
-    mode: u32,
-    user: u32,
-    group: u32,
+    pub mode: u32,
+    pub user: u32,
+    pub group: u32,
 }
 
 /// Those of `name` in `directory`.

@@ -467,6 +467,42 @@ pub fn reap_killed(pidfd: impl AsFd) -> io::Result<Option<Exit>> {
     reap(&pidfd)
 }
 
+/// Whether the process is a child of this one, so that its exit can be collected.
+#[must_use]
+pub fn is_child(pidfd: impl AsFd) -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    !matches!(
+        rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), options),
+        Err(Errno::CHILD)
+    )
+}
+
+/// How a process ended that somebody else collects, or has collected, while its pidfd is held.
+/// `None` where the kernel does not tell: before Linux 6.15, or while it runs (PIDFD_GET_INFO,
+/// `include/uapi/linux/pidfd.h`).
+#[must_use]
+pub fn exit_of(pidfd: impl AsFd) -> Option<Exit> {
+    /// PIDFD_INFO_EXIT.
+    const EXIT: u64 = 1 << 3;
+    // The first version of `struct pidfd_info`: mask, cgroup id, then numbers of 32 bits, of which
+    // the last is the exit status.
+    let mut info = [0_u64; 8];
+    info[0] = EXIT;
+    // _IOWR(0xff, 11, 64 bytes).
+    let request = (3 << 30) | (64 << 16) | (0xff << 8) | 11;
+    // SAFETY: the kernel reads and writes as many bytes as the request says, which `info` has.
+    let result = unsafe { libc::ioctl(pidfd.as_fd().as_raw_fd(), request, info.as_mut_ptr()) };
+    if result != 0 || info[0] & EXIT == 0 {
+        return None;
+    }
+    let status = i32::from_ne_bytes(info[7].to_ne_bytes()[4..].try_into().ok()?);
+    match status {
+        status if libc::WIFEXITED(status) => Some(Exit::Code(libc::WEXITSTATUS(status))),
+        status if libc::WIFSIGNALED(status) => Some(Exit::Signal(libc::WTERMSIG(status))),
+        _ => Some(Exit::Unknown),
+    }
+}
+
 /// Collects the exit of a child, if it has ended. Never waits: the caller waits until the pidfd
 /// is readable.
 ///

@@ -6,9 +6,9 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 
-use segue_core::Settings;
 use segue_sys::process;
 use segue_sys::signal::Signals;
 
@@ -19,8 +19,9 @@ use crate::config::processors::available_processors;
 use crate::control::runtime::{NoDirectory, Place};
 use crate::control::socket;
 use crate::exit::Exit;
-use crate::keeper::Keeper;
-use crate::supervisor::{self, Ended, Plan};
+use crate::handoff::{InheritError, Inherited};
+use crate::keeper::{KEEPER_ARGUMENT, Keeper, Opened, SUPERVISOR_ARGUMENT};
+use crate::supervisor::{self, Beginning, Ended, PLAN, PROBE_ARGUMENT, PROBE_STATE, Plan, Probed};
 use crate::telemetry::lines::PREFIX;
 use crate::telemetry::log;
 use crate::worker::launch::Release;
@@ -30,8 +31,39 @@ use crate::worker::writer::{Stream, Writer};
 /// How long the last lines may take to be written.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
+/// What a process of ours is for, by its first argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Whatever the user typed; `run` makes it the main process.
+    Command,
+    Supervisor,
+    /// It takes the place of a main process that has died.
+    Successor,
+    Probe,
+}
+
+impl Role {
+    pub(crate) fn of(words: &[OsString]) -> Self {
+        match words.get(1).and_then(|word| word.to_str()) {
+            Some(SUPERVISOR_ARGUMENT) => Self::Supervisor,
+            Some(KEEPER_ARGUMENT) => Self::Successor,
+            Some(PROBE_ARGUMENT) => Self::Probe,
+            Some(_) | None => Self::Command,
+        }
+    }
+}
+
+/// `segue run`, in one of its roles.
+pub(crate) fn run(role: Role, args: &RunArgs) -> u8 {
+    match role {
+        Role::Supervisor => supervise(args),
+        Role::Successor => keep_on(args),
+        Role::Command | Role::Probe => keep(args),
+    }
+}
+
 /// The main process: refuses what cannot run, then keeps a supervisor and mirrors its end.
-pub(crate) fn keep(args: &RunArgs) -> u8 {
+fn keep(args: &RunArgs) -> u8 {
     let prepared = match Prepared::of(args) {
         Ok(prepared) => prepared,
         Err(why) => return refuse(&why),
@@ -63,7 +95,36 @@ pub(crate) fn keep(args: &RunArgs) -> u8 {
     }
     let mut words = std::env::args_os();
     let name = words.next().unwrap_or_else(|| "segue".into());
-    let code = Keeper::new(name, words).run();
+    stay(Keeper::new(name, words), pid_file)
+}
+
+/// The main process in place of one that has died: nothing is checked any more, the app runs.
+fn keep_on(args: &RunArgs) -> u8 {
+    let mut words = std::env::args_os();
+    let name = words.next().unwrap_or_else(|| "segue".into());
+    let keeper = match Keeper::new(name, words.skip(1)).in_place() {
+        Ok(keeper) => keeper,
+        Err(error) => {
+            complain(&format!("cannot take the main process's place: {error}"));
+            return Exit::Failed.code();
+        }
+    };
+    let pid_file = args.pid_file.as_deref();
+    if let Some(path) = pid_file
+        && let Err(error) = fs::write(path, format!("{}\n", std::process::id()))
+    {
+        complain(&format!(
+            "cannot write the pid file {}: {error}",
+            path.display()
+        ));
+    }
+    // It was the supervisor, and bears its name.
+    let _ = process::set_name(c"segue");
+    stay(keeper, pid_file)
+}
+
+fn stay(keeper: Keeper, pid_file: Option<&Path>) -> u8 {
+    let code = keeper.run();
     if let Some(path) = pid_file {
         remove_own_pid_file(path);
     }
@@ -71,7 +132,7 @@ pub(crate) fn keep(args: &RunArgs) -> u8 {
 }
 
 /// The supervisor: runs the app until it is told to stop.
-pub(crate) fn supervise(args: &RunArgs) -> u8 {
+fn supervise(args: &RunArgs) -> u8 {
     // It was started by a link in /proc, whose name it would bear.
     let _ = process::set_name(c"segue");
     // Threads inherit the mask, so before any thread.
@@ -91,22 +152,25 @@ pub(crate) fn supervise(args: &RunArgs) -> u8 {
     log::install(args.verbosity(), move |line| {
         lines.push(Stream::Err, format!("{line}\n").as_bytes());
     });
-    let prepared = match Prepared::of(args) {
-        Ok(prepared) => prepared,
-        Err(why) => return refuse(&why),
+    let (beginning, app, control) = match begin(args) {
+        Ok(begun) => begun,
+        Err(failed) => {
+            complain(&failed.why);
+            return failed.exit.code();
+        }
     };
     let plan = Plan {
-        app: prepared.app,
-        settings: prepared.settings,
+        app,
+        settings: args.settings.core(available_processors()),
         max_memory: args.settings.max_memory,
         drain: args.settings.drain.clone(),
         shelf: Shelf::of_this_process(Place::of_this_process().directory().ok().as_deref()),
-        control: prepared.control.ok(),
+        control,
         verbosity: args.verbosity(),
         writer: writer.clone(),
         descriptor_limit,
     };
-    let exit = match supervisor::run(plan, signals) {
+    let exit = match supervisor::run(plan, signals, beginning) {
         Ok(Ended::AsAsked) => Exit::Done,
         Ok(Ended::NeverStarted | Ended::GivenUp | Ended::KeeperLost) => Exit::Failed,
         Err(error) => {
@@ -121,10 +185,77 @@ pub(crate) fn supervise(args: &RunArgs) -> u8 {
     exit.code()
 }
 
+/// The probe of an upgrade: shows whether this binary can read the state of a running supervisor,
+/// and does nothing else.
+pub(crate) fn probe() -> ExitCode {
+    let read = || -> Result<(), InheritError> {
+        let state = process::inherited_descriptor(PROBE_STATE)?;
+        supervisor::check(Inherited::read(&state.into())?)
+    };
+    match read() {
+        Ok(()) => {
+            let probed = Probed {
+                release: env!("CARGO_PKG_VERSION").to_owned(),
+                format: segue_wire::handoff::log::FORMAT,
+            };
+            // A text and a number always have a JSON form.
+            let line = serde_json::to_string(&probed).unwrap_or_default();
+            match writeln!(io::stdout(), "{line}") {
+                Ok(()) => Exit::Done.into(),
+                Err(_) => Exit::Failed.into(),
+            }
+        }
+        Err(error) => {
+            complain(&format!(
+                "segue {} cannot take over: {error}",
+                env!("CARGO_PKG_VERSION")
+            ));
+            Exit::Failed.into()
+        }
+    }
+}
+
+/// Why there is no beginning.
+struct NotBegun {
+    why: String,
+    exit: Exit,
+}
+
+/// What a predecessor has left goes before what the command line says: it may say something else
+/// by now, or nothing that can be done.
+fn begin(args: &RunArgs) -> Result<(Beginning, AppConfig, Option<PathBuf>), NotBegun> {
+    let failed = |why: String| NotBegun {
+        why,
+        exit: Exit::Failed,
+    };
+    let (link, holdings) = Opened::take_up()
+        .map_err(|error| failed(format!("cannot start the supervisor: {error}")))?;
+    let inherited = Inherited::of(holdings.descriptors)
+        .map_err(|error| failed(format!("cannot take over: {error}")))?;
+    let prepared = Prepared::of(args);
+    let (app, control) = match &inherited {
+        Some(inherited) => {
+            let app = inherited.needed(PLAN);
+            let app = app.map_err(|error| failed(format!("cannot take over: {error}")))?;
+            (
+                app,
+                prepared.ok().and_then(|prepared| prepared.control.ok()),
+            )
+        }
+        None => {
+            let prepared = prepared.map_err(|why| NotBegun {
+                why,
+                exit: Exit::Usage,
+            })?;
+            (prepared.app, prepared.control.ok())
+        }
+    };
+    Ok((Beginning { link, inherited }, app, control))
+}
+
 /// Everything that follows from the command line and the surroundings.
 struct Prepared {
     app: AppConfig,
-    settings: Settings,
     /// None where nobody has named a socket and there is no place for one, as in a container
     /// whose whole file system is read-only: that must not keep the app from running.
     control: Result<PathBuf, NoDirectory>,
@@ -170,12 +301,7 @@ impl Prepared {
                 .directory()
                 .map(|directory| directory.join(format!("{name}.sock"))),
         };
-        let settings = given.core(available_processors());
-        Ok(Self {
-            app,
-            settings,
-            control,
-        })
+        Ok(Self { app, control })
     }
 }
 

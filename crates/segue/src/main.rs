@@ -8,6 +8,7 @@ mod config;
 mod control;
 mod exit;
 mod foreground;
+mod handoff;
 mod keeper;
 mod listener;
 mod supervisor;
@@ -18,14 +19,11 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let mut words: Vec<_> = std::env::args_os().collect();
-    let is_supervisor = words
-        .get(1)
-        .is_some_and(|word| word == keeper::SUPERVISOR_ARGUMENT);
-    if is_supervisor {
-        words.remove(1);
+    let role = foreground::Role::of(&words);
+    match role {
+        foreground::Role::Probe => return foreground::probe(),
+        foreground::Role::Supervisor | foreground::Role::Successor => drop(words.remove(1)),
+        foreground::Role::Command => {}
     }
-    cli::main(words, |run| match is_supervisor {
-        true => foreground::supervise(&run),
-        false => foreground::keep(&run),
-    })
+    cli::main(words, |run| foreground::run(role, &run))
 }

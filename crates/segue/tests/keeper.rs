@@ -11,6 +11,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitCode, Stdio};
@@ -19,9 +20,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, Signal, kill_process};
 use segue_sys::process::{Process, has_controlling_terminal};
-use segue_sys::signal::Signals;
+use segue_sys::signal::{Handled, Signals};
 use segue_sys::spawn::{Exit, Mask, Spawn, reap};
-use tokio::io::unix::AsyncFd;
 
 #[path = "../src/keeper/mod.rs"]
 #[expect(
@@ -30,9 +30,11 @@ use tokio::io::unix::AsyncFd;
 )]
 mod keeper;
 
-use keeper::{FromKeeper, Keeper, Link, LinkError, SUPERVISOR_ARGUMENT};
+use keeper::{Keeper, LinkError, Opened, SUPERVISOR_ARGUMENT};
+use segue_wire::handoff::keeper::{FALLBACK, PROGRAM, STATE};
+use segue_wire::handoff::{FromKeeper, ToKeeper};
 
-const TESTS: [(&str, fn()); 8] = [
+const TESTS: [(&str, fn()); 11] = [
     ("mirrors_the_exit_code", mirrors_the_exit_code),
     ("forwards_each_signal_once", forwards_each_signal_once),
     (
@@ -45,6 +47,12 @@ const TESTS: [(&str, fn()); 8] = [
     ),
     ("its_death_is_noticed", its_death_is_noticed),
     ("reaps_orphans", reaps_orphans),
+    ("starts_another_supervisor", starts_another_supervisor),
+    ("holds_back_one_that_fails", holds_back_one_that_fails),
+    (
+        "goes_back_to_the_release_before",
+        goes_back_to_the_release_before,
+    ),
     (
         "tells_a_terminal_from_an_operator",
         tells_a_terminal_from_an_operator,
@@ -84,7 +92,22 @@ fn run_tests(words: &[&str]) -> ExitCode {
 fn supervisor(part: &str, rest: &[&str]) -> ExitCode {
     match part {
         "exit" => ExitCode::from(rest[0].parse::<u8>().unwrap()),
-        "report" => report().unwrap(),
+        "report" => report(&[]).unwrap(),
+        "store" => report(rest).unwrap(),
+        "never" => {
+            let (opened, _) = Opened::take_up().unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let link = opened.watch().unwrap();
+                let null = File::open("/dev/null").unwrap();
+                let state = ToKeeper::Store(STATE.to_owned());
+                link.sender().say(state, Some(null.as_fd()));
+                ExitCode::from(3)
+            })
+        }
         "panic" => panic!("on purpose"),
         "crash" => {
             let (app, line) = start_app(rest[0]);
@@ -97,7 +120,7 @@ fn supervisor(part: &str, rest: &[&str]) -> ExitCode {
             poll(&mut [PollFd::new(&app.pidfd, PollFlags::IN)], None).unwrap();
             assert_eq!(reap(&app.pidfd).unwrap(), Some(Exit::Code(0)));
             say(&line);
-            report().unwrap()
+            report(&[]).unwrap()
         }
         other => panic!("no such part: {other}"),
     }
@@ -122,44 +145,50 @@ fn start_app(script: &str) -> (segue_sys::spawn::Child, String) {
     (app, line.trim_end().to_owned())
 }
 
-/// Says what comes from the keeper, until QUIT or its death.
-#[expect(
-    deprecated,
-    reason = "its successor is unsafe for the sake of types whose descriptor can change; this \
-              one's does not"
-)]
-fn report() -> Result<ExitCode, LinkError> {
+/// Has this held, says what was held and what comes from the keeper, until QUIT or its death.
+fn report(store: &[&str]) -> Result<ExitCode, LinkError> {
     let signals = Signals::block()?;
+    let (opened, holdings) = Opened::take_up()?;
+    let names: Vec<&str> = holdings.descriptors.keys().map(String::as_str).collect();
     let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
+        .enable_all()
         .build()?;
     runtime.block_on(async {
-        let signals = AsyncFd::new(signals)?;
-        let mut link = Link::open()?;
-        say(&format!("ready {}", std::process::id()));
+        let mut link = opened.watch()?;
+        let sender = link.sender();
+        for word in store {
+            let (name, path) = word.split_once('=').unwrap_or((word, "/dev/null"));
+            let file = File::open(path)?;
+            sender.say(ToKeeper::Store(name.to_owned()), Some(file.as_fd()));
+        }
+        say(&format!("ready {} {}", std::process::id(), names.join(",")));
         loop {
-            tokio::select! {
-                news = link.next() => {
-                    say(&format!("{news:?}"));
-                    if news == FromKeeper::Ended {
-                        return Ok(ExitCode::from(5));
+            let Some(news) = link.next().await else {
+                say("Ended");
+                return Ok(ExitCode::from(5));
+            };
+            match news {
+                FromKeeper::Signal { number, signal } => {
+                    let signal = Handled::ALL
+                        .into_iter()
+                        .find(|handled| handled.signal().as_raw() == signal)
+                        .unwrap();
+                    say(&format!("{signal:?}"));
+                    if signal == Handled::Usr1 {
+                        // Not dealt with: it is told again to the next one.
+                        continue;
+                    }
+                    sender.say(ToKeeper::Acknowledge(number), None);
+                    match signal {
+                        Handled::Quit => return Ok(ExitCode::from(7)),
+                        Handled::Usr2 => sender.say(ToKeeper::Ready, None),
+                        _ => {}
                     }
                 }
-                ready = signals.readable() => {
-                    let mut ready = ready?;
-                    match ready.get_inner().receive()? {
-                        Some(received) if received.signal.signal() == Signal::CHILD => {}
-                        Some(received) => {
-                            assert!(!received.from_kernel);
-                            say(&format!("{:?}", received.signal));
-                            if received.signal.signal() == Signal::QUIT {
-                                return Ok(ExitCode::from(7));
-                            }
-                        }
-                        None => ready.clear_ready(),
-                    }
-                }
+                other => say(&format!("{other:?}")),
             }
+            // Whatever comes by other ways would be a second time.
+            assert_eq!(signals.receive()?, None);
         }
     })
 }
@@ -228,6 +257,18 @@ impl Kept {
         kill_process(pid, signal).unwrap();
     }
 
+    /// Has the supervisor say that it serves: until then its end is a failure to take over.
+    fn serve(&mut self) {
+        self.send(Signal::USR2);
+        assert_eq!(self.line(), "Usr2");
+    }
+
+    /// As its own line has said who it is.
+    fn kill_supervisor(&self, line: &str) {
+        let pid = Pid::from_raw(number(line).cast_signed()).unwrap();
+        kill_process(pid, Signal::KILL).unwrap();
+    }
+
     /// Its exit code, and everything it said on stderr.
     fn end(mut self) -> (Option<i32>, String) {
         let mut said = String::new();
@@ -284,7 +325,10 @@ fn ends_the_app_of_a_crashed_supervisor() {
     assert_eq!(pids.len(), 3);
     let (code, said) = kept.end();
     assert_eq!(code, Some(1));
-    assert!(said.contains(" was killed by signal 9: "), "{said}");
+    assert!(
+        said.contains(" was killed by signal 9 before it had begun: "),
+        "{said}"
+    );
     assert!(
         said.contains("segue: 3 processes ended, 0 of them by SIGKILL"),
         "{said}"
@@ -294,7 +338,7 @@ fn ends_the_app_of_a_crashed_supervisor() {
     let (code, said) = Kept::with(&["panic"]).end();
     assert_eq!(code, Some(1));
     assert!(
-        said.contains(" panicked, which is a bug in segue: "),
+        said.contains(" panicked, which is a bug in segue before it had begun: "),
         "{said}"
     );
 }
@@ -327,6 +371,94 @@ fn its_death_is_noticed() {
     assert_eq!(kept.keeper.wait().unwrap().signal(), Some(9));
 }
 
+fn starts_another_supervisor() {
+    let mut kept = Kept::with(&["store", STATE, "web/a", "web/b"]);
+    let first = kept.line();
+    kept.send(Signal::HUP);
+    kept.send(Signal::USR1);
+    assert_eq!(
+        (kept.line().as_str(), kept.line().as_str()),
+        ("Hup", "Usr1")
+    );
+    kept.kill_supervisor(&first);
+    let second = kept.line();
+    assert!(second.ends_with(" state,web/a,web/b"), "{second}");
+    assert_ne!(number(&first), number(&second));
+    // What was dealt with is not told again, what was not is.
+    assert_eq!(kept.line(), "Usr1");
+    kept.serve();
+    kept.send(Signal::QUIT);
+    assert_eq!(kept.line(), "Quit");
+    let (code, said) = kept.end();
+    assert_eq!(code, Some(7));
+    assert!(
+        said.contains("was killed by signal 9: another one takes over, the app goes on serving"),
+        "{said}"
+    );
+}
+
+fn holds_back_one_that_fails() {
+    // The first one has nobody to take over from: what it says is the end.
+    let (code, said) = Kept::with(&["never"]).end();
+    assert_eq!((code, said.as_str()), (Some(3), ""));
+
+    let failing = format!("{PROGRAM}=/bin/false");
+    let mut kept = Kept::with(&["store", STATE, &failing]);
+    let first = kept.line();
+    kept.kill_supervisor(&first);
+    let mut lines = Vec::new();
+    for _ in 0..4 {
+        let mut line = String::new();
+        kept.stderr.read_line(&mut line).unwrap();
+        lines.push(line);
+    }
+    assert!(
+        lines[0].contains("signal 9: another one takes over"),
+        "{lines:?}"
+    );
+    assert!(
+        lines[1].contains("could not take over (exit code 1): another one"),
+        "{lines:?}"
+    );
+    for (line, wait) in [(&lines[2], 1), (&lines[3], 2)] {
+        assert!(line.contains("could not take over (exit code 1)"), "{line}");
+        assert!(line.contains(&format!("is started in {wait} s")), "{line}");
+    }
+    // One that is told to end is started at once, and when it fails as well, all is ended.
+    kept.send(Signal::TERM);
+    let (code, said) = kept.end();
+    assert_eq!(code, Some(1));
+    assert!(
+        said.contains("and the app is to end: it is ended now"),
+        "{said}"
+    );
+}
+
+fn goes_back_to_the_release_before() {
+    let this = std::env::current_exe().unwrap();
+    let fallback = format!("{FALLBACK}={}", this.display());
+    let failing = format!("{PROGRAM}=/bin/false");
+    let mut kept = Kept::with(&["store", STATE, &failing, &fallback]);
+    let first = kept.line();
+    // As if it had become another release, which dies before it serves.
+    kept.kill_supervisor(&first);
+    let second = kept.line();
+    assert!(second.ends_with(" program,state"), "{second}");
+    kept.serve();
+    kept.send(Signal::QUIT);
+    assert_eq!(kept.line(), "Quit");
+    let (code, said) = kept.end();
+    assert_eq!(code, Some(7), "{said}");
+    assert!(
+        said.contains("the release before it is started again"),
+        "{said}"
+    );
+}
+
+fn number(line: &str) -> u32 {
+    line.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
 fn reaps_orphans() {
     // The shell that starts it has ended before it does, or does not collect it.
     let mut kept = Kept::with(&["orphan", "sh -c 'exec <&-' & echo $!"]);
@@ -338,7 +470,10 @@ fn reaps_orphans() {
         std::thread::yield_now();
     }
     kept.send(Signal::QUIT);
-    assert_eq!(kept.line(), "Quit");
+    // Whoever the keeper has collected is told of: it may have been a worker.
+    let last = std::iter::repeat_with(|| kept.line());
+    let last = last.into_iter().find(|line| !line.starts_with("Ended {"));
+    assert_eq!(last.as_deref(), Some("Quit"));
     assert_eq!(kept.end(), (Some(7), String::new()));
 }
 

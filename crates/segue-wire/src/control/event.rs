@@ -115,11 +115,20 @@ pub struct Outcome {
     /// Workers that were killed before they had drained.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub killed: Option<u32>,
-    /// Why a request was not even tried: `stopping`, `reloading`, `starting`, `no_workers`, `too_many`.
+    /// Why a request was not even tried: `stopping`, `reloading`, `starting`, `no_workers`,
+    /// `too_many`, `upgrading`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refusal: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
+    /// Of an upgrade: the releases before and after.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub release_from: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub release_to: Option<String>,
+    /// Of an upgrade: microseconds without a supervisor.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gap_us: Option<u64>,
 }
 
 /// The outcome in one word.
@@ -140,6 +149,10 @@ pub enum OutcomeKind {
     /// Some workers were killed before they had drained.
     StoppedHard,
     NeverStarted,
+    /// The supervisor is another release now, or the same one anew.
+    Upgraded,
+    /// The supervisor goes on as it was.
+    UpgradeFailed,
     /// Not even tried.
     Refused,
     /// A word of a newer release.

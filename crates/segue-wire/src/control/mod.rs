@@ -15,7 +15,7 @@ mod status;
 pub use event::{Failure, Level, Missed, Notice, Outcome, OutcomeKind, Progress};
 pub use problem::{Problem, ProblemBody, ProblemCode};
 pub use request::{
-    MAX_BODY, ReloadBody, Request, ScaleBody, Wait, apps_path, parse, percent_decode,
+    MAX_BODY, ReloadBody, Request, ScaleBody, UpgradeBody, Wait, apps_path, parse, percent_decode,
     percent_encode,
 };
 pub use sse::{Decoder, Frame, MAX_FRAME, SseError, encode};
@@ -24,6 +24,8 @@ pub use status::{
     WorkerPhase,
 };
 
+/// The header by which a request is known when it is made again: it is carried out once.
+pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// The media type of every body that is not a stream.
 pub const JSON: &str = "application/json";
 /// The media type of a stream of progress.

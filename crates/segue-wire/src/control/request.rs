@@ -23,8 +23,18 @@ pub enum Request {
     Stop { app: String },
     /// `POST /v1/shutdown`
     Shutdown,
+    /// `POST /v1/upgrade`
+    Upgrade { binary: Option<String> },
     /// `GET /v1/events`
     Events,
+}
+
+/// The body of an upgrade; an empty body means the defaults.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpgradeBody {
+    /// The absolute path of the new binary; without it, whatever is at the place of the present one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binary: Option<String>,
 }
 
 /// The body of a reload; an empty body means the defaults.
@@ -72,6 +82,16 @@ pub fn parse(method: &str, path: &str, body: &[u8]) -> Result<Request, Problem> 
         ["status"] => only("GET", method).map(|()| Request::Status),
         ["events"] => only("GET", method).map(|()| Request::Events),
         ["shutdown"] => only("POST", method).map(|()| Request::Shutdown),
+        ["upgrade"] => {
+            only("POST", method)?;
+            let UpgradeBody { binary } = decode_or_default(body)?;
+            match binary {
+                Some(binary) if !binary.starts_with('/') => {
+                    Err(bad("the path of the binary must be absolute"))
+                }
+                binary => Ok(Request::Upgrade { binary }),
+            }
+        }
         ["reload"] => {
             only("POST", method)?;
             let ReloadBody { wait } = decode_or_default(body)?;
@@ -155,9 +175,12 @@ fn only(allowed: &str, method: &str) -> Result<(), Problem> {
     ))
 }
 
-fn decode_or_default(body: &[u8]) -> Result<ReloadBody, Problem> {
+fn decode_or_default<T>(body: &[u8]) -> Result<T, Problem>
+where
+    T: Default + serde::de::DeserializeOwned,
+{
     if body.trim_ascii().is_empty() {
-        return Ok(ReloadBody::default());
+        return Ok(T::default());
     }
     serde_json::from_slice(body).map_err(|error| bad(format!("the body cannot be read: {error}")))
 }
@@ -224,6 +247,14 @@ mod tests {
             wait: Wait::Committed,
         };
         check("POST", "/v1/reload", "", Ok(all));
+        for (body, binary) in [
+            ("", Ok(None)),
+            ("{\"binary\":\"/b/segue\"}", Ok(Some("/b/segue".to_owned()))),
+            ("{\"binary\":\"segue\"}", Err(ProblemCode::BadRequest)),
+        ] {
+            let expected = binary.map(|binary| Request::Upgrade { binary });
+            check("POST", "/v1/upgrade", body, expected);
+        }
         for (body, wait) in [
             ("", Wait::Committed),
             ("{}", Wait::Committed),

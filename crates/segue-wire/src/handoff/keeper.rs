@@ -14,15 +14,18 @@
 //! | `n` PID(4) | it has | `H` | the terminal has gone |
 //! | `a` NUMBER(8) | signals up to this one are dealt with | | |
 //!
-//! Two names mean something to the keeper: [`PROGRAM`] is the executable that it starts when the
-//! supervisor has died, and [`FALLBACK`] the one that it starts instead when one dies before it
-//! has said `r`.
+//! Three names mean something to the keeper: without [`STATE`] there is nothing that another
+//! supervisor could take over; [`PROGRAM`] is the executable that it starts when the supervisor has
+//! died, and [`FALLBACK`] the one that it starts instead when one dies before it has said `r`.
 
 /// Longest name, in bytes.
 pub const NAME_LIMIT: usize = 255;
 
 /// Longest packet, in bytes.
 pub const PACKET_LIMIT: usize = NAME_LIMIT + 1;
+
+/// What a supervisor has written down for its successor.
+pub const STATE: &str = "state";
 
 /// The executable that is started when the supervisor has died.
 pub const PROGRAM: &str = "program";

@@ -4,8 +4,8 @@
 //! are ignored, and a member of the wrong type counts as absent. Nothing that an app sends is
 //! kept unless the cluster protocol needs it.
 
-use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::drain::{self, Passed, Said};
@@ -51,7 +51,7 @@ pub enum Message {
 }
 
 /// A worker's question for a socket.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct QueryServer {
     /// The answer's `ack`.
     pub seq: u64,
@@ -64,7 +64,7 @@ pub struct QueryServer {
 }
 
 /// Where a worker wants to listen, or does.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Place {
     /// An IP address in text, or a path; names have been resolved by the worker. `None`: any address.
     pub address: Option<String>,
@@ -84,7 +84,7 @@ pub struct Place {
 }
 
 /// The `addressType` of a place.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub enum AddressType {
     V4,
     V6,
@@ -189,7 +189,12 @@ impl Message {
                 Self::Handle { kind, passed }
             }
             Some(drain::COMMAND) => drain::read(line).map_or(Self::Unknown, Self::Segue),
-            Some("NODE_HANDLE_ACK") => Self::HandleAck,
+            Some("NODE_HANDLE_ACK") => match envelope.segue.text() {
+                Some("synced") => Self::Segue(Said::Synced {
+                    awaiting: envelope.awaiting.number().unwrap_or(0),
+                }),
+                _ => Self::HandleAck,
+            },
             Some("NODE_HANDLE_NACK") => Self::HandleNack,
             // Node's own rule for what is internal.
             Some(cmd) if cmd.len() > 5 && cmd.starts_with("NODE_") => Self::Unknown,
@@ -237,6 +242,12 @@ struct Envelope {
     cmd: Loose,
     #[serde(default, rename = "type")]
     kind: Loose,
+    // Node holds everything back but acknowledgements while it awaits one itself: a preload's answer
+    // to `Order::Sync` comes in that guise.
+    #[serde(default)]
+    segue: Loose,
+    #[serde(default)]
+    awaiting: Loose,
 }
 
 #[derive(Deserialize)]

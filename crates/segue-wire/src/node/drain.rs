@@ -3,7 +3,7 @@
 //! The `cmd` of every message begins with `NODE_`, so that Node keeps it from the app's own
 //! `'message'` listeners (Node's documentation of `process.send`).
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::loose::Loose;
@@ -28,10 +28,14 @@ pub enum Said {
     Drained(Totals),
     /// The app listens on a socket that the supervisor did not make.
     Bypass(Bypass),
+    /// It has read everything up to [`Order::Sync`](super::Order::Sync). The number of the
+    /// connection that it waits to have acknowledged; 0 for none. It comes as a `NODE_HANDLE_ACK`
+    /// with members of its own, because Node sends nothing else while it awaits one.
+    Synced { awaiting: u64 },
 }
 
 /// The first word of a preload.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Hello {
     /// Of these messages; 1.
     pub version: u64,
@@ -42,7 +46,7 @@ pub struct Hello {
 }
 
 /// Open connections of a worker that drains, by what keeps them open.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct DrainState {
     /// HTTP/1 between two requests.
     pub idle: u64,
@@ -61,7 +65,7 @@ pub struct DrainState {
 }
 
 /// Connections that are gone since the drain began.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Totals {
     /// Handed to another worker.
     pub moved: u64,
@@ -85,6 +89,8 @@ pub struct Passed {
     pub key: String,
     /// Its server's keep-alive time-out in milliseconds; 0 for none.
     pub keep_alive: u64,
+    /// Counts the worker's connections from 1.
+    pub number: u64,
 }
 
 /// How a worker is to drain. Said again, the newest counts.
@@ -158,6 +164,11 @@ impl Drain {
     }
 }
 
+/// Asks the preload to say how far it has read.
+pub(super) fn sync() -> Value {
+    json!({"cmd": COMMAND, "act": "sync"})
+}
+
 /// Reads a line whose `cmd` is [`COMMAND`]; it is known to be an object.
 pub(super) fn read(line: &[u8]) -> Option<Said> {
     if line.len() > LIMIT {
@@ -202,6 +213,7 @@ pub(super) fn read_passed(line: &[u8]) -> Option<Passed> {
     Some(Passed {
         key: msg.get("key")?.as_str()?.to_owned(),
         keep_alive: msg.get("ka").and_then(Value::as_u64).unwrap_or(0),
+        number: msg.get("n").and_then(Value::as_u64).unwrap_or(0),
     })
 }
 
@@ -345,6 +357,7 @@ mod tests {
             Some(Passed {
                 key: "3".into(),
                 keep_alive,
+                number: 0,
             })
         };
         let cases = [

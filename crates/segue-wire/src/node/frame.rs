@@ -67,6 +67,32 @@ impl Decoder {
         }
     }
 
+    /// One that goes on where another has ended: `held` is the line so far.
+    #[must_use]
+    pub fn resume(held: Vec<u8>) -> Self {
+        Self {
+            held,
+            ..Self::default()
+        }
+    }
+
+    /// One that discards what is left of a line whose beginning is not known.
+    #[must_use]
+    pub fn skipping() -> Self {
+        Self {
+            skipping: Some(Skipped {
+                starts_as_handle: false,
+            }),
+            ..Self::default()
+        }
+    }
+
+    /// The line so far; `None` of one that is being discarded.
+    #[must_use]
+    pub fn held(&self) -> Option<&[u8]> {
+        self.skipping.is_none().then_some(&self.held)
+    }
+
     /// Takes the next bytes of the stream and reports every line they complete, in order.
     pub fn feed(&mut self, chunk: &[u8], mut report: impl FnMut(Line)) {
         let mut pieces = chunk.split(|byte| *byte == b'\n');

@@ -91,6 +91,33 @@ impl<H> HandleQueue<H> {
         Refused::Resend(&in_flight.message)
     }
 
+    /// The message in flight, if there is one.
+    #[must_use]
+    pub fn in_flight(&self) -> Option<&H> {
+        self.in_flight.as_ref().map(|in_flight| &in_flight.message)
+    }
+
+    /// Messages that wait for their turn, the next one first.
+    pub fn waiting(&self) -> impl Iterator<Item = &H> {
+        self.waiting.iter()
+    }
+
+    /// A queue of before: `in_flight` has been sent, or will be; it has `patience` from now on.
+    #[must_use]
+    pub fn resume(
+        patience: u64,
+        now: u64,
+        in_flight: Option<H>,
+        waiting: impl IntoIterator<Item = H>,
+    ) -> Self {
+        let mut queue = Self::new(patience);
+        if let Some(message) = in_flight {
+            queue.launch(message, now);
+        }
+        queue.waiting.extend(waiting);
+        queue
+    }
+
     /// When the message in flight is overdue; `None` while there is none.
     #[must_use]
     pub fn deadline(&self) -> Option<u64> {

@@ -7,7 +7,7 @@
 use serde_json::{Value, json};
 
 use super::cluster::HandleType;
-use super::drain::Drain;
+use super::drain::{self, Drain};
 
 /// One message to a worker. `seq` is the sender's own number; any increasing one will do.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,6 +46,8 @@ pub enum Order<'a> {
     Disconnect { seq: u64 },
     /// Answer `exitedAfterDisconnect`.
     ConfirmExit { seq: u64, ack: u64 },
+    /// Ask the preload to answer, which shows that it has read everything before this.
+    Sync,
     /// The worker's descriptor has arrived.
     HandleAck,
     /// The worker's message came without its descriptor: it sends it again, three times at most.
@@ -63,6 +65,7 @@ impl Order<'_> {
             | Self::Say(_)
             | Self::Disconnect { .. }
             | Self::ConfirmExit { .. }
+            | Self::Sync
             | Self::HandleAck
             | Self::HandleNack => false,
         }
@@ -112,6 +115,7 @@ impl Order<'_> {
             Self::ConfirmExit { seq, ack } => {
                 json!({"cmd": "NODE_CLUSTER", "ack": ack, "seq": seq})
             }
+            Self::Sync => drain::sync(),
             Self::HandleAck => json!({"cmd": "NODE_HANDLE_ACK"}),
             Self::HandleNack => json!({"cmd": "NODE_HANDLE_NACK"}),
         };

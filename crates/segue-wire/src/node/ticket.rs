@@ -25,6 +25,18 @@ impl TicketKeys {
         }
         answer
     }
+
+    /// Those of before, as [`TicketKeys::text`] gave them.
+    #[must_use]
+    pub fn from_text(text: Option<String>) -> Self {
+        Self(text)
+    }
+
+    /// The keys, to be kept as secret as a private key.
+    #[must_use]
+    pub fn text(&self) -> Option<&str> {
+        self.0.as_deref()
+    }
 }
 
 impl std::fmt::Debug for TicketKeys {

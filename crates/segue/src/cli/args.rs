@@ -44,6 +44,15 @@ Examples:
   segue reload
   segue reload web --wait drained --timeout 10m";
 
+const UPGRADE_HELP: &str = "\
+The new binary first shows that it can read the state of the running supervisor; only then the
+supervisor becomes it, with the same pid. Workers, connections and reloads under way go on. If
+anything fails the running supervisor goes on, and the exit code is 1.
+
+Examples:
+  segue upgrade                              whatever has been installed over the running binary
+  segue upgrade --binary /opt/segue-0.2/segue";
+
 /// Zero-downtime application server: runs N workers of a Node.js app on one port, and replaces them
 /// with a new version so that no client can tell.
 #[derive(Debug, Parser)]
@@ -71,6 +80,9 @@ pub(crate) enum Command {
     Stop(StopArgs),
     /// Stop everything and end the supervisor
     Shutdown(ShutdownArgs),
+    /// Replace the supervisor itself, in place: no worker and no client notices
+    #[command(after_help = UPGRADE_HELP)]
+    Upgrade(UpgradeArgs),
     /// See it at work: a built-in app, reloaded, broken and killed under load
     Demo(DemoArgs),
 }
@@ -182,6 +194,18 @@ pub(crate) struct ShutdownArgs {
     pub(crate) common: CommonArgs,
 }
 
+#[derive(Args, Debug)]
+pub(crate) struct UpgradeArgs {
+    /// The new binary [default: the file at the path of the running one]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) binary: Option<PathBuf>,
+    /// Wait no longer than this, with exit code 124; the upgrade itself goes on [default: as long as it takes]
+    #[arg(long, value_name = "DURATION", value_parser = quantity::duration)]
+    pub(crate) timeout: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+}
+
 impl Command {
     /// Refuses what can be written but not meant.
     pub(crate) fn check(&self) -> Result<(), clap::Error> {
@@ -198,6 +222,7 @@ impl Command {
             | Self::Status(_)
             | Self::Stop(_)
             | Self::Shutdown(_)
+            | Self::Upgrade(_)
             | Self::Events(_)
             | Self::Demo(_) => Ok(()),
         }

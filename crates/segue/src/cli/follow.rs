@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use segue_wire::control::{Level, Notice, Outcome, OutcomeKind, Progress};
-use tokio::time::timeout;
+use segue_wire::control::{Level, Notice, Outcome, OutcomeKind, ProblemCode, Progress};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::error::Trouble;
 use super::output::{Output, Tone};
@@ -11,23 +11,45 @@ use crate::control::client::{ClientError, Stream};
 use crate::exit::Exit;
 use crate::telemetry::lines;
 
-/// Reads a stream to its end. `what` begins the error if it breaks: "cannot reload web".
+/// How often the supervisor may be replaced while somebody waits for it.
+const MOST_REPLACED: u32 = 1000;
+
+/// How long another one may take to take over, and the pause between two looks.
+const TAKE_OVER: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Makes a request and follows its stream to the end. `what` begins the error if it breaks: "cannot
+/// reload web". When the supervisor is replaced meanwhile the request is made again, which does
+/// nothing twice.
 pub(super) async fn follow(
-    mut stream: Stream,
+    ask: impl AsyncFn() -> Result<Stream, ClientError>,
     what: &str,
     output: &Output,
 ) -> Result<Exit, Trouble> {
+    let talking = |error| Trouble::talking(what, error);
+    let mut stream = again(&ask).await.map_err(talking)?;
     let mut teller = StepTeller { output, held: None };
     let mut exits = Vec::new();
+    let mut replaced = 0;
     loop {
-        let progress = stream.next().await;
-        match progress.map_err(|error| Trouble::talking(what, error))? {
-            Some(Progress::Outcome(outcome)) => {
+        match stream.next().await {
+            Ok(Some(Progress::Outcome(outcome))) => {
                 teller.outcome(&outcome, what);
                 exits.push(exit_of(&outcome));
             }
-            Some(progress) => teller.progress(&progress),
-            None => break,
+            Ok(Some(progress)) => teller.progress(&progress),
+            Ok(None) if !exits.is_empty() => break,
+            Err(error) if !is_broken(&error) => return Err(talking(error)),
+            Ok(None) | Err(_) if replaced >= MOST_REPLACED => break,
+            Ok(None) | Err(_) => {
+                replaced += 1;
+                stream = match again(&ask).await {
+                    Ok(stream) => stream,
+                    // Nobody took over.
+                    Err(ClientError::NotRunning { .. }) => break,
+                    Err(error) => return Err(talking(error)),
+                };
+            }
         }
     }
     if exits.is_empty() {
@@ -36,6 +58,31 @@ pub(super) async fn follow(
         return Err(Trouble::new(what, why, next, Exit::NotFound));
     }
     Ok(Exit::all(exits))
+}
+
+/// The same request, to whoever has taken over.
+pub(super) async fn again(
+    ask: impl AsyncFn() -> Result<Stream, ClientError>,
+) -> Result<Stream, ClientError> {
+    let until = Instant::now() + TAKE_OVER;
+    loop {
+        match ask().await {
+            Err(error) if is_broken(&error) && Instant::now() < until => sleep(PAUSE).await,
+            answer => return answer,
+        }
+    }
+}
+
+/// The supervisor has ended, and another one may take over, or has.
+fn is_broken(error: &ClientError) -> bool {
+    match error {
+        ClientError::Broken(_) => true,
+        ClientError::Refused(problem) => problem.code == ProblemCode::Ending,
+        ClientError::NotRunning { .. }
+        | ClientError::Connect { .. }
+        | ClientError::TimedOut { .. }
+        | ClientError::Garbled(_) => false,
+    }
 }
 
 /// Tells one piece of news that belongs to no request.
@@ -58,11 +105,6 @@ pub(super) async fn limited(
     finished.unwrap_or_else(|_| Err(Trouble::overdue(what, limit)))
 }
 
-/// The error of a stream that did not begin.
-pub(super) fn begun(what: &str, stream: Result<Stream, ClientError>) -> Result<Stream, Trouble> {
-    stream.map_err(|error| Trouble::talking(what, error))
-}
-
 /// The exit code of an outcome.
 pub(super) fn exit_of(outcome: &Outcome) -> Exit {
     match outcome.kind {
@@ -70,10 +112,12 @@ pub(super) fn exit_of(outcome: &Outcome) -> Exit {
         | OutcomeKind::Started
         | OutcomeKind::Reloaded
         | OutcomeKind::Scaled
-        | OutcomeKind::Stopped => Exit::Done,
-        OutcomeKind::ReloadFailed | OutcomeKind::NeverStarted | OutcomeKind::Unknown => {
-            Exit::Failed
-        }
+        | OutcomeKind::Stopped
+        | OutcomeKind::Upgraded => Exit::Done,
+        OutcomeKind::ReloadFailed
+        | OutcomeKind::NeverStarted
+        | OutcomeKind::UpgradeFailed
+        | OutcomeKind::Unknown => Exit::Failed,
         OutcomeKind::Superseded => Exit::Conflict,
         OutcomeKind::StoppedHard => Exit::Partly,
         OutcomeKind::Refused => match outcome.refusal.as_deref() {

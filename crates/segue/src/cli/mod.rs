@@ -10,6 +10,7 @@ mod reload;
 mod scale;
 mod status;
 mod stop;
+mod upgrade;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -40,6 +41,9 @@ pub(crate) fn main(words: Vec<OsString>, run: impl FnOnce(RunArgs) -> u8) -> Exi
         Ok(Command::Stop(args)) => drive(args.common.output(), |output| stop::run(args, output)),
         Ok(Command::Shutdown(args)) => {
             drive(args.common.output(), |output| stop::shutdown(args, output))
+        }
+        Ok(Command::Upgrade(args)) => {
+            drive(args.common.output(), |output| upgrade::run(args, output))
         }
         Ok(Command::Demo(args)) => drive(args.output(), |output| demo::run(args, output)),
         Err(exit) => exit,

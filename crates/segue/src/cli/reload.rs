@@ -2,7 +2,7 @@
 
 use super::args::ReloadArgs;
 use super::error::Trouble;
-use super::follow::{begun, follow, limited};
+use super::follow::{follow, limited};
 use super::output::Output;
 use crate::control::find::find;
 use crate::control::runtime::Place;
@@ -43,6 +43,10 @@ async fn one(args: &ReloadArgs, app: Option<&str>, output: &Output) -> Result<Ex
     );
     let found = find(args.common.control.clone(), app, &Place::of_this_process()).await;
     let found = found.map_err(|error| Trouble::finding(&what, error))?;
-    let stream = begun(&what, found.client.reload(app, args.wait).await)?;
-    follow(stream, &what, output).await
+    follow(
+        async || found.client.reload(app, args.wait).await,
+        &what,
+        output,
+    )
+    .await
 }

@@ -2,7 +2,7 @@
 
 use super::args::{ShutdownArgs, StopArgs};
 use super::error::Trouble;
-use super::follow::{begun, follow, limited};
+use super::follow::{follow, limited};
 use super::output::Output;
 use super::scale::only_app;
 use crate::control::find::find;
@@ -16,8 +16,7 @@ pub(super) async fn run(args: StopArgs, output: Output) -> Result<Exit, Trouble>
         let found = find(args.common.control.clone(), app, &Place::of_this_process()).await;
         let found = found.map_err(|error| Trouble::finding(what, error))?;
         let app = only_app(&found, app, what)?;
-        let stream = begun(what, found.client.stop(&app).await)?;
-        follow(stream, what, &output).await
+        follow(async || found.client.stop(&app).await, what, &output).await
     };
     limited(args.timeout, "cannot wait for the stop", stopped).await
 }
@@ -27,8 +26,7 @@ pub(super) async fn shutdown(args: ShutdownArgs, output: Output) -> Result<Exit,
     let ended = async {
         let found = find(args.common.control.clone(), None, &Place::of_this_process()).await;
         let found = found.map_err(|error| Trouble::finding(what, error))?;
-        let stream = begun(what, found.client.shutdown().await)?;
-        follow(stream, what, &output).await
+        follow(async || found.client.shutdown().await, what, &output).await
     };
     limited(args.timeout, "cannot wait for the shutdown", ended).await
 }

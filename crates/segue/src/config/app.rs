@@ -5,24 +5,34 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use super::command::Command;
+use crate::handoff::text::{pairs, word, words};
 
 /// One app.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) struct AppConfig {
     pub(crate) name: String,
     pub(crate) command: Command,
     /// What follows the command, untouched.
+    #[serde(with = "words")]
     pub(crate) args: Vec<OsString>,
     /// Which node runs scripts: a path, or a name that is looked up with the workers' PATH.
+    #[serde(with = "word")]
     pub(crate) node: OsString,
     /// Between node and the script.
+    #[serde(with = "words")]
     pub(crate) node_args: Vec<OsString>,
     /// Absolute, with the symlinks it was reached by: see `command::logical_directory`.
+    #[serde(with = "word")]
     pub(crate) cwd: PathBuf,
     /// The environment of the caller. Later ones win: this, `env_files` in order, `env`.
+    #[serde(with = "pairs")]
     pub(crate) caller_env: Vec<(OsString, OsString)>,
     /// Relative ones are below `cwd`.
+    #[serde(with = "words")]
     pub(crate) env_files: Vec<PathBuf>,
+    #[serde(with = "pairs")]
     pub(crate) env: Vec<(OsString, OsString)>,
 }

@@ -7,15 +7,18 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use super::package::{NotPlain, Package, PackageError, PlainScript};
+use crate::handoff::text::word;
 
 /// What a worker runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) enum Command {
     /// Run by node. As written; a relative path is below the app's directory.
-    Script(PathBuf),
+    Script(#[serde(with = "word")] PathBuf),
     /// Looked up with the workers' PATH, unless it has a slash.
-    Executable(OsString),
+    Executable(#[serde(with = "word")] OsString),
 }
 
 /// A command as it was meant.

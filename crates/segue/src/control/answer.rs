@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::http::request::Parts;
 use hyper::{Request, Response, StatusCode};
 use segue_wire::control::{self as wire, OutcomeKind, Problem, ProblemBody, ProblemCode, Progress};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
@@ -22,6 +23,9 @@ use super::command::{Caller, Command};
 const BODY_WAIT: Duration = Duration::from_secs(5);
 /// How long the supervisor loop may take to answer. It never works for long at a time.
 const LOOP_WAIT: Duration = Duration::from_secs(5);
+
+/// The longest key of a request, in bytes.
+const LONGEST_KEY: usize = 64;
 
 /// How far a connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +103,7 @@ impl Answerer {
             ));
         }
         let (head, body) = request.into_parts();
+        let key = key_of(&head)?;
         let body = read(body).await?;
         stage.send_replace(Stage::Working);
         match wire::parse(head.method.as_str(), head.uri.path(), &body)? {
@@ -109,7 +114,13 @@ impl Answerer {
             }
             wire::Request::Scale { app, scale } => {
                 let (reply, answer) = oneshot::channel();
-                self.send(Command::Scale { app, scale, reply }).await?;
+                self.send(Command::Scale {
+                    app,
+                    scale,
+                    key,
+                    reply,
+                })
+                .await?;
                 let outcome = within(answer).await??;
                 match outcome.kind {
                     OutcomeKind::Refused => Err(refused(outcome)),
@@ -117,19 +128,29 @@ impl Answerer {
                 }
             }
             wire::Request::Reload { app, wait } => {
-                self.stream(|caller| Command::Reload { app, wait, caller })
+                self.stream(key, |caller| Command::Reload { app, wait, caller })
                     .await
             }
             wire::Request::Stop { app } => {
-                self.stream(|caller| Command::Stop { app, caller }).await
+                self.stream(key, |caller| Command::Stop { app, caller })
+                    .await
             }
-            wire::Request::Shutdown => self.stream(|caller| Command::Shutdown { caller }).await,
-            wire::Request::Events => self.stream(|caller| Command::Events { caller }).await,
+            wire::Request::Upgrade { binary } => {
+                let binary = binary.map(Into::into);
+                self.stream(key, |caller| Command::Upgrade { binary, caller })
+                    .await
+            }
+            wire::Request::Shutdown => {
+                self.stream(key, |caller| Command::Shutdown { caller })
+                    .await
+            }
+            wire::Request::Events => self.stream(None, |caller| Command::Events { caller }).await,
         }
     }
 
     async fn stream(
         &self,
+        key: Option<String>,
         command: impl FnOnce(Caller) -> Command,
     ) -> Result<Response<AnswerBody>, Problem> {
         let place = Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
@@ -139,7 +160,7 @@ impl Answerer {
                 "close some, or ask again later",
             )
         })?;
-        let (caller, begun) = Caller::new();
+        let (caller, begun) = Caller::new(key);
         self.send(command(caller)).await?;
         let events = within(begun).await??;
         let mut response = Response::new(AnswerBody::Stream {
@@ -159,6 +180,28 @@ impl Answerer {
             Err(_) => Err(busy()),
         }
     }
+}
+
+/// What makes a request known when it is made again: the caller's own word, and what it asks for.
+fn key_of(head: &Parts) -> Result<Option<String>, Problem> {
+    let Some(key) = head.headers.get(wire::IDEMPOTENCY_KEY) else {
+        return Ok(None);
+    };
+    let key = key.to_str().ok().filter(|key| {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        (1..=LONGEST_KEY).contains(&key.len()) && key.bytes().all(is_plain)
+    });
+    let key = key.ok_or_else(|| {
+        Problem::new(
+            ProblemCode::BadRequest,
+            format!(
+                "the header {} is not 1 to {LONGEST_KEY} letters, digits, dashes, dots or underscores",
+                wire::IDEMPOTENCY_KEY
+            ),
+            "send another one, or none",
+        )
+    })?;
+    Ok(Some(format!("{key} {} {}", head.method, head.uri.path())))
 }
 
 async fn read(body: Incoming) -> Result<Bytes, Problem> {

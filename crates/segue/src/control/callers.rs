@@ -68,6 +68,11 @@ impl Callers {
         );
     }
 
+    /// Somebody waits for the supervisor to be another one.
+    pub(crate) fn upgrade(&mut self, request: RequestId, teller: Teller) {
+        self.stop(request, teller);
+    }
+
     /// Somebody waits for one answer, without progress.
     pub(crate) fn once(&mut self, request: RequestId, reply: oneshot::Sender<Outcome>) {
         self.waiting.insert(request, Waiting::Once(reply));
@@ -137,7 +142,7 @@ mod tests {
     use crate::control::command::Caller;
 
     fn stream() -> (Teller, mpsc::Receiver<Progress>) {
-        let (caller, mut begun) = Caller::new();
+        let (caller, mut begun) = Caller::new(None);
         let teller = caller.accept();
         (teller, begun.try_recv().unwrap().unwrap())
     }

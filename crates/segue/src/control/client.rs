@@ -3,6 +3,8 @@
 //! Connecting and short answers have deadlines. A stream is as long as what it tells of: its end
 //! is the supervisor's, and whoever reads it may stop at any time.
 
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,7 +18,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use segue_wire::control::{
     self as wire, Decoder, Outcome, Problem, ProblemBody, ProblemCode, Progress, ReloadBody,
-    ScaleBody, Status, Wait,
+    ScaleBody, Status, UpgradeBody, Wait,
 };
 use thiserror::Error;
 use tokio::net::UnixStream;
@@ -53,6 +55,8 @@ pub(crate) enum ClientError {
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     path: PathBuf,
+    /// Tells this client's requests from everybody else's when they are made again.
+    key: String,
 }
 
 /// Progress of what was asked for.
@@ -67,7 +71,11 @@ pub(crate) struct Stream {
 
 impl Client {
     pub(crate) fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
+        let random = || RandomState::new().build_hasher().finish();
+        Self {
+            path: path.into(),
+            key: format!("{:016x}{:016x}", random(), random()),
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -105,6 +113,13 @@ impl Client {
         self.stream("POST", "/v1/shutdown", Bytes::new()).await
     }
 
+    /// Without `binary`, whatever is at the place of the supervisor's own.
+    pub(crate) async fn upgrade(&self, binary: Option<&str>) -> Result<Stream, ClientError> {
+        let binary = binary.map(str::to_owned);
+        self.stream("POST", "/v1/upgrade", json(&UpgradeBody { binary }))
+            .await
+    }
+
     pub(crate) async fn events(&self) -> Result<Stream, ClientError> {
         self.stream("GET", "/v1/events", Bytes::new()).await
     }
@@ -116,11 +131,26 @@ impl Client {
         body: Bytes,
     ) -> Result<T, ClientError> {
         let exchange = async {
-            let (response, _connection) = self.exchange(method, path, body).await?;
-            let body = collect(response.into_body()).await?;
-            serde_json::from_slice(&body).map_err(|error| ClientError::Garbled(error.to_string()))
+            loop {
+                match self.short_once(method, path, body.clone()).await {
+                    // Another supervisor takes over: asked again, it does nothing twice.
+                    Err(ClientError::Broken(_)) => sleep(CONNECT_PAUSE).await,
+                    answer => return answer,
+                }
+            }
         };
         self.limited(exchange).await
+    }
+
+    async fn short_once<T: serde::de::DeserializeOwned>(
+        &self,
+        method: &str,
+        path: &str,
+        body: Bytes,
+    ) -> Result<T, ClientError> {
+        let (response, _connection) = self.exchange(method, path, body).await?;
+        let body = collect(response.into_body()).await?;
+        serde_json::from_slice(&body).map_err(|error| ClientError::Garbled(error.to_string()))
     }
 
     async fn stream(&self, method: &str, path: &str, body: Bytes) -> Result<Stream, ClientError> {
@@ -161,6 +191,7 @@ impl Client {
             .uri(path)
             .header(HOST, "segue")
             .header(CONTENT_TYPE, wire::JSON)
+            .header(wire::IDEMPOTENCY_KEY, &self.key)
             .body(Full::new(body))
             .map_err(|error| ClientError::Garbled(error.to_string()))?;
         let response = sender.send_request(request).await?;

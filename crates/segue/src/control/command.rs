@@ -1,5 +1,6 @@
 //! What callers ask of the supervisor loop, and how it answers them without ever waiting for one.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -27,6 +28,8 @@ pub(crate) enum Command {
     Scale {
         app: String,
         scale: ScaleBody,
+        /// By which the same request is known when it is made again.
+        key: Option<String>,
         reply: oneshot::Sender<Result<Outcome, Problem>>,
     },
     Stop {
@@ -35,6 +38,11 @@ pub(crate) enum Command {
     },
     /// Stop every app, then end.
     Shutdown {
+        caller: Caller,
+    },
+    /// Become another binary.
+    Upgrade {
+        binary: Option<PathBuf>,
         caller: Caller,
     },
     /// All notices of all apps from now on.
@@ -47,6 +55,8 @@ pub(crate) enum Command {
 /// supervisor is ending.
 #[derive(Debug)]
 pub(crate) struct Caller {
+    /// By which the same request is known when it is made again.
+    key: Option<String>,
     begun: oneshot::Sender<Result<mpsc::Receiver<Progress>, Problem>>,
 }
 
@@ -61,9 +71,13 @@ pub(crate) struct Teller {
 }
 
 impl Caller {
-    pub(crate) fn new() -> (Self, Begun) {
+    pub(crate) fn new(key: Option<String>) -> (Self, Begun) {
         let (begun, answer) = oneshot::channel();
-        (Self { begun }, answer)
+        (Self { key, begun }, answer)
+    }
+
+    pub(crate) fn key(&self) -> Option<&str> {
+        self.key.as_deref()
     }
 
     /// Begins the stream.
@@ -123,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_caller_that_reads_nothing_still_gets_the_outcome() {
-        let (caller, mut begun) = Caller::new();
+        let (caller, mut begun) = Caller::new(None);
         let teller = caller.accept();
         let mut events = begun.try_recv().unwrap().unwrap();
         for _ in 0..QUEUE * 2 {
@@ -151,7 +165,7 @@ mod tests {
 
     #[test]
     fn callers_that_left_are_no_trouble() {
-        let (caller, begun) = Caller::new();
+        let (caller, begun) = Caller::new(None);
         drop(begun);
         let teller = caller.accept();
         assert!(teller.is_gone());

@@ -81,6 +81,8 @@ pub(crate) async fn serve(
             () = &mut ending => break,
         }
     }
+    // Others may hold copies of it for a successor, who is not to come: nobody is to wait there.
+    let _ = rustix::net::shutdown(&listener, rustix::net::Shutdown::Both);
     drop(listener);
     if let Err(error) = file.remove() {
         warn!(%error, path = %file.path().display(), "cannot remove the control socket");

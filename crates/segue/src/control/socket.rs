@@ -2,6 +2,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -117,8 +118,20 @@ impl ControlSocket {
         })
     }
 
+    /// One that a predecessor has made, and that has been listening all the while.
+    pub(crate) fn adopt(listener: OwnedFd, path: PathBuf) -> Self {
+        Self {
+            listener: listener.into(),
+            file: SocketFile { path },
+        }
+    }
+
     pub(crate) fn path(&self) -> &Path {
         self.file.path()
+    }
+
+    pub(crate) fn listener(&self) -> &UnixListener {
+        &self.listener
     }
 
     /// The listener, non-blocking, and its file.

@@ -116,7 +116,9 @@ async fn play(
             }
             // As a supervisor that is at its end.
             Command::Stop { .. } => {}
-            Command::Shutdown { caller } | Command::Events { caller } => {
+            Command::Shutdown { caller }
+            | Command::Upgrade { caller, .. }
+            | Command::Events { caller } => {
                 let _ = tell.send((Wait::Committed, caller.accept()));
             }
         }

@@ -1,12 +1,16 @@
-//! The main process: starts the supervisor, forwards signals, reaps, mirrors the exit code.
+//! The main process: starts the supervisor, holds its descriptors, forwards signals, reaps, starts
+//! another supervisor when one dies, mirrors the exit code.
 //!
 //! It is what a terminal, a service manager or PID 1's place sees, and has to outlive everything
-//! else. So it does next to nothing: one thread, no runtime, a single wait for signals, and it
-//! knows neither configuration nor workers.
+//! else. So it does next to nothing: one thread, no runtime, a single wait, and it knows neither
+//! configuration nor workers.
 
 mod aftermath;
+mod held;
 mod link;
+mod restart;
 mod run;
+mod terminal;
 
-pub(crate) use link::{FromKeeper, Link, LinkError};
-pub(crate) use run::{Keeper, SUPERVISOR_ARGUMENT};
+pub(crate) use link::{KEEPER_FD, LinkError, Opened, Sender};
+pub(crate) use run::{Estate, HELD_FD, KEEPER_ARGUMENT, Keeper, SUPERVISOR_ARGUMENT};

@@ -49,6 +49,22 @@ pub(super) struct Group<'a> {
 }
 
 impl Shut {
+    /// One that a predecessor has shut: its connections that fill the queues have ended with it, and
+    /// wait there all the same.
+    pub(super) fn restore(sinks: [OwnedFd; 2]) -> Self {
+        Self {
+            sinks: sinks.map(|socket| Sink {
+                socket,
+                _fillers: Vec::new(),
+            }),
+        }
+    }
+
+    pub(super) fn sinks(&self) -> [&OwnedFd; 2] {
+        let [first, last] = &self.sinks;
+        [&first.socket, &last.socket]
+    }
+
     /// Shuts the gate.
     ///
     /// # Errors

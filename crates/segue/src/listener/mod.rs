@@ -8,6 +8,7 @@
 //!     steer     who of a TCP group gets new connections
 //!     gate      holds back new TCP connections at the end
 //!     settle    whether a quieted worker has connections coming
+//!     succession  what a successor of this process must know of all that
 //!   straggler queues that no worker accepts from, and what leaving workers hand over
 //!                                                ← Action::{Publish, Tend}
 //! ```
@@ -23,10 +24,11 @@ mod pool;
 mod settle;
 mod steer;
 mod straggler;
+mod succession;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use place::Place;
 pub(crate) use pool::Pool;
 pub(crate) use steer::allowed_by_environment;
-pub(crate) use straggler::{Counts, HandOver, Migrant, Stragglers};
+pub(crate) use straggler::{Counts, HandOver, Migrant, Registry, Resumed, Stragglers, Traveller};

@@ -16,7 +16,10 @@ use rustix::io::Errno;
 use segue_core::SocketIndex;
 use segue_sys::socket::{self, Inode, Occupant, Permissions};
 
+use serde::{Deserialize, Serialize};
+
 use super::place::Manner;
+use crate::handoff::text::Word;
 
 /// The names of an address's sockets.
 #[derive(Debug)]
@@ -38,7 +41,67 @@ struct Member {
     permissions: Permissions,
 }
 
+/// The names, as a successor of this process finds them.
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) struct Record {
+    name: Word,
+    members: Vec<MemberRecord>,
+    on_path: Option<u16>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+struct MemberRecord {
+    device: u64,
+    inode: u64,
+    private: Word,
+    mode: u32,
+    user: u32,
+    group: u32,
+}
+
 impl Names {
+    pub(super) fn record(&self) -> Record {
+        let members = self.members.iter().map(|member| MemberRecord {
+            device: member.inode.device,
+            inode: member.inode.number,
+            private: member.private.as_os_str().into(),
+            mode: member.permissions.mode,
+            user: member.permissions.user,
+            group: member.permissions.group,
+        });
+        Record {
+            name: self.name.as_os_str().into(),
+            members: members.collect(),
+            on_path: self.on_path.map(|SocketIndex(index)| index),
+        }
+    }
+
+    /// Those of a predecessor, in the directory that it held.
+    pub(super) fn restore(directory: OwnedFd, record: Record) -> Self {
+        let members = record.members.into_iter().map(|member| Member {
+            inode: Inode {
+                device: member.device,
+                number: member.inode,
+            },
+            private: member.private.into(),
+            permissions: Permissions {
+                mode: member.mode,
+                user: member.user,
+                group: member.group,
+            },
+        });
+        Self {
+            directory,
+            name: record.name.into(),
+            members: members.collect(),
+            on_path: record.on_path.map(SocketIndex),
+        }
+    }
+
+    pub(super) fn directory(&self) -> &OwnedFd {
+        &self.directory
+    }
+
     /// # Errors
     /// Those of open(2) for the directory.
     pub(super) fn new(path: &Path) -> io::Result<Self> {

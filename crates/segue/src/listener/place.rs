@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use rustix::io::Errno;
 use segue_core::{AddressId, AddressKind};
 use segue_wire::node::{self, AddressType};
+use serde::{Deserialize, Serialize};
 
 /// Where a worker wants to listen.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -26,7 +27,7 @@ pub(crate) enum Place {
 }
 
 /// A host and a port.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
 pub(crate) struct Inet {
     pub(crate) host: IpAddr,
     /// Zone of a link-local IPv6 address; 0 for every other.
@@ -48,7 +49,7 @@ pub(crate) struct Wish {
 }
 
 /// How a socket is to be made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) struct Manner {
     /// No host was given: where there is no IPv6, 0.0.0.0 will do.
     pub(crate) any_host: bool,

@@ -21,18 +21,20 @@ use super::path::Names;
 use super::place::{Manner, Place, Places, Wish};
 use super::settle::{self, Handshakes, Settling, Watched};
 use super::{bind, steer};
+use crate::handoff::Journal;
 
 /// Every listening socket of one app.
 #[derive(Debug)]
 pub(crate) struct Pool {
     steering_allowed: bool,
-    places: Places,
+    pub(super) journal: Journal,
+    pub(super) places: Places,
     /// What the last question about an address said.
-    manners: BTreeMap<AddressId, Manner>,
-    tickets: BTreeMap<AddressId, TicketKeys>,
+    pub(super) manners: BTreeMap<AddressId, Manner>,
+    pub(super) tickets: BTreeMap<AddressId, TicketKeys>,
     /// Descriptors of workers that are to become an address's socket.
     adopted: BTreeMap<AddressId, OwnedFd>,
-    open: BTreeMap<AddressId, Open>,
+    pub(super) open: BTreeMap<AddressId, Open>,
     settling: Settling,
 }
 
@@ -45,18 +47,18 @@ pub(crate) struct Opened {
 
 /// An address in use.
 #[derive(Debug)]
-struct Open {
-    sockets: Vec<OwnedFd>,
+pub(super) struct Open {
+    pub(super) sockets: Vec<OwnedFd>,
     /// Sockets that get new connections.
-    set: Vec<SocketIndex>,
-    gate: Gate,
-    nature: Nature,
+    pub(super) set: Vec<SocketIndex>,
+    pub(super) gate: Gate,
+    pub(super) nature: Nature,
     /// Handshakes right after the set last changed, once somebody needed to know.
-    handshakes: Option<Handshakes>,
+    pub(super) handshakes: Option<Handshakes>,
 }
 
 #[derive(Debug)]
-enum Gate {
+pub(super) enum Gate {
     Open,
     /// It was to be shut, and could not be.
     Stuck,
@@ -65,7 +67,7 @@ enum Gate {
 }
 
 #[derive(Debug)]
-enum Nature {
+pub(super) enum Nature {
     Group {
         local: SocketAddr,
     },
@@ -84,9 +86,10 @@ enum Nature {
 impl Pool {
     /// An empty pool. Without `steering_allowed` each TCP address has one socket, as on a kernel
     /// that refuses to steer.
-    pub(crate) fn new(steering_allowed: bool) -> Self {
+    pub(crate) fn new(steering_allowed: bool, journal: Journal) -> Self {
         Self {
             steering_allowed,
+            journal,
             places: Places::default(),
             manners: BTreeMap::new(),
             tickets: BTreeMap::new(),
@@ -105,6 +108,7 @@ impl Pool {
         let kind = wish.place.kind();
         let address = self.places.intern(wish.place);
         self.manners.insert(address, wish.how);
+        self.note_place(address);
         Ok((address, kind))
     }
 
@@ -138,6 +142,9 @@ impl Pool {
             false if socket.index == SocketIndex(0) => self.open_first(socket.address),
             false => Err(Errno::INVAL.into()),
         };
+        if opened.is_ok() {
+            self.note_socket(socket);
+        }
         opened.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
     }
 
@@ -211,6 +218,13 @@ impl Pool {
         self.socket(socket).ok_or(Errno::BADF)?.try_clone()
     }
 
+    /// Whether the kernel can be told who of its sockets gets connections, as when it was opened.
+    pub(crate) fn is_steered(&self, address: AddressId) -> bool {
+        self.open
+            .get(&address)
+            .is_some_and(|open| !matches!(open.nature, Nature::Alone { .. }))
+    }
+
     /// Puts a path that was unlinked back: many programs unlink theirs before they listen, the
     /// second worker too.
     pub(crate) fn heal_path(&self, address: AddressId) {
@@ -233,7 +247,9 @@ impl Pool {
     /// The `data` of the answer to a question that came with `asked`: the ticket keys that the
     /// address's first TLS server came with, for all who come later, after a close too.
     pub(crate) fn ticket_data(&mut self, address: AddressId, asked: &Value) -> Value {
-        self.tickets.entry(address).or_default().answer(asked)
+        let answer = self.tickets.entry(address).or_default().answer(asked);
+        self.note_place(address);
+        answer
     }
 
     /// Sends new connections to exactly these sockets, from one moment on. Where an address has
@@ -267,6 +283,7 @@ impl Pool {
         }
         open.set = set;
         open.handshakes = None;
+        self.note_open(address);
         Ok(())
     }
 
@@ -310,6 +327,7 @@ impl Pool {
             }
         };
         open.handshakes = None;
+        self.note_open(address);
     }
 
     /// Closes every socket of an address. Copies of workers live on; a watch on one of them must
@@ -319,6 +337,7 @@ impl Pool {
         let Some(open) = self.open.remove(&address) else {
             return;
         };
+        self.note_closed(address, &open);
         if let Gate::Shut(Some(shut)) = open.gate {
             shut.close(open.sockets);
         }

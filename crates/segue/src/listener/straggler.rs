@@ -13,11 +13,13 @@
 //! channels nor who is ready.
 
 mod courier;
+mod registry;
 #[cfg(test)]
 mod tests;
 mod watch;
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -26,11 +28,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use segue_core::{AddressId, SocketRef, Tend, WorkerId};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch as published};
+use tokio::sync::{Semaphore, mpsc, watch as published};
 use tokio::time::Instant;
 
-use self::courier::{Courier, MIGRANT_PATIENCE, Share, Straggler};
+use self::courier::{Arriving, Courier, MIGRANT_PATIENCE, PATIENCE, Share, Straggler};
+pub(crate) use self::registry::{Registry, Traveller};
 use self::watch::Watch;
+use crate::handoff::Deposit;
 
 /// Connections of one app that may be accepted and not yet delivered. The others wait in their
 /// queue, where the kernel keeps them just as well.
@@ -51,8 +55,8 @@ pub(crate) trait HandOver: Send + Sync + 'static {
         worker: WorkerId,
         address: AddressId,
         keep_alive: Option<Duration>,
-        connection: OwnedFd,
-    ) -> impl Future<Output = Result<(), OwnedFd>> + Send;
+        connection: Deposit,
+    ) -> impl Future<Output = Result<(), Deposit>> + Send;
 }
 
 /// A connection that a leaving worker hands over, idle.
@@ -64,8 +68,11 @@ pub(crate) struct Migrant {
     /// The worker it leaves, which will not get it back.
     pub(crate) from: WorkerId,
     /// Dropped as soon as there is room for the worker's next one.
-    pub(crate) receipt: oneshot::Sender<()>,
+    pub(crate) receipt: Receipt,
 }
+
+/// Whatever it is, it is to be dropped in time.
+pub(crate) type Receipt = Box<dyn Debug + Send + Sync>;
 
 /// What became of stragglers so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,6 +85,16 @@ pub(crate) struct Counts {
     pub(crate) reset: u64,
     /// Reset, because no worker took them in time.
     pub(crate) expired: u64,
+}
+
+/// How far a predecessor had come with a connection.
+pub(crate) enum Resumed<F> {
+    Waiting(Deposit),
+    /// A worker has it, or will, and is to say whether it serves it.
+    Offered {
+        worker: WorkerId,
+        verdict: F,
+    },
 }
 
 #[derive(Debug, Default)]
@@ -105,17 +122,19 @@ pub(crate) struct Stragglers<H> {
     migrant_room: Arc<Semaphore>,
     watches: BTreeMap<SocketRef, (Tend, Watch)>,
     couriers: BTreeMap<AddressId, Address>,
+    registry: Registry,
 }
 
 #[derive(Debug)]
 struct Address {
-    stragglers: mpsc::UnboundedSender<Straggler>,
+    stragglers: mpsc::UnboundedSender<Arriving>,
     workers: published::Sender<Vec<WorkerId>>,
 }
 
 impl<H: HandOver> Stragglers<H> {
-    pub(crate) fn new(way: H) -> Self {
+    pub(crate) fn new(way: H, registry: Registry) -> Self {
         Self {
+            registry,
             way: Arc::new(way),
             tally: Arc::default(),
             room: Arc::new(Semaphore::new(HELD_LIMIT)),
@@ -148,7 +167,8 @@ impl<H: HandOver> Stragglers<H> {
             Tend::Leave => return Ok(()),
             Tend::HandOver => {
                 let stragglers = self.address(socket.address).stragglers.clone();
-                Watch::hand_over(lend()?, Arc::clone(&self.room), stragglers)?
+                let registry = self.registry.clone();
+                Watch::hand_over(lend()?, socket.address, &self.room, stragglers, registry)?
             }
             Tend::Reset => Watch::reset(lend()?, Arc::clone(&self.tally))?,
         };
@@ -170,8 +190,13 @@ impl<H: HandOver> Stragglers<H> {
             Ok(room) => Share::Room(room),
             Err(_) => Share::Receipt(receipt),
         };
+        let traveller = Traveller {
+            address: address.0,
+            keep_alive: Some(keep_alive),
+            from: Some(from.0),
+        };
         let straggler = Straggler {
-            connection,
+            connection: self.registry.enter(connection, &traveller),
             keep_alive: Some(keep_alive),
             from: Some(from),
             tried: Vec::new(),
@@ -179,7 +204,54 @@ impl<H: HandOver> Stragglers<H> {
             _share: share,
         };
         // The courier lives as long as the entry.
-        drop(self.address(address).stragglers.send(straggler));
+        drop(
+            self.address(address)
+                .stragglers
+                .send(Arriving::Waiting(straggler)),
+        );
+    }
+
+    /// Goes on with a connection of a predecessor's. `offered` is where it was on offer, and what
+    /// comes of that. Called within a runtime.
+    pub(crate) fn resume(
+        &mut self,
+        traveller: &Traveller,
+        state: Resumed<impl Future<Output = Result<(), Deposit>> + Send + 'static>,
+    ) {
+        let address = AddressId(traveller.address);
+        let (room, patience) = match traveller.from {
+            Some(_) => (&self.migrant_room, MIGRANT_PATIENCE),
+            None => (&self.room, PATIENCE),
+        };
+        // It counts, but is not held up by what does not fit.
+        let share = match Arc::clone(room).try_acquire_owned() {
+            Ok(room) => Share::Room(room),
+            Err(_) => Share::Receipt(Box::new(())),
+        };
+        let Traveller {
+            keep_alive, from, ..
+        } = *traveller;
+        let straggler = move |connection| Straggler {
+            connection,
+            keep_alive,
+            from: from.map(WorkerId),
+            tried: Vec::new(),
+            expires: Instant::now() + patience,
+            _share: share,
+        };
+        let arriving = match state {
+            Resumed::Waiting(connection) => Arriving::Waiting(straggler(connection)),
+            Resumed::Offered { worker, verdict } => {
+                let is_migrant = from.is_some();
+                let given_back = async move { Some(straggler(verdict.await.err()?)) };
+                Arriving::Offered {
+                    worker,
+                    is_migrant,
+                    given_back: Box::pin(given_back),
+                }
+            }
+        };
+        drop(self.address(address).stragglers.send(arriving));
     }
 
     /// From now on connections of this address go to these workers, in turn.

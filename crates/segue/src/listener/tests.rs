@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::Pool;
 use super::pool::Opened;
+use crate::handoff::Journal;
 
 mod gates;
 mod paths;
@@ -89,7 +90,7 @@ fn waiting(pool: &Pool, address: AddressId) -> Vec<u32> {
 
 #[test]
 fn new_connections_go_to_the_set_only() {
-    let mut pool = Pool::new(true);
+    let mut pool = Pool::new(true, Journal::nowhere());
     let address = open(&mut pool, tcp(0), 4);
     let clients: Vec<_> = (0..20).map(|_| connect(&pool, address)).collect();
     eventually(|| waiting(&pool, address) == [20, 0, 0, 0]);
@@ -105,7 +106,7 @@ fn new_connections_go_to_the_set_only() {
 
 #[test]
 fn weights_are_kept() {
-    let mut pool = Pool::new(true);
+    let mut pool = Pool::new(true, Journal::nowhere());
     let address = open(&mut pool, tcp(0), 3);
     let program = segue_wire::steering::Steering::new(&[(1, 9), (2, 1)])
         .and_then(|steering| steering.program())
@@ -123,7 +124,7 @@ fn weights_are_kept() {
 
 #[test]
 fn a_set_that_makes_no_sense_is_refused() {
-    let mut pool = Pool::new(true);
+    let mut pool = Pool::new(true, Journal::nowhere());
     let address = open(&mut pool, tcp(0), 2);
     for nonsense in [&[][..], &[2], &[0, 9]] {
         let refused = pool
@@ -147,7 +148,7 @@ fn a_set_that_makes_no_sense_is_refused() {
 fn a_port_that_is_taken_is_refused() {
     let holder = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = holder.local_addr().expect("it is bound").port();
-    let mut pool = Pool::new(true);
+    let mut pool = Pool::new(true, Journal::nowhere());
     let (address, kind) = pool.asked(&query(tcp(port.into()), 0)).expect("a place");
     assert_eq!(kind, AddressKind::Steered);
     assert_eq!(pool.open(at(address, 0)), Err(Errno::ADDRINUSE));
@@ -155,7 +156,7 @@ fn a_port_that_is_taken_is_refused() {
     drop(holder);
     assert_eq!(pool.open(at(address, 0)), Ok(Opened { steered: true }));
     // Another supervisor of the same user.
-    let mut other = Pool::new(true);
+    let mut other = Pool::new(true, Journal::nowhere());
     let (theirs, _) = other.asked(&query(tcp(port.into()), 0)).expect("a place");
     assert_eq!(other.open(at(theirs, 0)), Err(Errno::ADDRINUSE));
 
@@ -165,7 +166,7 @@ fn a_port_that_is_taken_is_refused() {
 
 #[test]
 fn without_a_host_both_families_are_served() {
-    let mut pool = Pool::new(true);
+    let mut pool = Pool::new(true, Journal::nowhere());
     let anywhere = node::Place {
         address: None,
         ..tcp(0)
@@ -179,7 +180,7 @@ fn without_a_host_both_families_are_served() {
 
 #[test]
 fn port_0_becomes_one_port_for_all() {
-    let mut pool = Pool::new(true);
+    let mut pool = Pool::new(true, Journal::nowhere());
     let first = open(&mut pool, tcp(0), 2);
     let (second, _) = pool.asked(&query(tcp(0), 1)).expect("a place");
     pool.open(at(second, 0)).expect("another free port");
@@ -194,7 +195,7 @@ fn port_0_becomes_one_port_for_all() {
 
 #[test]
 fn where_steering_is_refused_there_is_one_socket() {
-    let mut pool = Pool::new(false);
+    let mut pool = Pool::new(false, Journal::nowhere());
     let (address, _) = pool.asked(&query(tcp(0), 0)).expect("a place");
     assert_eq!(pool.open(at(address, 0)), Ok(Opened { steered: false }));
     assert_eq!(pool.open(at(address, 1)), Err(Errno::INVAL));
@@ -206,7 +207,7 @@ fn where_steering_is_refused_there_is_one_socket() {
 
 #[test]
 fn udp_and_abstract_sockets_are_single() {
-    let mut pool = Pool::new(true);
+    let mut pool = Pool::new(true, Journal::nowhere());
     let udp = node::Place {
         address_type: AddressType::Udp4,
         ..tcp(0)
@@ -230,7 +231,7 @@ fn udp_and_abstract_sockets_are_single() {
 
 #[test]
 fn a_workers_own_descriptor_is_adopted() {
-    let mut pool = Pool::new(true);
+    let mut pool = Pool::new(true, Journal::nowhere());
     let theirs = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let local = theirs.local_addr().expect("it is bound");
     let place = node::Place {
@@ -249,7 +250,7 @@ fn a_workers_own_descriptor_is_adopted() {
 
 #[test]
 fn an_address_keeps_its_number_and_tickets() {
-    let mut pool = Pool::new(true);
+    let mut pool = Pool::new(true, Journal::nowhere());
     let address = open(&mut pool, tcp(0), 1);
     let keys = |byte: &str| json!({"ticketKeys": byte.repeat(48)});
     assert_eq!(pool.ticket_data(address, &Value::Null), Value::Null);
@@ -266,7 +267,7 @@ fn an_address_keeps_its_number_and_tickets() {
 
 #[test]
 fn a_workers_short_queue_is_raised() {
-    let mut pool = Pool::new(true);
+    let mut pool = Pool::new(true, Journal::nowhere());
     let address = open(&mut pool, tcp(0), 1);
     let worker = pool.lend(at(address, 0)).expect("it is open");
     rustix::net::listen(&worker, 1).expect("it is bound");
@@ -278,7 +279,7 @@ fn a_workers_short_queue_is_raised() {
 
 #[test]
 fn a_worker_settles_when_its_queue_is_empty() {
-    let mut pool = Pool::new(true);
+    let mut pool = Pool::new(true, Journal::nowhere());
     let address = open(&mut pool, tcp(0), 2);
     let _client = connect(&pool, address);
     eventually(|| waiting(&pool, address) == [1, 0]);
@@ -293,7 +294,7 @@ fn a_worker_settles_when_its_queue_is_empty() {
 
 #[test]
 fn a_socket_in_the_set_is_not_waited_for() {
-    let mut pool = Pool::new(true);
+    let mut pool = Pool::new(true, Journal::nowhere());
     let address = open(&mut pool, tcp(0), 1);
     let _client = connect(&pool, address);
     eventually(|| waiting(&pool, address) == [1]);
@@ -307,7 +308,7 @@ fn a_socket_in_the_set_is_not_waited_for() {
 
 #[test]
 fn a_queue_survives_its_worker_and_feeds_the_next() {
-    let mut pool = Pool::new(true);
+    let mut pool = Pool::new(true, Journal::nowhere());
     let address = open(&mut pool, tcp(0), 2);
     let worker = pool.lend(at(address, 0)).expect("it is open");
     let mut client = connect(&pool, address);
@@ -326,7 +327,7 @@ fn a_queue_survives_its_worker_and_feeds_the_next() {
 
 #[test]
 fn loopback_addresses_are_told_apart() {
-    let mut pool = Pool::new(true);
+    let mut pool = Pool::new(true, Journal::nowhere());
     let address = open(&mut pool, tcp(0), 1);
     let port = pool.local(address).expect("it is open").port();
     let elsewhere = node::Place {

@@ -8,17 +8,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use segue_core::{AddressId, ExitStatus, Generation, Time, WorkerId};
+use segue_core::{AddressId, ExitStatus, Generation, SlotId, Time, WorkerId};
 use segue_sys::readable;
 use segue_sys::spawn::{self, Exit, Signal};
+use segue_wire::handoff::ToKeeper;
 use segue_wire::node::{DrainState, Hello};
+use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
 use super::run::Input;
 use crate::config::drain::StopRequest;
+use crate::handoff::{Deposit, Journal};
+use crate::keeper::Sender;
 use crate::listener::HandOver;
-use crate::worker::channel::Channel;
+use crate::worker::channel::{Channel, PENDING};
 use crate::worker::output::Output;
 use crate::worker::preload::NoPreload;
 
@@ -26,9 +30,25 @@ use crate::worker::preload::NoPreload;
 /// inherited the other end would keep it open for ever.
 const LAST_WORDS: Duration = Duration::from_millis(250);
 
+/// How long the keeper may take to say how a process has ended that only it can collect.
+const KEEPERS_WORD: Duration = Duration::from_secs(2);
+
+/// Names under which a worker's descriptors are held, and its record is written down.
+pub(super) const DESCRIPTORS: [&str; 4] = ["process", "channel", "stdout", "stderr"];
+const RECORD: &str = "record";
+
+/// A worker's descriptors, for those names.
+pub(super) struct Descriptors<'a> {
+    pub(super) pidfd: &'a OwnedFd,
+    pub(super) channel: &'a OwnedFd,
+    pub(super) stdout: &'a OwnedFd,
+    pub(super) stderr: &'a OwnedFd,
+}
+
 /// One process, from its spawn until the core has been told that it is gone.
 pub(super) struct Member {
     pub(super) pid: u32,
+    pub(super) slot: SlotId,
     pub(super) generation: Generation,
     pub(super) spawned: Time,
     pub(super) output: Output,
@@ -45,10 +65,12 @@ pub(super) struct Member {
     pub(super) is_node: bool,
     process: Arc<Process>,
     ended: Option<oneshot::Sender<()>>,
+    /// How it has ended, from the keeper: for a process that is not our child.
+    told: Option<oneshot::Sender<ExitStatus>>,
 }
 
 /// What is known of how a worker lets its connections go.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(super) struct DrainRecord {
     /// Why it was started without the preload script.
     pub(super) no_preload: Option<NoPreload>,
@@ -71,29 +93,99 @@ pub(super) struct Crew {
     members: BTreeMap<WorkerId, Member>,
     channels: Channels,
     inputs: mpsc::UnboundedSender<Input>,
+    /// Names begin with the worker's number.
+    journal: Journal,
+    keeper: Sender,
 }
 
 /// The way to each worker's channel, shared with the couriers of stragglers.
 #[derive(Clone, Default)]
 pub(super) struct Channels(Arc<Mutex<BTreeMap<WorkerId, Channel>>>);
 
-/// A process that has just been started.
+/// A process that has just been started, or was by a predecessor.
 pub(super) struct Recruit {
-    pub(super) pid: u32,
     pub(super) pidfd: OwnedFd,
     pub(super) channel: Channel,
     pub(super) output: Output,
+    pub(super) record: Record,
+}
+
+/// A worker as it is written down.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(super) struct Record {
+    pub(super) pid: u32,
+    pub(super) slot: u32,
+    pub(super) generation: u32,
+    /// Milliseconds of the monotonic clock.
+    pub(super) spawned: u64,
+    pub(super) is_attached: bool,
+    pub(super) has_asked: bool,
     pub(super) is_node: bool,
-    /// Why it has no preload script; `None` if it has.
-    pub(super) no_preload: Option<NoPreload>,
+    pub(super) drain: DrainRecord,
+}
+
+impl Record {
+    pub(super) fn slot(&self) -> SlotId {
+        SlotId(self.slot)
+    }
+
+    pub(super) fn generation(&self) -> Generation {
+        Generation(self.generation)
+    }
 }
 
 impl Crew {
-    pub(super) fn new(inputs: mpsc::UnboundedSender<Input>) -> Self {
+    pub(super) fn new(
+        inputs: mpsc::UnboundedSender<Input>,
+        journal: Journal,
+        keeper: Sender,
+    ) -> Self {
         Self {
             members: BTreeMap::new(),
             channels: Channels::default(),
             inputs,
+            journal,
+            keeper,
+        }
+    }
+
+    /// Where a worker's own things are written down.
+    pub(super) fn journal_of(&self, worker: WorkerId) -> Journal {
+        self.journal.under(&format!("{}/", worker.0))
+    }
+
+    /// Has what a successor needs of a worker held, and written down. To be called before it runs.
+    pub(super) fn note_birth(
+        &self,
+        worker: WorkerId,
+        record: &Record,
+        descriptors: Descriptors<'_>,
+    ) {
+        let journal = self.journal_of(worker);
+        let [process, channel, stdout, stderr] = DESCRIPTORS;
+        journal.hold(process, descriptors.pidfd);
+        journal.hold(channel, descriptors.channel);
+        journal.hold(stdout, descriptors.stdout);
+        journal.hold(stderr, descriptors.stderr);
+        journal.put(RECORD, record);
+        journal.commit();
+        self.keeper.say(ToKeeper::Leads(record.pid), None);
+    }
+
+    /// There is no such worker (any more).
+    pub(super) fn note_end(&self, worker: WorkerId, pid: u32) {
+        let journal = self.journal_of(worker);
+        journal.drop_all("");
+        for name in DESCRIPTORS.into_iter().chain([PENDING]) {
+            journal.release(name);
+        }
+        self.keeper.say(ToKeeper::LeadsNoMore(pid), None);
+    }
+
+    /// What is known of a worker has changed.
+    pub(super) fn note(&self, worker: WorkerId) {
+        if let Some(member) = self.members.get(&worker) {
+            self.journal_of(worker).put(RECORD, &member.record());
         }
     }
 
@@ -105,21 +197,14 @@ impl Crew {
     ///
     /// # Errors
     /// The pidfd cannot be watched (`EMFILE`, `ENOSPC`); the process is killed then.
-    pub(super) fn join(
-        &mut self,
-        worker: WorkerId,
-        generation: Generation,
-        now: Time,
-        recruit: Recruit,
-    ) -> io::Result<()> {
+    pub(super) fn join(&mut self, worker: WorkerId, recruit: Recruit) -> io::Result<()> {
         let Recruit {
-            pid,
             pidfd,
             channel,
             output,
-            is_node,
-            no_preload,
+            record,
         } = recruit;
+        let pid = record.pid;
         let pidfd = match readable::watch(pidfd) {
             Ok(pidfd) => pidfd,
             Err((pidfd, error)) => {
@@ -134,33 +219,34 @@ impl Crew {
             is_reaped: AtomicBool::new(false),
         });
         let (ended, channel_ended) = oneshot::channel();
-        tokio::spawn(watch_exit(
+        let (told, end) = oneshot::channel();
+        let watch = Watch {
             worker,
             pid,
-            Arc::clone(&process),
-            output.clone(),
+            process: Arc::clone(&process),
+            output: output.clone(),
             channel_ended,
-            self.inputs.clone(),
-        ));
+            end,
+        };
+        tokio::spawn(watch.until_exit(self.inputs.clone()));
         self.channels.insert(worker, channel);
         self.members.insert(
             worker,
             Member {
                 pid,
-                generation,
-                spawned: now,
+                slot: record.slot(),
+                generation: record.generation(),
+                spawned: Time(record.spawned),
                 output,
-                is_attached: false,
-                has_asked: false,
+                is_attached: record.is_attached,
+                has_asked: record.has_asked,
                 idle_looks: 0,
                 cpu_ms: 0,
-                drain: DrainRecord {
-                    no_preload,
-                    ..DrainRecord::default()
-                },
-                is_node,
+                drain: record.drain,
+                is_node: record.is_node,
                 process,
                 ended: Some(ended),
+                told: Some(told),
             },
         );
         Ok(())
@@ -198,7 +284,20 @@ impl Crew {
 
     pub(super) fn discharge(&mut self, worker: WorkerId) -> Option<Member> {
         self.channels.remove(worker);
-        self.members.remove(&worker)
+        let member = self.members.remove(&worker)?;
+        self.note_end(worker, member.pid);
+        Some(member)
+    }
+
+    /// The keeper has collected a process. Whether it was a worker, its number alone does not say.
+    pub(super) fn hear_end(&mut self, pid: u32, status: ExitStatus) {
+        let member = self.members.values_mut().find(|member| member.pid == pid);
+        if let Some(member) = member
+            && member.process.has_ended()
+            && let Some(told) = member.told.take()
+        {
+            let _ = told.send(status);
+        }
     }
 
     /// A copy of a descriptor of the worker's own (pidfd_getfd(2)).
@@ -248,6 +347,19 @@ impl Crew {
 }
 
 impl Member {
+    fn record(&self) -> Record {
+        Record {
+            pid: self.pid,
+            slot: self.slot.0,
+            generation: self.generation.0,
+            spawned: self.spawned.0,
+            is_attached: self.is_attached,
+            has_asked: self.has_asked,
+            is_node: self.is_node,
+            drain: self.drain.clone(),
+        }
+    }
+
     fn send_group(&self, signal: Signal) -> io::Result<()> {
         if self.process.is_reaped.load(Ordering::Relaxed) {
             return Ok(());
@@ -280,8 +392,8 @@ impl HandOver for Channels {
         worker: WorkerId,
         address: AddressId,
         keep_alive: Option<Duration>,
-        connection: OwnedFd,
-    ) -> Result<(), OwnedFd> {
+        connection: Deposit,
+    ) -> Result<(), Deposit> {
         match self.of(worker) {
             Some(channel) => {
                 channel
@@ -302,35 +414,84 @@ pub(super) fn address_of(key: &str) -> Option<AddressId> {
     key.parse().ok().map(AddressId)
 }
 
-/// Reports an exit once the process has been reaped and its last words have been read.
-async fn watch_exit(
+/// Waits for the end of a worker.
+struct Watch {
     worker: WorkerId,
     pid: u32,
     process: Arc<Process>,
     output: Output,
     channel_ended: oneshot::Receiver<()>,
-    inputs: mpsc::UnboundedSender<Input>,
-) {
-    let status = loop {
-        let Ok(mut ready) = process.pidfd.readable().await else {
-            break ExitStatus::Unknown;
+    /// What the keeper says of it, if it is not our child.
+    end: oneshot::Receiver<ExitStatus>,
+}
+
+impl Watch {
+    /// Reports an exit once the process has been reaped and its last words have been read.
+    async fn until_exit(self, inputs: mpsc::UnboundedSender<Input>) {
+        let Self {
+            worker,
+            pid,
+            process,
+            output,
+            channel_ended,
+            end,
+        } = self;
+        let status = process.end(pid, end).await;
+        process.is_reaped.store(true, Ordering::Relaxed);
+        let last_words = async {
+            let _ = channel_ended.await;
         };
-        // Helpers that it started go with it. Its number is still its group's: it is not reaped.
-        let _ = spawn::send_group(pid, Signal::TERM);
-        match spawn::reap(process.pidfd.get_ref()) {
-            Ok(Some(Exit::Code(code))) => break ExitStatus::Code(code),
-            Ok(Some(Exit::Signal(signal))) => break ExitStatus::Signal(signal),
-            Ok(Some(Exit::Unknown)) | Err(_) => break ExitStatus::Unknown,
-            Ok(None) => ready.clear_ready(),
+        let _ = tokio::join!(
+            tokio::time::timeout(LAST_WORDS, last_words),
+            output.drained()
+        );
+        let _ = inputs.send(Input::Exited(worker, status));
+    }
+}
+
+impl Process {
+    async fn end(&self, pid: u32, told: oneshot::Receiver<ExitStatus>) -> ExitStatus {
+        loop {
+            let Ok(mut ready) = self.pidfd.readable().await else {
+                return ExitStatus::Unknown;
+            };
+            if !spawn::is_child(self.pidfd.get_ref()) {
+                // The keeper collects it, or has, and ends its helpers.
+                let told = tokio::time::timeout(KEEPERS_WORD, told).await;
+                return match told {
+                    Ok(Ok(status)) => status,
+                    Ok(Err(_)) | Err(_) => spawn::exit_of(self.pidfd.get_ref())
+                        .map_or(ExitStatus::Unknown, exit_status),
+                };
+            }
+            // Helpers that it started go with it. Its number is still its group's: it is not reaped.
+            let _ = spawn::send_group(pid, Signal::TERM);
+            match spawn::reap(self.pidfd.get_ref()) {
+                Ok(Some(exit)) => return exit_status(exit),
+                Err(_) => return ExitStatus::Unknown,
+                Ok(None) => ready.clear_ready(),
+            }
         }
-    };
-    process.is_reaped.store(true, Ordering::Relaxed);
-    let last_words = async {
-        let _ = channel_ended.await;
-    };
-    let _ = tokio::join!(
-        tokio::time::timeout(LAST_WORDS, last_words),
-        output.drained()
-    );
-    let _ = inputs.send(Input::Exited(worker, status));
+    }
+
+    fn has_ended(&self) -> bool {
+        let at_once = rustix::event::Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let pidfd = self.pidfd.get_ref();
+        let mut polled = [rustix::event::PollFd::new(
+            pidfd,
+            rustix::event::PollFlags::IN,
+        )];
+        rustix::event::poll(&mut polled, Some(&at_once)).is_ok_and(|count| count > 0)
+    }
+}
+
+pub(super) fn exit_status(exit: Exit) -> ExitStatus {
+    match exit {
+        Exit::Code(code) => ExitStatus::Code(code),
+        Exit::Signal(signal) => ExitStatus::Signal(signal),
+        Exit::Unknown => ExitStatus::Unknown,
+    }
 }

@@ -49,6 +49,7 @@ impl Supervisor {
         if let Some(member) = self.crew.member_mut(worker) {
             member.drain.hello = Some(hello);
         }
+        self.crew.note(worker);
         self.feed(Event::Preloaded { worker });
     }
 
@@ -68,7 +69,7 @@ impl Supervisor {
             connection,
             keep_alive,
             from,
-            receipt,
+            receipt: Box::new(receipt),
         };
         self.stragglers.adopt(address, migrant);
     }
@@ -77,6 +78,7 @@ impl Supervisor {
         if let Some(member) = self.crew.member_mut(worker) {
             member.drain.state = Some(state);
         }
+        self.crew.note(worker);
     }
 
     pub(super) fn hear_drained(&mut self, worker: WorkerId, totals: Totals) {
@@ -101,6 +103,7 @@ impl Supervisor {
         {
             member.drain.bypasses.push(place);
         }
+        self.crew.note(worker);
     }
 
     /// What a worker's drain has said last, for people.

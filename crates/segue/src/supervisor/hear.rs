@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use segue_core::{Event, ExitStatus, Scale, WorkerId};
-use segue_sys::signal::Signals;
+use segue_core::{Event, ExitStatus, RequestId, Scale, Time, WorkerId};
+use segue_sys::signal::{Handled, Received, Signals};
 use segue_wire::control::{Problem, ProblemCode, ScaleBody, Status, Supervisor as Process};
+use segue_wire::handoff::keeper;
+use segue_wire::handoff::{FromKeeper, ToKeeper};
 use segue_wire::node::QueryServer;
 use tokio::sync::oneshot;
 
@@ -12,11 +14,12 @@ use super::crew::{address_of, key_of};
 use super::intent::{self, Intent};
 use super::records::Deceased;
 use super::run::{Asking, Input, Supervisor};
+use super::succession::Life;
 use crate::control::command::{Caller, Command};
 use crate::control::convert;
 use crate::listener::Place;
 use crate::telemetry::lines;
-use crate::worker::channel::{End, Report};
+use crate::worker::channel::{End, News, Report};
 
 /// A signal to stop that comes so soon after another is the same one: sent to a process and to
 /// its group, as timeout(1) does, or to every process of a service.
@@ -26,6 +29,7 @@ impl Supervisor {
     pub(super) fn hear(&mut self, input: Input) {
         match input {
             Input::Exited(worker, status) => self.hear_exit(worker, status),
+            Input::Probed(answer) => self.hear_probe(answer),
             Input::Resolved(generation, resolved) => match *resolved {
                 Ok(release) => {
                     let serving = self.core.view().serving;
@@ -33,6 +37,8 @@ impl Supervisor {
                         .releases
                         .get(&serving)
                         .is_some_and(|present| release.is_changed_from(present));
+                    let name = format!("release/{}", generation.0);
+                    self.journal.put(&name, &release);
                     self.releases.insert(generation, release);
                     self.feed(Event::Prepared {
                         generation,
@@ -47,12 +53,38 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn hear_report(&mut self, worker: WorkerId, report: Report) {
+    /// Something has come over a worker's channel.
+    pub(super) fn hear_news(&mut self, worker: WorkerId, news: News) {
+        match news {
+            News::Lines(mut lines) => {
+                while let Some(reports) = lines.next() {
+                    for report in reports {
+                        self.hear_report(worker, report);
+                    }
+                    // That the line has been heard, and what it has led to.
+                    self.journal.commit();
+                }
+            }
+            News::Ended(last, end) => {
+                for report in last {
+                    self.hear_report(worker, report);
+                }
+                if let End::Broken(reason) = end {
+                    tracing::warn!(%worker, ?reason, "channel is broken");
+                }
+                self.crew.channel_ended(worker);
+                self.feed(Event::ChannelEnded { worker });
+            }
+        }
+    }
+
+    fn hear_report(&mut self, worker: WorkerId, report: Report) {
         match report {
             Report::Online => {
                 if let Some(member) = self.crew.member_mut(worker) {
                     member.is_attached = true;
                 }
+                self.crew.note(worker);
                 self.look_soon();
                 self.feed(Event::Attached { worker });
             }
@@ -77,13 +109,6 @@ impl Supervisor {
             Report::Drained(totals) => self.hear_drained(worker, totals),
             Report::Bypass(bypass) => self.hear_bypass(worker, bypass),
             Report::Attention(attention) => tracing::warn!(%worker, "{attention}"),
-            Report::Ended(end) => {
-                if let End::Broken(reason) = end {
-                    tracing::warn!(%worker, ?reason, "channel is broken");
-                }
-                self.crew.channel_ended(worker);
-                self.feed(Event::ChannelEnded { worker });
-            }
         }
     }
 
@@ -91,6 +116,7 @@ impl Supervisor {
         if let Some(member) = self.crew.member_mut(worker) {
             member.has_asked = true;
         }
+        self.crew.note(worker);
         let (address, kind) = match self.pool.asked(&query) {
             Ok(asked) => asked,
             Err(errno) => {
@@ -113,7 +139,12 @@ impl Supervisor {
             }
         }
         let ask = self.new_ask();
-        self.asks.insert(ask, Asking { worker, query });
+        let asking = Asking {
+            worker: worker.0,
+            query,
+        };
+        self.journal.put(&format!("ask/{}", ask.0), &asking);
+        self.asks.insert(ask, asking);
         self.feed(Event::Asked {
             worker,
             ask,
@@ -144,25 +175,19 @@ impl Supervisor {
                 },
             );
         }
-        self.asks.retain(|_, asking| asking.worker != worker);
+        for (ask, _) in self
+            .asks
+            .extract_if(.., |_, asking| asking.worker == worker.0)
+        {
+            self.journal.drop(&format!("ask/{}", ask.0));
+        }
         self.feed(Event::Exited { worker, status });
     }
 
     pub(super) fn hear_signals(&mut self, signals: &Signals) {
         loop {
             match signals.receive() {
-                Ok(Some(received)) => match intent::of(received) {
-                    Intent::Reload => {
-                        let request = self.new_request();
-                        self.say(format!("{}reload asked for by HUP", lines::PREFIX));
-                        self.feed(Event::ReloadRequested { request });
-                    }
-                    Intent::Stop => self.hear_stop_signal(),
-                    Intent::Grow => self.hear_scale(Scale::Up(1)),
-                    Intent::Shrink => self.hear_scale(Scale::Down(1)),
-                    Intent::NotYet(what) => self.say(format!("{}{what}", lines::PREFIX)),
-                    Intent::Nothing => {}
-                },
+                Ok(Some(received)) => self.hear_signal(received),
                 Ok(None) => return,
                 Err(error) => {
                     tracing::error!(%error, "cannot read signals");
@@ -170,6 +195,63 @@ impl Supervisor {
                 }
             }
         }
+    }
+
+    fn hear_signal(&mut self, received: Received) {
+        match intent::of(received) {
+            Intent::Reload => {
+                let request = self.new_request();
+                self.say(format!("{}reload asked for by HUP", lines::PREFIX));
+                self.feed(Event::ReloadRequested { request });
+            }
+            Intent::Upgrade => {
+                let request = self.new_request();
+                self.begin_upgrade(request, None);
+            }
+            Intent::Stop => self.hear_stop_signal(),
+            Intent::Grow => self.hear_scale(Scale::Up(1)),
+            Intent::Shrink => self.hear_scale(Scale::Down(1)),
+            Intent::NotYet(what) => self.say(format!("{}{what}", lines::PREFIX)),
+            Intent::Nothing => {}
+        }
+    }
+
+    /// What the keeper has to say; nothing more once it is dead.
+    pub(super) fn hear_keeper(&mut self, news: Option<FromKeeper>) {
+        match news {
+            Some(FromKeeper::Signal { number, signal }) => self.hear_forwarded(number, signal),
+            Some(FromKeeper::Ended { pid, end }) => {
+                let status = match end {
+                    keeper::End::Code(code) => ExitStatus::Code(code),
+                    keeper::End::Signal(signal) => ExitStatus::Signal(signal),
+                };
+                self.crew.hear_end(pid, status);
+            }
+            Some(FromKeeper::TerminalGone) => self.hear_stop("the terminal has gone"),
+            Some(FromKeeper::NotHeld(name)) => {
+                tracing::warn!(name, "the keeper has no room for a descriptor");
+            }
+            Some(FromKeeper::Held(_) | FromKeeper::All(_)) => {}
+            None => self.hear_keeper_gone(),
+        }
+    }
+
+    /// A signal that the keeper has been sent. It may come again after a crash.
+    fn hear_forwarded(&mut self, number: u64, signal: i32) {
+        if number > self.life.last_signal {
+            self.life.last_signal = number;
+            // Together with what it leads to.
+            self.site.put(Life::NAME, &self.life);
+            if let Some(signal) = Handled::from_number(signal) {
+                self.hear_signal(Received {
+                    signal,
+                    from_kernel: false,
+                    pid: self.keeper_pid,
+                });
+            }
+            self.site.commit();
+        }
+        self.keeper.say(ToKeeper::Acknowledge(number), None);
     }
 
     fn hear_stop_signal(&mut self) {
@@ -189,15 +271,6 @@ impl Supervisor {
         self.feed(Event::StopRequested { request });
     }
 
-    pub(super) fn hear_keeper_gone(&mut self) {
-        self.lost_keeper = true;
-        self.say(format!(
-            "{}the main process is gone: draining, then ending",
-            lines::PREFIX
-        ));
-        self.hear_stop("the main process is gone");
-    }
-
     fn hear_scale(&mut self, to: Scale) {
         let request = self.new_request();
         self.feed(Event::ScaleRequested { request, to });
@@ -211,14 +284,19 @@ impl Supervisor {
             Command::Events { caller } => self.callers.watch(caller.accept()),
             Command::Reload { app, wait, caller } => {
                 if let Some(caller) = self.admit(app.as_deref(), caller) {
-                    let request = self.new_request();
+                    let (request, is_new) = self.enter_request(caller.key());
                     self.callers
                         .reload(&self.plan.app.name, request, wait, caller.accept());
-                    self.feed(Event::ReloadRequested { request });
+                    self.go_on(request, is_new, Event::ReloadRequested { request });
                 }
             }
-            Command::Scale { app, scale, reply } => match self.is_named(Some(&app)) {
-                true => self.scale(scale, reply),
+            Command::Scale {
+                app,
+                scale,
+                key,
+                reply,
+            } => match self.is_named(Some(&app)) {
+                true => self.scale(scale, key.as_deref(), reply),
                 false => {
                     let _ = reply.send(Err(self.no_such_app(&app)));
                 }
@@ -229,22 +307,43 @@ impl Supervisor {
                 }
             }
             Command::Shutdown { caller } => self.stop(caller),
+            Command::Upgrade { binary, caller } => {
+                let (request, is_new) = self.enter_request(caller.key());
+                self.callers.upgrade(request, caller.accept());
+                match (is_new, self.outcome_of(request)) {
+                    (true, _) => self.begin_upgrade(request, binary),
+                    (false, Some(outcome)) => self.callers.answer(request, outcome),
+                    // It is under way.
+                    (false, None) => {}
+                }
+            }
         }
     }
 
     fn stop(&mut self, caller: Caller) {
-        let request = self.new_request();
+        let (request, is_new) = self.enter_request(caller.key());
         self.callers.stop(request, caller.accept());
-        self.feed(Event::StopRequested { request });
+        self.go_on(request, is_new, Event::StopRequested { request });
+    }
+
+    /// A request that was made before is not made a second time.
+    fn go_on(&mut self, request: RequestId, is_new: bool, event: Event) {
+        if is_new {
+            self.feed(event);
+        } else if let Some(outcome) = self.outcome_of(request) {
+            self.callers.answer(request, outcome);
+            self.release_callers();
+        }
     }
 
     fn scale(
         &mut self,
         scale: ScaleBody,
+        key: Option<&str>,
         reply: oneshot::Sender<Result<segue_wire::control::Outcome, Problem>>,
     ) {
         let to = convert::scale(scale);
-        let request = self.new_request();
+        let (request, is_new) = self.enter_request(key);
         let (outcome, decided) = oneshot::channel();
         self.callers.once(request, outcome);
         tokio::spawn(async move {
@@ -253,7 +352,7 @@ impl Supervisor {
                 let _ = reply.send(Ok(outcome));
             }
         });
-        self.feed(Event::ScaleRequested { request, to });
+        self.go_on(request, is_new, Event::ScaleRequested { request, to });
     }
 
     fn is_named(&self, app: Option<&str>) -> bool {
@@ -278,7 +377,7 @@ impl Supervisor {
 
     fn status(&self) -> Status {
         let now = self.now();
-        let since = now.since(self.began).as_millis();
+        let since = now.since(Time(self.life.began)).as_millis();
         Status {
             supervisor: Process {
                 version: env!("CARGO_PKG_VERSION").to_owned(),

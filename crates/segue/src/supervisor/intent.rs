@@ -9,6 +9,8 @@ pub(super) enum Intent {
     Reload,
     /// Drain, then end. Asked again, hurry.
     Stop,
+    /// Become the binary that is at the place of the present one.
+    Upgrade,
     /// One worker more.
     Grow,
     /// One worker fewer.
@@ -33,7 +35,7 @@ pub(super) fn of(received: Received) -> Intent {
         Handled::Usr1 => {
             Intent::NotYet("USR1 (reopen log files): this release writes no log files")
         }
-        Handled::Usr2 => Intent::NotYet("USR2 (upgrade): this release cannot replace itself yet"),
+        Handled::Usr2 => Intent::Upgrade,
         Handled::Winch => {
             Intent::NotYet("WINCH (drain all workers, keep the ports): not in this release")
         }
@@ -65,7 +67,8 @@ mod tests {
                 "{signal:?} from a terminal"
             );
         }
-        for signal in [Handled::Usr1, Handled::Usr2, Handled::Winch] {
+        assert_eq!(sent(Handled::Usr2, false), Intent::Upgrade);
+        for signal in [Handled::Usr1, Handled::Winch] {
             assert!(
                 matches!(sent(signal, false), Intent::NotYet(_)),
                 "{signal:?}"

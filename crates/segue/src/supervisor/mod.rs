@@ -16,10 +16,16 @@ mod crew;
 mod draining;
 mod farewell;
 mod hear;
+mod holding;
 mod intent;
 mod perform;
 mod picture;
 mod records;
+mod requests;
 mod run;
+mod succession;
+mod upgrade;
 
-pub(crate) use run::{Ended, Plan, run};
+pub(crate) use run::{Beginning, Ended, PLAN, Plan, run};
+pub(crate) use succession::check;
+pub(crate) use upgrade::{PROBE_ARGUMENT, PROBE_STATE, Probed};

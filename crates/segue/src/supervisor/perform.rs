@@ -7,15 +7,15 @@ use segue_core::{
 use segue_wire::control as wire;
 use segue_wire::node::HandleType;
 
-use super::crew::{Recruit, key_of};
+use super::crew::{Descriptors, DrainRecord, Record, Recruit, key_of};
 use super::run::{Asking, Input, Supervisor};
 use crate::control::convert;
 use crate::listener::Place;
 use crate::telemetry::banner::Banner;
 use crate::telemetry::lines;
 use crate::worker::channel::Channel;
-use crate::worker::launch::Release;
-use crate::worker::output::{Label, Output};
+use crate::worker::launch::{Launched, Release};
+use crate::worker::output::{Label, Output, Unfinished};
 use crate::worker::preload::NoPreload;
 
 impl Supervisor {
@@ -24,6 +24,7 @@ impl Supervisor {
             Action::Prepare { generation } => self.prepare(generation),
             Action::Forget { generation } => {
                 self.releases.remove(&generation);
+                self.journal.drop(&format!("release/{}", generation.0));
             }
             Action::Spawn {
                 worker,
@@ -48,7 +49,7 @@ impl Supervisor {
                 socket,
             } => self.give(worker, ask, socket),
             Action::Deny { worker, ask, errno } => {
-                if let Some(Asking { query, .. }) = self.asks.remove(&ask) {
+                if let Some(Asking { query, .. }) = self.take_ask(ask) {
                     self.deny_query(worker, &query, errno);
                 }
             }
@@ -155,27 +156,71 @@ impl Supervisor {
         };
         let preload = wanted.and_then(|()| self.plan.shelf.place());
         let file = preload.as_deref().ok();
-        let launched = release.spawn(worker, slot, generation, file, limit)?;
+        let Launched {
+            process,
+            channel,
+            stdout,
+            stderr,
+        } = release.spawn(worker, slot, generation, file, limit)?;
+        let child = process
+            .child()
+            .ok_or_else(|| std::io::Error::other("it is gone before it was there"))?;
+        let record = Record {
+            pid: child.pid,
+            slot: slot.0,
+            generation: generation.0,
+            spawned: self.now().0,
+            is_attached: false,
+            has_asked: false,
+            is_node: release.runs_node(),
+            drain: DrainRecord {
+                no_preload: preload.err(),
+                ..DrainRecord::default()
+            },
+        };
+        let pid = record.pid;
+        let descriptors = Descriptors {
+            pidfd: &child.pidfd,
+            channel: &channel,
+            stdout: &stdout,
+            stderr: &stderr,
+        };
+        // From now on a successor knows of it. It runs only after that.
+        self.crew.note_birth(worker, &record, descriptors);
         let label = Label {
             app: self.plan.app.name.clone(),
             slot,
             generation,
         };
-        let output = Output::read(&label, launched.stdout, launched.stderr, &self.plan.writer)?;
-        let channel = Channel::open(worker, launched.channel, self.reports.clone());
-        let recruit = Recruit {
-            pid: launched.pid,
-            pidfd: launched.pidfd,
-            channel,
-            output,
-            is_node: release.runs_node(),
-            no_preload: preload.err(),
-        };
-        self.crew.join(worker, generation, self.now(), recruit)
+        let writer = &self.plan.writer;
+        let joined = Output::read(&label, stdout, stderr, writer, Unfinished::default()).and_then(
+            |output| {
+                let child = process.release()?;
+                let journal = self.crew.journal_of(worker);
+                let channel = Channel::open(worker, channel, self.news.clone(), journal);
+                let recruit = Recruit {
+                    pidfd: child.pidfd,
+                    channel,
+                    output,
+                    record,
+                };
+                self.crew.join(worker, recruit)
+            },
+        );
+        if joined.is_err() {
+            self.crew.note_end(worker, pid);
+        }
+        joined
+    }
+
+    /// A question that is about to be answered.
+    fn take_ask(&mut self, ask: AskId) -> Option<Asking> {
+        self.journal.drop(&format!("ask/{}", ask.0));
+        self.asks.remove(&ask)
     }
 
     fn give(&mut self, worker: WorkerId, ask: AskId, socket: SocketRef) {
-        let Some(Asking { query, .. }) = self.asks.remove(&ask) else {
+        let Some(Asking { query, .. }) = self.take_ask(ask) else {
             return;
         };
         let Some(channel) = self.crew.channel(worker) else {
@@ -198,7 +243,8 @@ impl Supervisor {
             _ => HandleType::NetNative,
         };
         let data = self.pool.ticket_data(socket.address, &query.data);
-        channel.give(query.seq, &key_of(socket.address), &data, handle, kind);
+        let key = key_of(socket.address);
+        channel.give(query.seq, &key, &data, (socket, handle), kind);
     }
 
     fn reply(&mut self, request: RequestId, outcome: &Outcome) {
@@ -209,6 +255,7 @@ impl Supervisor {
             self.tell(&Notice::Refused(*refusal));
         }
         let told = convert::outcome(outcome, self);
+        self.keep_outcome(request, &told);
         self.callers.answer(request, told);
     }
 

@@ -11,25 +11,39 @@ use segue_core::{
 };
 use segue_sys::signal::Signals;
 use segue_sys::{clock, readable};
+use segue_wire::handoff::{Contents, ToKeeper};
 use segue_wire::node::QueryServer;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::mpsc;
 
 use super::crew::{Channels, Crew};
+use super::holding::Holder;
 use super::records::Records;
+use super::requests::Requests;
+use super::succession::{self, Life, Replayed, app_prefix};
+use super::upgrade::{Probed, Upgrade, take_over_output};
 use crate::config::app::AppConfig;
 use crate::config::drain::DrainSettings;
 use crate::control::callers::Callers;
 use crate::control::names::Measures;
 use crate::control::server;
 use crate::control::socket::{BindError, ControlSocket};
-use crate::keeper::{FromKeeper, Link, LinkError};
-use crate::listener::{Pool, Stragglers, allowed_by_environment};
+use crate::handoff::text::Word;
+use crate::handoff::{InheritError, Inherited, Journal};
+use crate::keeper::{LinkError, Opened, Sender};
+use crate::listener::{Pool, Registry, Stragglers, allowed_by_environment};
 use crate::telemetry::log::Verbosity;
-use crate::worker::channel::Report;
+use crate::worker::channel::Heard;
 use crate::worker::launch::{Release, ResolveError};
 use crate::worker::preload::Shelf;
 use crate::worker::writer::{Stream, Writer};
+
+/// What a successor is to run, whatever the command line means by then.
+pub(crate) const PLAN: &str = "plan";
+
+/// The control socket, and where it is.
+const CONTROL: &str = "control";
 
 /// Requests of callers that may wait for the loop.
 const COMMANDS: usize = 64;
@@ -73,6 +87,8 @@ pub(crate) enum RunError {
     Control(#[from] BindError),
     #[error(transparent)]
     Keeper(#[from] LinkError),
+    #[error("cannot take over from the supervisor before: {0}")]
+    Predecessor(#[from] InheritError),
     #[error("cannot {doing}: {source}")]
     System {
         doing: &'static str,
@@ -95,12 +111,14 @@ pub(crate) enum Ended {
 pub(super) enum Input {
     Exited(WorkerId, ExitStatus),
     Resolved(Generation, Box<Result<Release, ResolveError>>),
+    /// What the binary of an upgrade says.
+    Probed(Result<Probed, String>),
 }
 
 /// A question of a worker that has not been answered.
-#[derive(Debug)]
+#[derive(Debug, Deserialize, Serialize)]
 pub(super) struct Asking {
-    pub(super) worker: WorkerId,
+    pub(super) worker: u32,
     pub(super) query: QueryServer,
 }
 
@@ -113,13 +131,20 @@ pub(super) struct Supervisor {
     pub(super) releases: BTreeMap<Generation, Release>,
     pub(super) asks: BTreeMap<AskId, Asking>,
     pub(super) callers: Callers,
+    pub(super) requests: Requests,
+    pub(super) upgrade: Option<Upgrade>,
     pub(super) records: Records,
     pub(super) inputs: mpsc::UnboundedSender<Input>,
-    pub(super) reports: mpsc::UnboundedSender<(WorkerId, Report)>,
+    pub(super) news: mpsc::UnboundedSender<Heard>,
     /// Events that follow from what has just been performed.
     pub(super) facts: VecDeque<Event>,
     pub(super) finish: Option<Finish>,
-    pub(super) began: Time,
+    /// For a successor: of the supervisor, and of the app.
+    pub(super) site: Journal,
+    pub(super) journal: Journal,
+    pub(super) life: Life,
+    pub(super) keeper: Sender,
+    pub(super) holder: Holder,
     pub(super) keeper_pid: u32,
     /// When workers that have not asked for a socket are next looked at.
     pub(super) next_look: Option<Time>,
@@ -132,11 +157,18 @@ pub(super) struct Supervisor {
     last_ask: u64,
 }
 
+/// What a supervisor begins with.
+pub(crate) struct Beginning {
+    pub(crate) link: Opened,
+    /// What a predecessor has left.
+    pub(crate) inherited: Option<Inherited>,
+}
+
 /// Runs the app until it is stopped.
 ///
 /// # Errors
 /// Nothing was started, for the reason given.
-pub(crate) fn run(plan: Plan, signals: Signals) -> Result<Ended, RunError> {
+pub(crate) fn run(plan: Plan, signals: Signals, beginning: Beginning) -> Result<Ended, RunError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -144,35 +176,62 @@ pub(crate) fn run(plan: Plan, signals: Signals) -> Result<Ended, RunError> {
             doing: "start the runtime",
             source,
         })?;
-    let ended = runtime.block_on(supervise(plan, signals));
+    let ended = runtime.block_on(supervise(plan, signals, beginning));
     // A blocking task that hangs (a dead network file system) must not hold the end up.
     runtime.shutdown_timeout(Duration::from_millis(100));
     ended
 }
 
-async fn supervise(mut plan: Plan, signals: Signals) -> Result<Ended, RunError> {
+async fn supervise(
+    mut plan: Plan,
+    signals: Signals,
+    beginning: Beginning,
+) -> Result<Ended, RunError> {
     let system = |doing| move |source| RunError::System { doing, source };
-    let control = match &plan.control {
-        Some(path) => Some(ControlSocket::bind(path)?),
-        None => None,
-    };
+    let Beginning {
+        link,
+        mut inherited,
+    } = beginning;
+    let mut link = link.watch()?;
+    let keeper = link.sender();
+    let holder = Holder::new(keeper.clone());
+    let nothing = Contents::default();
+    let contents = inherited
+        .as_ref()
+        .map_or(&nothing, |before| &before.contents);
+    let site = Journal::begin(Box::new(holder.clone()), contents)
+        .map_err(system("write down its state"))?;
+    let control = open_control(&plan, &site, inherited.as_mut())?;
     plan.control = control.as_ref().map(|control| control.path().to_owned());
-    let mut link = Link::open()?;
     let signals =
         readable::watch(signals).map_err(|(_, error)| system("watch for signals")(error))?;
     let (inputs, mut incoming) = mpsc::unbounded_channel();
-    let (reports, mut reported) = mpsc::unbounded_channel();
+    let (news, mut heard) = mpsc::unbounded_channel();
     let (commands, mut asked) = mpsc::channel(COMMANDS);
     let (ending, ended) = tokio::sync::oneshot::channel::<()>();
+
+    let reach = Reach {
+        inputs,
+        news,
+        site,
+        keeper: keeper.clone(),
+        holder,
+    };
+    let mut supervisor = match inherited {
+        None => {
+            let mut supervisor = Supervisor::new(plan, reach);
+            let request = supervisor.new_request();
+            supervisor.feed(Event::StartRequested { request });
+            supervisor
+        }
+        Some(inherited) => Supervisor::restore(plan, reach, inherited)?,
+    };
     let serving = control.map(|control| {
         tokio::spawn(server::serve(control, commands, async {
             let _ = ended.await;
         }))
     });
-
-    let mut supervisor = Supervisor::new(plan, inputs, reports);
-    let request = supervisor.new_request();
-    supervisor.feed(Event::StartRequested { request });
+    keeper.say(ToKeeper::Ready, None);
 
     while supervisor.finish.is_none() {
         let wake = supervisor.next_wake();
@@ -184,13 +243,10 @@ async fn supervise(mut plan: Plan, signals: Signals) -> Result<Ended, RunError> 
                 }
                 supervisor.hear_signals(signals.get_ref());
             }
-            Some((worker, report)) = reported.recv() => supervisor.hear_report(worker, report),
+            Some((worker, news)) = heard.recv() => supervisor.hear_news(worker, news),
             Some(input) = incoming.recv() => supervisor.hear(input),
             Some(command) = asked.recv() => supervisor.hear_command(command),
-            news = link.next() => match news {
-                FromKeeper::TerminalGone => supervisor.hear_stop("the terminal has gone"),
-                FromKeeper::Ended => supervisor.hear_keeper_gone(),
-            },
+            news = link.next() => supervisor.hear_keeper(news),
             () = sleep_until(wake) => supervisor.wake_up(),
         }
     }
@@ -211,6 +267,43 @@ async fn supervise(mut plan: Plan, signals: Signals) -> Result<Ended, RunError> 
     })
 }
 
+/// The control socket: the predecessor's, or a new one.
+fn open_control(
+    plan: &Plan,
+    site: &Journal,
+    inherited: Option<&mut Inherited>,
+) -> Result<Option<ControlSocket>, RunError> {
+    let control = match inherited {
+        Some(inherited) => match (inherited.take(CONTROL), inherited.value::<Word>(CONTROL)?) {
+            (Some(listener), Some(path)) => Some(ControlSocket::adopt(listener, path.into())),
+            // There was none: that is no reason not to go on.
+            _ => plan.control.as_deref().and_then(|path| {
+                ControlSocket::bind(path)
+                    .inspect_err(|error| tracing::warn!(%error, "no control socket"))
+                    .ok()
+            }),
+        },
+        None => match &plan.control {
+            Some(path) => Some(ControlSocket::bind(path)?),
+            None => None,
+        },
+    };
+    if let Some(control) = &control {
+        site.hold(CONTROL, control.listener());
+        site.put(CONTROL, &Word::from(control.path().as_os_str()));
+    }
+    Ok(control)
+}
+
+/// Where a supervisor's tasks report to, and what it writes to.
+struct Reach {
+    inputs: mpsc::UnboundedSender<Input>,
+    news: mpsc::UnboundedSender<Heard>,
+    site: Journal,
+    keeper: Sender,
+    holder: Holder,
+}
+
 async fn sleep_until(wake: Option<Duration>) {
     match wake {
         Some(wait) => tokio::time::sleep(wait).await,
@@ -219,26 +312,82 @@ async fn sleep_until(wake: Option<Duration>) {
 }
 
 impl Supervisor {
-    fn new(
+    fn new(plan: Plan, reach: Reach) -> Self {
+        let life = Life::new();
+        let journal = journal_of(&reach.site, &plan);
+        reach.site.put(PLAN, &plan.app);
+        let pool = Pool::new(allowed_by_environment(), journal.clone());
+        let registry = registry(&journal, &life);
+        let core = App::new(plan.settings.clone());
+        Self::with(plan, reach, life, core, pool, registry)
+    }
+
+    /// One that goes on where a predecessor has ended.
+    fn restore(plan: Plan, reach: Reach, mut inherited: Inherited) -> Result<Self, RunError> {
+        take_over_output(&plan.writer, &reach.site, &inherited)?;
+        let life = Life::restore(&inherited)?;
+        let journal = journal_of(&reach.site, &plan);
+        let pool = Pool::restore(allowed_by_environment(), journal.clone(), &mut inherited)?;
+        let registry = registry(&journal, &life);
+        let Replayed {
+            core,
+            pending,
+            facts,
+        } = succession::replay(plan.settings.clone(), &journal, &inherited)?;
+        let mut supervisor = Self::with(plan, reach, life, core, pool, registry.clone());
+        supervisor.facts = facts;
+        supervisor.releases = succession::releases(&journal, &inherited)?;
+        supervisor.requests = Requests::restore(&journal, &inherited)?;
+        supervisor.asks = succession::asks(&journal, &inherited)?;
+        supervisor.take_over(&mut inherited, &registry)?;
+        for name in inherited.left() {
+            // Nobody knows what it was for.
+            supervisor.site.release(name);
+        }
+        supervisor.resume(pending);
+        supervisor.conclude_upgrade(&inherited)?;
+        Ok(supervisor)
+    }
+
+    fn with(
         plan: Plan,
-        inputs: mpsc::UnboundedSender<Input>,
-        reports: mpsc::UnboundedSender<(WorkerId, Report)>,
+        reach: Reach,
+        life: Life,
+        core: App,
+        pool: Pool,
+        registry: Registry,
     ) -> Self {
-        let crew = Crew::new(inputs.clone());
+        let Reach {
+            inputs,
+            news,
+            site,
+            keeper,
+            holder,
+        } = reach;
+        let journal = journal_of(&site, &plan);
+        let crew = Crew::new(inputs.clone(), journal.under("worker/"), keeper.clone());
+        site.put(Life::NAME, &life);
+        let first = life.first_number();
         Self {
-            core: App::new(plan.settings.clone()),
-            pool: Pool::new(allowed_by_environment()),
-            stragglers: Stragglers::new(crew.channels()),
+            core,
+            pool,
+            stragglers: Stragglers::new(crew.channels(), registry),
             crew,
             releases: BTreeMap::new(),
             asks: BTreeMap::new(),
             callers: Callers::default(),
+            requests: Requests::default(),
+            upgrade: None,
             records: Records::default(),
             inputs,
-            reports,
+            news,
             facts: VecDeque::new(),
             finish: None,
-            began: Time(clock::monotonic_millis()),
+            site,
+            journal,
+            life,
+            keeper,
+            holder,
             keeper_pid: rustix::process::getppid().map_or(0, |pid| pid.as_raw_pid().unsigned_abs()),
             next_look: None,
             next_weighing: plan
@@ -246,8 +395,8 @@ impl Supervisor {
                 .map(|_| Time(clock::monotonic_millis()) + WEIGHING),
             lost_keeper: false,
             stop_signalled: None,
-            last_request: 0,
-            last_ask: 0,
+            last_request: first,
+            last_ask: first,
             plan,
         }
     }
@@ -269,17 +418,33 @@ impl Supervisor {
     /// Tells the core a fact, does what it says, and goes on with what came of that.
     pub(super) fn feed(&mut self, event: Event) {
         self.facts.push_back(event);
+        self.work();
+    }
+
+    /// Handles what there is to handle, until nothing is left.
+    pub(super) fn work(&mut self) {
         while let Some(event) = self.facts.pop_front() {
             tracing::trace!(?event, "event");
-            for action in self.core.handle(self.now(), event) {
+            let now = self.now();
+            self.note_handled(now, &event);
+            let from = self.facts.len();
+            for action in self.core.handle(now, event) {
                 tracing::trace!(?action, "action");
                 self.perform(action);
             }
+            self.note_performed(&self.facts, from);
         }
+        self.note_rest();
+        self.release_callers();
         let generations = || self.crew.members().map(|(_, member)| member.generation);
         let (oldest, newest) = (generations().min(), generations().max());
-        self.callers.release(oldest);
         self.plan.writer.show_generations(oldest != newest);
+    }
+
+    /// Answers those who wait for an old generation to be gone.
+    pub(super) fn release_callers(&mut self) {
+        let generations = self.crew.members().map(|(_, member)| member.generation);
+        self.callers.release(generations.min());
     }
 
     /// How long nothing needs to be done, if nothing happens.
@@ -336,4 +501,13 @@ impl Supervisor {
     pub(super) fn wall_clock() -> SystemTime {
         SystemTime::now()
     }
+}
+
+/// Where an app writes down what a successor must know.
+fn journal_of(site: &Journal, plan: &Plan) -> Journal {
+    site.under(&app_prefix(&plan.app.name))
+}
+
+fn registry(journal: &Journal, life: &Life) -> Registry {
+    Registry::new(journal.under("connection/"), life.first_number())
 }

@@ -12,7 +12,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::pipe::PipeFlags;
 use segue_core::{Generation, SlotId, WorkerId};
 use segue_sys::process::Rlimit;
-use segue_sys::spawn::{Mask, Spawn};
+use segue_sys::spawn::{Held, Mask, Spawn};
+use serde::{Deserialize, Serialize};
 
 use super::preload::{NoPreload, is_permitted};
 use super::wrapper::{self, Wrapper};
@@ -20,13 +21,14 @@ use crate::config::app::AppConfig;
 use crate::config::command::{Command, is_node, script_position};
 use crate::config::env_file::{EnvFileError, read_env_file};
 use crate::config::package::Package;
+use crate::handoff::text::{pairs, word, words};
 
 /// Where node finds its channel.
 const CHANNEL: i32 = 3;
 
 /// Variables that are for us, or that mean something else below us: descriptors and sockets of
 /// the service manager, our own control, and another primary's channel.
-const NOT_PASSED_ON: [&str; 13] = [
+const NOT_PASSED_ON: [&str; 14] = [
     "LISTEN_FDNAMES",
     "LISTEN_FDS",
     "LISTEN_PID",
@@ -37,6 +39,7 @@ const NOT_PASSED_ON: [&str; 13] = [
     "SEGUE_APP",
     "SEGUE_CONTROL",
     "SEGUE_GENERATION",
+    "SEGUE_HELD_FD",
     "SEGUE_KEEPER_FD",
     "SEGUE_SLOT",
     "WATCHDOG_USEC",
@@ -79,14 +82,18 @@ fn hint(similar: Option<&Path>) -> String {
 }
 
 /// Everything that is the same for all workers of a generation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) struct Release {
     app: String,
+    #[serde(with = "word")]
     program: PathBuf,
+    #[serde(with = "words")]
     argv: Vec<OsString>,
     /// So many of them, at the end, are the app's own.
     arguments: usize,
+    #[serde(with = "pairs")]
     env: BTreeMap<OsString, OsString>,
+    #[serde(with = "word")]
     cwd: PathBuf,
     /// Whether node runs a script, and so can be a cluster worker: with `-e`, `-p` or a script
     /// on stdin, its `listen` would ask us and never hear the answer.
@@ -95,18 +102,20 @@ pub(crate) struct Release {
 }
 
 /// What decides where an app listens, besides its code: equal ones must listen alike.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) struct Fingerprint {
     command: Command,
+    #[serde(with = "words")]
     words: Vec<OsString>,
+    #[serde(with = "pairs")]
     env: BTreeMap<OsString, OsString>,
 }
 
-/// A worker that has just been started.
+/// A worker that is about to start.
 #[derive(Debug)]
 pub(crate) struct Launched {
-    pub(crate) pid: u32,
-    pub(crate) pidfd: OwnedFd,
+    /// The process, which runs once it is released.
+    pub(crate) process: Held,
     /// Our end of the Node channel, non-blocking; so are the two pipes.
     pub(crate) channel: OwnedFd,
     pub(crate) stdout: OwnedFd,
@@ -210,7 +219,7 @@ impl Release {
         self.fingerprint != other.fingerprint
     }
 
-    /// Starts one worker. `preload` is a script for node to load before the app, where the release
+    /// Makes one worker, which starts when it is released. `preload` is a script for node to load before the app, where the release
     /// [`takes_preload`](Self::takes_preload). `descriptor_limit` is the limit of open files that it
     /// gets: the one that we were started with.
     ///
@@ -241,7 +250,7 @@ impl Release {
             // First of all: what the app's own node arguments load finds it in place.
             argv.splice(1..1, ["--require".into(), preload.as_os_str().to_owned()]);
         }
-        let child = Spawn {
+        let process = Spawn {
             program: &self.program,
             argv: &argv,
             env: &self.worker_env(worker, slot, generation),
@@ -250,10 +259,9 @@ impl Release {
             descriptor_limit,
             mask: Mask::Clear,
         }
-        .start()?;
+        .hold()?;
         Ok(Launched {
-            pid: child.pid,
-            pidfd: child.pidfd,
+            process,
             channel: ours,
             stdout,
             stderr,

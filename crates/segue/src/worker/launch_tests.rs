@@ -206,13 +206,14 @@ fn run(release: &Release) -> (String, String, Exit) {
         File::from(pipe).read_to_string(&mut text).unwrap();
         text
     };
+    let process = launched.process.release().unwrap();
     let (out, err) = (read(launched.stdout), read(launched.stderr));
     let mut ready = [rustix::event::PollFd::new(
-        &launched.pidfd,
+        &process.pidfd,
         rustix::event::PollFlags::IN,
     )];
     rustix::event::poll(&mut ready, None).unwrap();
-    (out, err, reap(&launched.pidfd).unwrap().unwrap())
+    (out, err, reap(&process.pidfd).unwrap().unwrap())
 }
 
 fn environment_of(app: &AppConfig) -> BTreeMap<String, String> {
@@ -294,6 +295,9 @@ fn a_directory_that_is_gone_is_named_as_the_step() {
     fs::remove_dir_all(site.path("1")).unwrap();
     let error = release
         .spawn(WorkerId(1), SlotId(0), Generation(1), None, None)
+        .unwrap()
+        .process
+        .release()
         .unwrap_err();
     assert!(
         error
@@ -343,6 +347,7 @@ fn the_preload_stands_before_the_apps_own_node_arguments() {
     let launched = release
         .spawn(WorkerId(1), SlotId(0), Generation(1), Some(preload), None)
         .unwrap();
+    launched.process.release().unwrap();
     rustix::io::ioctl_fionbio(&launched.stdout, false).unwrap();
     let mut text = String::new();
     File::from(launched.stdout)

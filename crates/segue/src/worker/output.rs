@@ -9,10 +9,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use segue_core::{Generation, SlotId};
+use serde::{Deserialize, Serialize};
 use tokio::net::unix::pipe::Receiver;
 use tokio::sync::watch;
 
 use super::writer::{Stream, Writer};
+use crate::handoff::text::Word;
 
 /// A longer line is cut, with a mark at both sides of the cut.
 const LONGEST_LINE: usize = 64 << 10;
@@ -59,7 +61,23 @@ impl Label {
 #[derive(Clone, Debug)]
 pub(crate) struct Output {
     tail: Arc<Mutex<Tail>>,
+    /// Of stdout and stderr, what has no end yet.
+    lines: [Arc<Mutex<Lines>>; 2],
     open: watch::Receiver<u8>,
+}
+
+/// What has been read and not been passed on, for a successor.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct Unfinished {
+    parts: [Part; 2],
+    tail: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+struct Part {
+    text: Word,
+    is_continuation: bool,
 }
 
 /// How much of a worker's output has been seen.
@@ -81,17 +99,27 @@ impl Output {
         stdout: OwnedFd,
         stderr: OwnedFd,
         writer: &Writer,
+        unfinished: Unfinished,
     ) -> io::Result<Self> {
-        let tail = Arc::new(Mutex::new(Tail::default()));
+        let tail = Arc::new(Mutex::new(Tail {
+            lines: unfinished.tail.into(),
+        }));
+        let lines = unfinished.parts.map(|part| {
+            Arc::new(Mutex::new(Lines {
+                partial: part.text.into_bytes(),
+                is_continuation: part.is_continuation,
+            }))
+        });
         let (closing, open) = watch::channel(2);
         let closing = Arc::new(closing);
-        for (stream, pipe) in [(Stream::Out, stdout), (Stream::Err, stderr)] {
+        let pipes = [(Stream::Out, stdout), (Stream::Err, stderr)];
+        for ((stream, pipe), lines) in pipes.into_iter().zip(&lines) {
             let reader = Reader {
                 pipe: Receiver::from_owned_fd(pipe)?,
                 stream,
                 label: label.clone(),
                 writer: writer.clone(),
-                lines: Lines::default(),
+                lines: Arc::clone(lines),
                 tail: matches!(stream, Stream::Err).then(|| Arc::clone(&tail)),
             };
             let closing = Arc::clone(&closing);
@@ -100,7 +128,22 @@ impl Output {
                 closing.send_modify(|open| *open -= 1);
             });
         }
-        Ok(Self { tail, open })
+        Ok(Self { tail, lines, open })
+    }
+
+    /// What a successor must know to go on in the middle of a line.
+    pub(crate) fn unfinished(&self) -> Unfinished {
+        let parts = self.lines.each_ref().map(|lines| {
+            let lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
+            Part {
+                text: Word::from_bytes(&lines.partial),
+                is_continuation: lines.is_continuation,
+            }
+        });
+        Unfinished {
+            parts,
+            tail: self.tail(),
+        }
     }
 
     /// The last lines of stderr, 20 at most, oldest first.
@@ -128,7 +171,7 @@ struct Reader {
     stream: Stream,
     label: Label,
     writer: Writer,
-    lines: Lines,
+    lines: Arc<Mutex<Lines>>,
     tail: Option<Arc<Mutex<Tail>>>,
 }
 
@@ -177,10 +220,12 @@ impl Reader {
                 tail.push(piece.text);
             }
         };
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         match bytes {
-            Some(bytes) => self.lines.feed(bytes, &mut each),
-            None => self.lines.finish(&mut each),
+            Some(bytes) => lines.feed(bytes, &mut each),
+            None => lines.finish(&mut each),
         }
+        drop(lines);
         self.writer.push(self.stream, &batch);
     }
 }

@@ -96,7 +96,14 @@ impl Rig {
         let (printed, end) = pipe().unwrap();
         let both = end.try_clone().unwrap();
         let writer = Writer::over(end.into(), both.into()).unwrap();
-        let output = Output::read(&label(), out.into(), err.into(), &writer).unwrap();
+        let output = Output::read(
+            &label(),
+            out.into(),
+            err.into(),
+            &writer,
+            Unfinished::default(),
+        )
+        .unwrap();
         Self {
             output,
             writer,

@@ -10,6 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 const SCRIPT: &[u8] = include_bytes!("../../../../preload/preload.cjs");
@@ -21,7 +22,7 @@ const HASH: u64 = hash(SCRIPT);
 const MODE: u32 = 0o644;
 
 /// Why a worker runs without the preload script.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Error, Deserialize, Serialize)]
 pub(crate) enum NoPreload {
     #[error("--preload off")]
     Off,

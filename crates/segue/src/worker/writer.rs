@@ -10,8 +10,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, poll};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::handoff::text::Word;
 
 /// How many bytes wait for one file at most, those being written included.
 const LIMIT: usize = 1 << 20;
@@ -40,10 +43,20 @@ struct Shared {
     shows_generations: AtomicBool,
 }
 
+/// What has not been written when the process becomes another program.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct Leftover {
+    out: Word,
+    err: Word,
+}
+
 #[derive(Debug)]
 struct Queue {
     name: &'static str,
     coloured: bool,
+    /// Ends a wait for the reader.
+    wake: OwnedFd,
     state: Mutex<State>,
     /// There is something to write, or the end has come.
     filled: Condvar,
@@ -61,6 +74,8 @@ struct State {
     /// Nobody reads any more.
     is_closed: bool,
     is_ending: bool,
+    /// Nothing is written until it is over.
+    is_paused: bool,
 }
 
 impl State {
@@ -126,6 +141,26 @@ impl Writer {
         self.shared.out.flush(limit) & self.shared.err.flush(limit)
     }
 
+    /// Stops writing, in the middle of a line if need be, and gives what has not been written. Waits
+    /// for a write that is under way, for `limit` at most on each file.
+    pub(crate) fn pause(&self, limit: Duration) -> Leftover {
+        let out = self.shared.out.pause(limit);
+        let err = match Arc::ptr_eq(&self.shared.out, &self.shared.err) {
+            true => Vec::new(),
+            false => self.shared.err.pause(limit),
+        };
+        Leftover {
+            out: Word::from_bytes(&out),
+            err: Word::from_bytes(&err),
+        }
+    }
+
+    /// Writes what was left, before anything else, and goes on.
+    pub(crate) fn resume(&self, leftover: Leftover) {
+        self.shared.out.resume(leftover.out.into_bytes());
+        self.shared.err.resume(leftover.err.into_bytes());
+    }
+
     fn queue(&self, stream: Stream) -> &Queue {
         match stream {
             Stream::Out => &self.shared.out,
@@ -145,9 +180,11 @@ impl Drop for Shared {
 
 impl Queue {
     fn start(name: &'static str, file: OwnedFd) -> io::Result<Arc<Self>> {
+        let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let queue = Arc::new(Self {
             name,
             coloured: wants_colour(file.as_fd().is_terminal()),
+            wake,
             state: Mutex::default(),
             filled: Condvar::new(),
             emptied: Condvar::new(),
@@ -181,6 +218,26 @@ impl Queue {
         self.filled.notify_one();
     }
 
+    fn pause(&self, limit: Duration) -> Vec<u8> {
+        let mut state = self.lock();
+        state.is_paused = true;
+        // It only counts; it is never full.
+        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+        let waited = self
+            .emptied
+            .wait_timeout_while(state, limit, |state| state.in_flight > 0);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut state.waiting)
+    }
+
+    fn resume(&self, leftover: Vec<u8>) {
+        let mut state = self.lock();
+        let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+        state.waiting.splice(..0, leftover);
+        state.is_paused = false;
+        self.filled.notify_one();
+    }
+
     fn flush(&self, limit: Duration) -> bool {
         let waited = self
             .emptied
@@ -194,6 +251,7 @@ impl Queue {
         let mut chunk = Vec::new();
         let mut output = Sink {
             file,
+            wake: &self.wake,
             lost: 0,
             why: None,
             mid_line: false,
@@ -202,13 +260,20 @@ impl Queue {
             let written = output.write(&chunk, self.name);
             let mut state = self.lock();
             state.in_flight = 0;
-            if written.is_err() {
-                *state = State {
-                    is_closed: true,
-                    ..State::default()
-                };
+            match written {
+                Ok(()) => {}
+                Err(Stopped::Closed) => {
+                    *state = State {
+                        is_closed: true,
+                        ..State::default()
+                    };
+                }
+                Err(Stopped::Paused { left }) => {
+                    let from = chunk.len().saturating_sub(left);
+                    state.waiting.splice(..0, chunk.drain(from..));
+                }
             }
-            if state.is_idle() {
+            if state.is_idle() || state.is_paused {
                 self.emptied.notify_all();
             }
             if state.is_closed {
@@ -224,7 +289,8 @@ impl Queue {
         let mut state = self
             .filled
             .wait_while(self.lock(), |state| {
-                state.waiting.is_empty() && !state.is_dropping && !state.is_ending
+                let has_more = !state.waiting.is_empty() || state.is_dropping;
+                (state.is_paused || !has_more) && !state.is_ending
             })
             .unwrap_or_else(PoisonError::into_inner);
         if !state.waiting.is_empty() {
@@ -243,12 +309,21 @@ impl Queue {
     }
 }
 
-/// Nobody reads any more, and nobody will.
-struct Closed;
+/// Why nothing more is written.
+enum Stopped {
+    /// Nobody reads any more, and nobody will.
+    Closed,
+    /// So many bytes are left.
+    Paused { left: usize },
+}
+
+/// What a pipe or a terminal takes without waiting once it takes anything at all (pipe(7), PIPE_BUF).
+const PIECE: usize = 4096;
 
 /// A file that is written to until it is closed, through errors that may pass.
 struct Sink<'a> {
     file: &'a OwnedFd,
+    wake: &'a OwnedFd,
     lost: u64,
     why: Option<Errno>,
     mid_line: bool,
@@ -256,7 +331,7 @@ struct Sink<'a> {
 
 impl Sink<'_> {
     /// Writes a chunk of lines; what an error takes is counted, and said when it is over.
-    fn write(&mut self, chunk: &[u8], name: &str) -> Result<(), Closed> {
+    fn write(&mut self, chunk: &[u8], name: &str) -> Result<(), Stopped> {
         if let Some(why) = self.why {
             let newline = if self.mid_line { "\n" } else { "" };
             let note = format!(
@@ -264,7 +339,14 @@ impl Sink<'_> {
                 self.lost,
                 io::Error::from(why)
             );
-            if self.write_all(note.as_bytes())? {
+            let noted = self
+                .write_all(note.as_bytes())
+                .map_err(|stopped| match stopped {
+                    // All of the chunk; the note is lost.
+                    Stopped::Paused { .. } => Stopped::Paused { left: chunk.len() },
+                    Stopped::Closed => Stopped::Closed,
+                });
+            if noted? {
                 (self.lost, self.why) = (0, None);
             } else {
                 self.lost += count_lines(chunk);
@@ -276,20 +358,26 @@ impl Sink<'_> {
     }
 
     /// Whether all of it was written.
-    fn write_all(&mut self, mut rest: &[u8]) -> Result<bool, Closed> {
+    fn write_all(&mut self, mut rest: &[u8]) -> Result<bool, Stopped> {
         while !rest.is_empty() {
-            match rustix::io::write(self.file, rest) {
+            let mut polled = [
+                PollFd::new(self.file, PollFlags::OUT),
+                PollFd::new(self.wake, PollFlags::IN),
+            ];
+            if poll(&mut polled, None).is_ok() && polled[1].revents().contains(PollFlags::IN) {
+                return Err(Stopped::Paused { left: rest.len() });
+            }
+            let piece = rest.get(..PIECE).unwrap_or(rest);
+            match rustix::io::write(self.file, piece) {
                 Ok(written) => {
                     let (done, left) = rest.split_at(written.min(rest.len()));
                     self.mid_line = done.last().map_or(self.mid_line, |last| *last != b'\n');
                     rest = left;
                 }
                 Err(Errno::INTR) => {}
-                // Somebody else who has the file open made it non-blocking.
-                Err(Errno::AGAIN) => {
-                    let _ = poll(&mut [PollFd::new(self.file, PollFlags::OUT)], None);
-                }
-                Err(Errno::PIPE | Errno::BADF) => return Err(Closed),
+                // Somebody else who has the file open made it non-blocking, and was quicker.
+                Err(Errno::AGAIN) => {}
+                Err(Errno::PIPE | Errno::BADF) => return Err(Stopped::Closed),
                 // A full disk may get room again; a terminal that has gone will not, but costs
                 // no more than this.
                 Err(errno) => {

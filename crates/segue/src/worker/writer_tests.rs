@@ -110,8 +110,10 @@ fn a_reader_that_has_left_is_given_up() {
 fn a_full_disk_is_waited_out_and_told() {
     let full = File::options().write(true).open("/dev/full").unwrap();
     let full = OwnedFd::from(full);
+    let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC).unwrap();
     let mut sink = Sink {
         file: &full,
+        wake: &wake,
         lost: 0,
         why: None,
         mid_line: false,
@@ -140,4 +142,40 @@ fn a_file_that_others_made_non_blocking_is_still_written_whole() {
     writer.push(Stream::Out, text.as_bytes());
     drop(writer);
     assert_eq!(all(reader), text);
+}
+
+#[test]
+fn what_a_pause_leaves_is_written_by_whoever_goes_on() {
+    let (reader, end) = pipe().unwrap();
+    let (err, err_end) = pipe().unwrap();
+    let (end, err_end) = (OwnedFd::from(end), OwnedFd::from(err_end));
+    let copies = [end.try_clone().unwrap(), err_end.try_clone().unwrap()];
+    let writer = Writer::over(end, err_end).unwrap();
+    // More than the pipe holds: the thread waits for a reader in the middle of it.
+    let text: String = (0..30_000).map(|line| format!("{line}\n")).collect();
+    writer.push(Stream::Out, text.as_bytes());
+    let leftover = writer.pause(SOON);
+    writer.push(Stream::Out, b"later\n");
+    let json = serde_json::to_string(&leftover).unwrap();
+    let [end, err_end] = copies;
+    let successor = Writer::over(end, err_end).unwrap();
+    successor.resume(serde_json::from_str(&json).unwrap());
+    successor.push(Stream::Out, b"after\n");
+    drop(successor);
+    // The predecessor is gone without having written anything more.
+    let reading = std::thread::spawn(move || {
+        let mut lines = BufReader::new(reader).lines();
+        let mut whole = String::new();
+        for line in lines.by_ref() {
+            let line = line.unwrap();
+            whole.push_str(&line);
+            whole.push('\n');
+            if line == "after" {
+                break;
+            }
+        }
+        whole
+    });
+    assert_eq!(reading.join().unwrap(), format!("{text}after\n"));
+    drop((writer, err));
 }

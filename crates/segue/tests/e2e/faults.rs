@@ -304,20 +304,6 @@ fn a_full_stdout_pipe_stops_nobody() {
 }
 
 #[test]
-fn a_dead_supervisor_ends_the_run_loudly() {
-    let mut run = Launch::standin("").start();
-    let supervisor = run.status().supervisor.pid;
-    assert_ne!(supervisor, run.main.pid, "the main process is the keeper");
-    Process::open(supervisor)
-        .expect("the supervisor")
-        .signal(Signal::KILL);
-    let status = run.wait_for_end(LIMIT);
-    assert_ne!(status.code(), Some(0));
-    run.log.wait_for(0, "the supervisor", LIMIT);
-    run.expect_nothing_left();
-}
-
-#[test]
 fn an_idle_supervisor_does_not_wake_up() {
     let run = Launch::standin("").start();
     let supervisor = run.status().supervisor.pid;

@@ -29,3 +29,4 @@ mod run;
 mod signals;
 mod stop;
 mod streams;
+mod takeover;

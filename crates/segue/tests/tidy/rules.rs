@@ -28,6 +28,7 @@ pub(crate) const FLOORS: &[(&str, u8)] = &[
     ("config", 2),
     ("telemetry", 2),
     ("exit", 2),
+    ("handoff", 2),
 ];
 
 /// Imports between neighbours on one floor that are meant, each with its reason. Parts of one
@@ -39,6 +40,11 @@ const SIDEWAYS: &[(&str, &str, &str)] = &[
         "quantities are written in one way",
     ),
     ("telemetry", "config", "quantities are written in one way"),
+    (
+        "config",
+        "handoff",
+        "what is configured is written down for a successor",
+    ),
     (
         "control::client",
         "config",

@@ -3,18 +3,20 @@
 //! time. A connection that is given back goes to the next worker.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::os::fd::OwnedFd;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use segue_core::{AddressId, WorkerId};
 use segue_sys::socket;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch as published};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch as published};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use super::{HandOver, Tally};
+use super::{HandOver, Receipt, Tally};
+use crate::handoff::Deposit;
 
 /// How long a connection waits for a worker that takes it.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -32,7 +34,7 @@ const RETRY: Duration = Duration::from_millis(200);
 /// An accepted connection on its way.
 #[derive(Debug)]
 pub(super) struct Straggler {
-    pub(super) connection: OwnedFd,
+    pub(super) connection: Deposit,
     /// Of one that has been served before: the keep-alive time-out that its client was promised.
     pub(super) keep_alive: Option<Duration>,
     /// The worker that has let it go, and does not get it back.
@@ -48,7 +50,18 @@ pub(super) struct Straggler {
 pub(super) enum Share {
     Room(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit),
     /// There was no room: the worker it comes from hands nothing over meanwhile.
-    Receipt(#[expect(dead_code, reason = "held for its drop")] oneshot::Sender<()>),
+    Receipt(#[expect(dead_code, reason = "held for its drop")] Receipt),
+}
+
+/// What comes to a courier.
+pub(super) enum Arriving {
+    Waiting(Straggler),
+    /// One that is being offered already.
+    Offered {
+        worker: WorkerId,
+        is_migrant: bool,
+        given_back: Pin<Box<dyn Future<Output = Option<Straggler>> + Send>>,
+    },
 }
 
 /// What came of an attempt.
@@ -114,7 +127,7 @@ impl<H: HandOver> Courier<H> {
     /// Works until the address is forgotten and everything is delivered.
     pub(super) async fn run(
         mut self,
-        mut incoming: mpsc::UnboundedReceiver<Straggler>,
+        mut incoming: mpsc::UnboundedReceiver<Arriving>,
         mut published: published::Receiver<Vec<WorkerId>>,
     ) {
         let mut is_forgotten = false;
@@ -124,10 +137,14 @@ impl<H: HandOver> Courier<H> {
             self.dispatch(&workers);
             let deadline = self.deadline();
             tokio::select! {
-                straggler = incoming.recv(), if !is_forgotten => match straggler {
-                    Some(straggler) => {
+                arriving = incoming.recv(), if !is_forgotten => match arriving {
+                    Some(Arriving::Waiting(straggler)) => {
                         self.leavers.extend(straggler.from);
                         self.waiting.push_back(straggler);
+                    }
+                    Some(Arriving::Offered { worker, is_migrant, given_back }) => {
+                        let kind = if is_migrant { Kind::Worker } else { Kind::Queue };
+                        self.follow(worker, kind, given_back);
                     }
                     None => is_forgotten = true,
                 },
@@ -198,28 +215,37 @@ impl<H: HandOver> Courier<H> {
 
     fn attempt(&mut self, worker: WorkerId, mut straggler: Straggler) {
         let kind = straggler.kind();
+        let (way, address) = (Arc::clone(&self.way), self.address);
+        self.last = Some(worker);
+        self.follow(worker, kind, async move {
+            let keep_alive = straggler.keep_alive;
+            let taken = way
+                .hand_over(worker, address, keep_alive, straggler.connection)
+                .await;
+            straggler.connection = taken.err()?;
+            Some(straggler)
+        });
+    }
+
+    /// Waits for what comes of an offer.
+    fn follow(
+        &mut self,
+        worker: WorkerId,
+        kind: Kind,
+        given_back: impl Future<Output = Option<Straggler>> + Send + 'static,
+    ) {
         let load = self.loads.entry(worker).or_default();
         match kind {
             Kind::Queue => load.is_offered = true,
             Kind::Worker => load.migrating += 1,
         }
-        self.last = Some(worker);
-        let (way, address) = (Arc::clone(&self.way), self.address);
         let offered = Offered::note(&self.tally, worker);
         self.attempts.spawn(async move {
-            let keep_alive = straggler.keep_alive;
-            let taken = way
-                .hand_over(worker, address, keep_alive, straggler.connection)
-                .await;
+            let mut given_back = given_back.await;
             drop(offered);
-            let given_back = match taken {
-                Ok(()) => None,
-                Err(connection) => {
-                    straggler.connection = connection;
-                    straggler.tried.push(worker);
-                    Some(straggler)
-                }
-            };
+            if let Some(straggler) = &mut given_back {
+                straggler.tried.push(worker);
+            }
             Attempt {
                 worker,
                 kind,
@@ -263,7 +289,11 @@ impl<H: HandOver> Courier<H> {
             }
             tracing::warn!(address = %self.address, "no worker took a connection in time: closed");
             match straggler.kind() {
-                Kind::Queue => socket::reset(straggler.connection),
+                Kind::Queue => {
+                    if let Ok(connection) = straggler.connection.copy() {
+                        socket::reset(connection);
+                    }
+                }
                 // Between two requests, the end of an idle connection is an orderly one.
                 Kind::Worker => drop(straggler.connection),
             }

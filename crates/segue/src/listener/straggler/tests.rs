@@ -3,14 +3,14 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use segue_core::{AddressId, SocketIndex, Tend, WorkerId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
-use super::{Counts, HELD_LIMIT, HandOver, Stragglers};
+use super::{Counts, HELD_LIMIT, HandOver, Registry, Stragglers};
+use crate::handoff::{Deposit, Journal};
 
 mod migrants;
 use crate::listener::Pool;
@@ -24,13 +24,13 @@ const C: WorkerId = WorkerId(3);
 struct Offer {
     worker: WorkerId,
     keep_alive: Option<Duration>,
-    connection: OwnedFd,
-    answer: oneshot::Sender<Result<(), OwnedFd>>,
+    connection: Deposit,
+    answer: oneshot::Sender<Result<(), Deposit>>,
 }
 
 impl Offer {
     fn take(self) {
-        let mut connection = TcpStream::from(self.connection);
+        let mut connection = TcpStream::from(self.connection.copy().expect("it is open"));
         connection.write_all(b"served").expect("the client waits");
         self.answer.send(Ok(())).expect("it is waited for");
     }
@@ -52,8 +52,8 @@ impl HandOver for Workers {
         worker: WorkerId,
         _: AddressId,
         keep_alive: Option<Duration>,
-        connection: OwnedFd,
-    ) -> Result<(), OwnedFd> {
+        connection: Deposit,
+    ) -> Result<(), Deposit> {
         let (answer, answered) = oneshot::channel();
         let offer = Offer {
             worker,
@@ -79,13 +79,13 @@ struct Scene {
 impl Scene {
     /// An address with two sockets, of which the first gets all connections.
     fn new() -> Self {
-        let mut pool = Pool::new(true);
+        let mut pool = Pool::new(true, Journal::nowhere());
         let address = open(&mut pool, tcp(0), 2);
         let (sender, offers) = mpsc::unbounded_channel();
         Self {
             pool,
             address,
-            stragglers: Stragglers::new(Workers(sender)),
+            stragglers: Stragglers::new(Workers(sender), Registry::new(Journal::nowhere(), 0)),
             offers,
         }
     }

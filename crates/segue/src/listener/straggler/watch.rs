@@ -9,14 +9,15 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustix::io::Errno;
+use segue_core::AddressId;
 use segue_sys::socket;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
 
-use super::Tally;
-use super::courier::{PATIENCE, Share, Straggler};
+use super::courier::{Arriving, PATIENCE, Share, Straggler};
+use super::{Registry, Tally, Traveller};
 
 /// How long accepting pauses when descriptors or memory have run out.
 const SHORTAGE: Duration = Duration::from_millis(100);
@@ -32,13 +33,24 @@ impl Watch {
     /// Sends what it accepts to a courier, as long as there is room.
     pub(super) fn hand_over(
         socket: OwnedFd,
-        room: Arc<Semaphore>,
-        stragglers: mpsc::UnboundedSender<Straggler>,
+        address: AddressId,
+        room: &Arc<Semaphore>,
+        stragglers: mpsc::UnboundedSender<Arriving>,
+        registry: Registry,
     ) -> io::Result<Self> {
+        let room = Arc::clone(room);
+        let traveller = Traveller {
+            address: address.0,
+            keep_alive: None,
+            from: None,
+        };
         Self::spawn(socket, async move |queue: Queue| {
             // Nothing is awaited between accepting and passing on, so that the end of the task
             // cannot come with a connection in its hands.
             while let Some((connection, room)) = queue.accept(&room).await {
+                let connection = registry.enter(connection, &traveller);
+                // From now on it outlives this process.
+                registry.commit();
                 let straggler = Straggler {
                     connection,
                     keep_alive: None,
@@ -47,8 +59,7 @@ impl Watch {
                     expires: Instant::now() + PATIENCE,
                     _share: Share::Room(room),
                 };
-                if let Err(undelivered) = stragglers.send(straggler) {
-                    socket::reset(undelivered.0.connection);
+                if stragglers.send(Arriving::Waiting(straggler)).is_err() {
                     return;
                 }
             }

@@ -10,11 +10,12 @@ use segue_sys::socket;
 use segue_wire::node::{self, AddressType};
 
 use super::{at, eventually, open, query, set, tcp, waiting};
+use crate::handoff::Journal;
 use crate::listener::Pool;
 use crate::listener::pool::Opened;
 
 fn check_gate(place: node::Place, host: &str, steered: bool) {
-    let mut pool = Pool::new(steered);
+    let mut pool = Pool::new(steered, Journal::nowhere());
     let (address, _) = pool.asked(&query(place.clone(), 0)).expect("a place");
     assert_eq!(pool.open(at(address, 0)), Ok(Opened { steered }));
     if steered {
@@ -59,7 +60,7 @@ fn check_gate(place: node::Place, host: &str, steered: bool) {
         ..place
     };
     pool.close(address);
-    let mut successor = Pool::new(true);
+    let mut successor = Pool::new(true, Journal::nowhere());
     let successors = open(&mut successor, fixed, 1);
     for mut client in early {
         let mut text = String::new();
@@ -108,7 +109,7 @@ fn a_shut_v6_gate_loses_nobody() {
 
 #[test]
 fn a_gate_shut_under_load_resets_nobody() {
-    let mut pool = Pool::new(true);
+    let mut pool = Pool::new(true, Journal::nowhere());
     let address = open(&mut pool, tcp(0), 4);
     pool.steer(address, &set(&[0, 1, 2, 3]))
         .expect("all are open");

@@ -11,6 +11,7 @@ use segue_sys::socket;
 use segue_wire::node;
 
 use super::{at, at_path, open, query, set, waiting};
+use crate::handoff::Journal;
 use crate::listener::Pool;
 
 /// Says something to whoever listens at the path, and what they answer.
@@ -49,7 +50,7 @@ fn names_in(directory: &Path) -> Vec<String> {
 fn a_path_is_cut_over_and_back_in_one_step() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("app.sock");
-    let mut pool = Pool::new(true);
+    let mut pool = Pool::new(true, Journal::nowhere());
     let address = open(&mut pool, at_path(&path), 1);
     assert_eq!(pool.describe(address), path.display().to_string());
     assert_eq!(
@@ -90,7 +91,7 @@ fn a_path_is_cut_over_and_back_in_one_step() {
 fn cutting_a_path_over_under_load_loses_nothing() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("app.sock");
-    let mut pool = Pool::new(true);
+    let mut pool = Pool::new(true, Journal::nowhere());
     let address = open(&mut pool, at_path(&path), 2);
     let client = std::thread::spawn(move || {
         (0..2_000)
@@ -113,7 +114,7 @@ fn cutting_a_path_over_under_load_loses_nothing() {
 fn only_a_stale_path_is_taken_over() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("app.sock");
-    let mut pool = Pool::new(true);
+    let mut pool = Pool::new(true, Journal::nowhere());
     let (address, kind) = pool.asked(&query(at_path(&path), 0)).expect("a place");
     assert_eq!(kind, AddressKind::Path);
 
@@ -136,7 +137,7 @@ fn only_a_stale_path_is_taken_over() {
 fn a_path_that_somebody_else_took_is_left_alone() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("app.sock");
-    let mut pool = Pool::new(true);
+    let mut pool = Pool::new(true, Journal::nowhere());
     let address = open(&mut pool, at_path(&path), 2);
     std::fs::remove_file(&path).expect("writable");
     pool.steer(address, &set(&[1]))
@@ -161,7 +162,7 @@ fn a_path_that_somebody_else_took_is_left_alone() {
 fn a_path_that_a_worker_unlinked_comes_back() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("app.sock");
-    let mut pool = Pool::new(true);
+    let mut pool = Pool::new(true, Journal::nowhere());
     let address = open(&mut pool, at_path(&path), 2);
     for index in [0, 1] {
         pool.steer(address, &set(&[index])).expect("it moves");
@@ -190,7 +191,7 @@ fn permissions_of_the_path_outlive_a_cut_over() {
             .mode()
             & 0o777
     };
-    let mut pool = Pool::new(true);
+    let mut pool = Pool::new(true, Journal::nowhere());
     let address = open(&mut pool, at_path(&path), 3);
     let usual = mode();
     pool.steer(address, &set(&[1])).expect("it moves");
@@ -204,7 +205,7 @@ fn permissions_of_the_path_outlive_a_cut_over() {
 
 #[test]
 fn a_missing_directory_is_the_apps_error() {
-    let mut pool = Pool::new(true);
+    let mut pool = Pool::new(true, Journal::nowhere());
     let missing = at_path(Path::new("/no/such/directory/app.sock"));
     let (address, _) = pool.asked(&query(missing, 0)).expect("a place");
     assert_eq!(pool.open(at(address, 0)), Err(Errno::NOENT));
@@ -214,7 +215,7 @@ fn a_missing_directory_is_the_apps_error() {
 fn permissions_come_with_the_question() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("app.sock");
-    let mut pool = Pool::new(true);
+    let mut pool = Pool::new(true, Journal::nowhere());
     let place = node::Place {
         readable_all: true,
         writable_all: true,
@@ -232,7 +233,7 @@ fn permissions_come_with_the_question() {
 fn a_path_behind_a_shut_gate_is_gone() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("app.sock");
-    let mut pool = Pool::new(true);
+    let mut pool = Pool::new(true, Journal::nowhere());
     let address = open(&mut pool, at_path(&path), 2);
     let early = queue_at(&path);
     pool.shut_gate(address);

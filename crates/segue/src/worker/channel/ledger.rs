@@ -6,10 +6,15 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use segue_core::SocketRef;
 use segue_wire::node::{Acknowledged, Drain, HandleQueue, HandleType, Order, Refused};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
 use tokio::sync::oneshot;
+
+use super::millis;
+use crate::handoff::Deposit;
 
 /// What a worker may ask of us before it counts as broken.
 #[derive(Clone, Copy, Debug)]
@@ -56,52 +61,86 @@ pub(crate) enum Broken {
 }
 
 /// What becomes of a connection that a worker was offered.
-pub(super) type Verdict = oneshot::Sender<Result<(), OwnedFd>>;
+pub(super) type Verdict = oneshot::Sender<Result<(), Deposit>>;
 
 #[derive(Debug)]
 pub(super) struct Ledger {
-    limits: Limits,
+    pub(super) limits: Limits,
     /// Number of the last order.
-    seq: u64,
-    unwritten: VecDeque<Piece>,
+    pub(super) seq: u64,
+    pub(super) unwritten: VecDeque<Piece>,
     /// Bytes in `unwritten` and in handle messages that wait for their turn.
-    queued: usize,
-    handles: HandleQueue<Carrier>,
+    pub(super) queued: usize,
+    pub(super) handles: HandleQueue<Carrier>,
     /// Sockets that answer a question, by the number of the order, until they are acknowledged.
-    sockets: BTreeMap<u64, OwnedFd>,
+    pub(super) sockets: BTreeMap<u64, (SocketRef, OwnedFd)>,
     /// Every key that a socket was given under.
-    keys: BTreeSet<String>,
+    pub(super) keys: BTreeSet<String>,
     /// Connections on offer, by the number of the order, until they are accepted.
-    offers: BTreeMap<u64, Offer>,
-    unanswered: usize,
+    pub(super) offers: BTreeMap<u64, Offer>,
+    pub(super) unanswered: usize,
     /// The first limit that was passed.
     broken: Option<Broken>,
     /// Nothing is written any more: the worker does not listen, or the channel has ended.
-    is_shut: bool,
+    pub(super) is_shut: bool,
+    /// A predecessor may or may not have sent this; the worker is being asked.
+    pub(super) doubt: Option<Doubt>,
 }
 
+/// A line that is to be written.
 #[derive(Debug)]
-struct Piece {
-    line: Vec<u8>,
-    written: usize,
+pub(super) struct Piece {
+    pub(super) line: Vec<u8>,
+    pub(super) written: usize,
+    pub(super) what: What,
+    /// It is being sent.
+    pub(super) is_tried: bool,
+}
+
+/// What a line is, as far as a successor must know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub(super) enum What {
     /// The order whose descriptor goes with the first byte.
-    descriptor: Option<u64>,
+    Carrier(u64),
+    /// The answer to a descriptor of the worker's. A second one would end it.
+    Acknowledgement,
+    /// Nothing changes if it comes twice.
+    Repeatable,
+    /// It must not come twice.
+    Once,
 }
 
 #[derive(Clone, Debug)]
-struct Carrier {
-    seq: u64,
-    line: Vec<u8>,
+pub(super) struct Carrier {
+    pub(super) seq: u64,
+    pub(super) line: Vec<u8>,
 }
 
 #[derive(Debug)]
-struct Offer {
-    connection: OwnedFd,
-    verdict: Verdict,
+pub(super) struct Offer {
+    pub(super) connection: Deposit,
+    pub(super) verdict: Verdict,
     /// The worker may have it, and may serve it.
-    is_sent: bool,
+    pub(super) is_sent: bool,
     /// Set once the worker has acknowledged it.
-    deadline: Option<u64>,
+    pub(super) deadline: Option<u64>,
+}
+
+/// A line of which it is not known whether it was sent.
+#[derive(Debug)]
+pub(super) struct Doubt {
+    pub(super) piece: Piece,
+    /// When the worker is no longer asked.
+    pub(super) deadline: u64,
+}
+
+/// What is to be written next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    Nothing,
+    Piece,
+    /// Something whose descriptor is not there any more.
+    Void,
 }
 
 impl Ledger {
@@ -118,6 +157,7 @@ impl Ledger {
             unanswered: 0,
             broken: None,
             is_shut: false,
+            doubt: None,
         }
     }
 
@@ -134,14 +174,14 @@ impl Ledger {
         ack: u64,
         key: &str,
         data: &Value,
-        socket: OwnedFd,
+        socket: (SocketRef, OwnedFd),
         kind: HandleType,
     ) {
         self.unanswered = self.unanswered.saturating_sub(1);
         if self.is_shut {
             return;
         }
-        let seq = self.next();
+        let seq = self.number();
         self.sockets.insert(seq, socket);
         self.keys.insert(key.to_owned());
         let order = Order::Give {
@@ -162,27 +202,28 @@ impl Ledger {
 
     pub(super) fn deny(&mut self, ack: u64, key: &str, data: &Value, errno: i32) {
         self.unanswered = self.unanswered.saturating_sub(1);
-        let seq = self.next();
-        self.say(&Order::Deny {
+        let seq = self.number();
+        let order = Order::Deny {
             seq,
             ack,
             key,
             data,
             errno,
-        });
+        };
+        self.say(&order, What::Repeatable);
     }
 
     pub(super) fn disconnect(&mut self) {
-        let seq = self.next();
-        self.say(&Order::Disconnect { seq });
+        let seq = self.number();
+        self.say(&Order::Disconnect { seq }, What::Once);
     }
 
     pub(super) fn drain(&mut self, drain: Drain) {
-        self.say(&Order::Drain(drain));
+        self.say(&Order::Drain(drain), What::Repeatable);
     }
 
     pub(super) fn tell_app(&mut self, text: &str) {
-        self.say(&Order::Say(text));
+        self.say(&Order::Say(text), What::Once);
     }
 
     /// Whether the worker was given a socket under this key: only there can it have accepted.
@@ -195,17 +236,17 @@ impl Ledger {
     }
 
     pub(super) fn confirm_exit(&mut self, ack: u64) {
-        let seq = self.next();
-        self.say(&Order::ConfirmExit { seq, ack });
+        let seq = self.number();
+        self.say(&Order::ConfirmExit { seq, ack }, What::Repeatable);
     }
 
     pub(super) fn acknowledge_theirs(&mut self) {
-        self.say(&Order::HandleAck);
+        self.say(&Order::HandleAck, What::Acknowledgement);
     }
 
     /// The worker's message came without its descriptor.
     pub(super) fn refuse_theirs(&mut self) {
-        self.say(&Order::HandleNack);
+        self.say(&Order::HandleNack, What::Acknowledgement);
     }
 
     /// `keep_alive` is for a connection that another worker has served: see [`Order::NewConnection`].
@@ -214,14 +255,14 @@ impl Ledger {
         now: u64,
         key: &str,
         keep_alive: Option<u64>,
-        connection: OwnedFd,
+        connection: Deposit,
         verdict: Verdict,
     ) {
         if self.is_shut {
             decide(verdict, Err(connection));
             return;
         }
-        let seq = self.next();
+        let seq = self.number();
         let offer = Offer {
             connection,
             verdict,
@@ -254,7 +295,7 @@ impl Ledger {
             offer.deadline = Some(now.saturating_add(millis(self.limits.patience)));
         }
         if let Some(carrier) = next {
-            self.enqueue(carrier.line, Some(carrier.seq));
+            self.enqueue(carrier.line, What::Carrier(carrier.seq));
         }
         true
     }
@@ -266,7 +307,7 @@ impl Ledger {
                 let carrier = carrier.clone();
                 let seq = carrier.seq;
                 self.queued += carrier.line.len();
-                self.enqueue(carrier.line, Some(carrier.seq));
+                self.enqueue(carrier.line, What::Carrier(carrier.seq));
                 seq
             }
             Refused::GivenUp(carrier) => {
@@ -296,10 +337,12 @@ impl Ledger {
 
     /// When the next wait is over.
     pub(super) fn deadline(&self) -> Option<u64> {
+        let doubt = self.doubt.as_ref().map(|doubt| doubt.deadline);
         self.handles
             .deadline()
             .into_iter()
             .chain(self.undecided())
+            .chain(doubt)
             .min()
     }
 
@@ -314,46 +357,111 @@ impl Ledger {
         if self.undecided().is_some_and(|deadline| deadline <= now) {
             self.breaks(Broken::Undecided(self.limits.patience));
         }
+        if self
+            .doubt
+            .as_ref()
+            .is_some_and(|doubt| doubt.deadline <= now)
+        {
+            self.resolve(None);
+        }
     }
 
     pub(super) fn has_unwritten(&self) -> bool {
-        !self.unwritten.is_empty()
+        self.next() != Next::Nothing
     }
 
-    /// Writes until nothing is left or `send` fails.
-    pub(super) fn write(
+    /// What is to be written next.
+    pub(super) fn next(&self) -> Next {
+        let Some(piece) = self.unwritten.front() else {
+            return Next::Nothing;
+        };
+        let is_question = self.doubt.is_some() && piece.what == What::Repeatable;
+        match piece.what {
+            // Nothing may overtake what is in doubt, besides the question.
+            _ if self.doubt.is_some() && !is_question => Next::Nothing,
+            // Acknowledged or accepted before it was sent: the app speaks for its Node.
+            // Without its descriptor the message would end the worker.
+            What::Carrier(seq) if piece.written == 0 && self.descriptor(seq).is_none() => {
+                Next::Void
+            }
+            What::Carrier(_) | What::Acknowledgement | What::Repeatable | What::Once => Next::Piece,
+        }
+    }
+
+    pub(super) fn discard(&mut self) {
+        if let Some(piece) = self.unwritten.pop_front() {
+            self.queued = self.queued.saturating_sub(piece.line.len());
+        }
+    }
+
+    pub(super) fn mark_trying(&mut self, value: bool) {
+        if let Some(piece) = self.unwritten.front_mut() {
+            piece.is_tried = value || piece.written > 0;
+        }
+    }
+
+    fn descriptor(&self, seq: u64) -> Option<BorrowedFd<'_>> {
+        let socket = self.sockets.get(&seq).map(|(_, socket)| socket.as_fd());
+        let offer = self.offers.get(&seq).map(|offer| offer.connection.as_fd());
+        socket.or(offer)
+    }
+
+    /// Sends what is next, or as much of it as fits.
+    pub(super) fn send(
         &mut self,
-        mut send: impl FnMut(&[u8], Option<BorrowedFd<'_>>) -> io::Result<usize>,
+        send: impl FnOnce(&[u8], Option<BorrowedFd<'_>>) -> io::Result<usize>,
     ) -> io::Result<()> {
-        while let Some(piece) = self.unwritten.front_mut() {
-            let mut descriptor = None;
-            if piece.written == 0
-                && let Some(seq) = piece.descriptor
-            {
-                let socket = self.sockets.get(&seq);
-                descriptor = socket.or(self.offers.get(&seq).map(|offer| &offer.connection));
-                if descriptor.is_none() {
-                    // Acknowledged or accepted before it was sent: the app speaks for its Node.
-                    // Without its descriptor the message would end the worker.
-                    self.queued = self.queued.saturating_sub(piece.line.len());
-                    self.unwritten.pop_front();
-                    continue;
-                }
-            }
-            let rest = piece.line.get(piece.written..).unwrap_or_default();
-            let sent = send(rest, descriptor.map(AsFd::as_fd))?;
-            if piece.written == 0
-                && let Some(offer) = piece.descriptor.and_then(|seq| self.offers.get_mut(&seq))
-            {
-                offer.is_sent = true;
-            }
+        let Some(piece) = self.unwritten.front() else {
+            return Ok(());
+        };
+        let carried = match piece.what {
+            What::Carrier(seq) if piece.written == 0 => Some(seq),
+            What::Carrier(_) | What::Acknowledgement | What::Repeatable | What::Once => None,
+        };
+        let descriptor = carried.and_then(|seq| self.descriptor(seq));
+        let rest = piece.line.get(piece.written..).unwrap_or_default();
+        let sent = send(rest, descriptor)?;
+        if let Some(offer) = carried.and_then(|seq| self.offers.get_mut(&seq)) {
+            offer.is_sent = true;
+        }
+        self.queued = self.queued.saturating_sub(sent);
+        if let Some(piece) = self.unwritten.front_mut() {
             piece.written += sent;
-            self.queued = self.queued.saturating_sub(sent);
             if piece.written == piece.line.len() {
                 self.unwritten.pop_front();
             }
         }
         Ok(())
+    }
+
+    /// The worker has read everything up to our question, and said whether it waits for the
+    /// acknowledgement of the connection that we have heard of last.
+    pub(super) fn synced(&mut self, awaits: bool) {
+        self.resolve(Some(awaits));
+    }
+
+    /// What was in doubt is sent (again), unless the worker has it. Without its word, only what may
+    /// come twice is.
+    fn resolve(&mut self, awaits: Option<bool>) {
+        let Some(Doubt { mut piece, .. }) = self.doubt.take() else {
+            return;
+        };
+        let is_missing = match piece.what {
+            What::Carrier(seq) => {
+                let in_flight = self.handles.in_flight();
+                let is_unheard = in_flight.is_some_and(|carrier| carrier.seq == seq);
+                is_unheard && (self.sockets.contains_key(&seq) || awaits.is_some())
+            }
+            What::Acknowledgement => awaits == Some(true),
+            What::Repeatable => true,
+            What::Once => false,
+        };
+        if is_missing {
+            piece.written = 0;
+            piece.is_tried = false;
+            self.queued += piece.line.len();
+            self.unwritten.push_front(piece);
+        }
     }
 
     pub(super) fn breaks(&mut self, broken: Broken) {
@@ -369,6 +477,7 @@ impl Ledger {
     pub(super) fn stop_writing(&mut self) {
         self.is_shut = true;
         self.queued = 0;
+        self.doubt = None;
         self.unwritten.clear();
         self.sockets.clear();
         self.give_back(|offer| !offer.is_sent);
@@ -394,28 +503,29 @@ impl Ledger {
     fn carry(&mut self, now: u64, carrier: Carrier) {
         self.queued += carrier.line.len();
         match self.handles.offer(carrier, now).cloned() {
-            Some(carrier) => self.enqueue(carrier.line, Some(carrier.seq)),
+            Some(carrier) => self.enqueue(carrier.line, What::Carrier(carrier.seq)),
             None => self.check_queued(),
         }
     }
 
-    fn say(&mut self, order: &Order<'_>) {
+    pub(super) fn say(&mut self, order: &Order<'_>, what: What) {
         if self.is_shut {
             return;
         }
         let line = order.line();
         self.queued += line.len();
-        self.enqueue(line, None);
+        self.enqueue(line, what);
     }
 
-    fn enqueue(&mut self, line: Vec<u8>, descriptor: Option<u64>) {
+    fn enqueue(&mut self, line: Vec<u8>, what: What) {
         if self.is_shut {
             return;
         }
         self.unwritten.push_back(Piece {
             line,
             written: 0,
-            descriptor,
+            what,
+            is_tried: false,
         });
         self.check_queued();
     }
@@ -426,17 +536,13 @@ impl Ledger {
         }
     }
 
-    fn next(&mut self) -> u64 {
+    fn number(&mut self) -> u64 {
         self.seq += 1;
         self.seq
     }
 }
 
-fn decide(verdict: Verdict, result: Result<(), OwnedFd>) {
+fn decide(verdict: Verdict, result: Result<(), Deposit>) {
     // Nobody waits for it any more: a connection that came back is closed.
     drop(verdict.send(result));
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

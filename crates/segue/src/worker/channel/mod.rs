@@ -1,42 +1,62 @@
 //! The channel to one worker: its I/O, and what is owed over it.
 //!
 //! One task reads and writes; [`Channel`] only leaves orders for it, so nothing here waits for a
-//! worker. A worker that floods, garbles, never reads or never answers costs bounded memory and
+//! worker. What a worker says is heard in the supervisor's loop, line by line, so that what it leads
+//! to is written down together with having been heard. A worker that floods, garbles, never reads or never answers costs bounded memory and
 //! bounded turns, and ends in [`End::Broken`]. What the messages mean to the app is decided elsewhere.
 
+mod conversation;
+mod inbox;
 mod ledger;
 mod report;
+mod succession;
 #[cfg(test)]
 mod tests;
 
 use std::future::{Future, pending};
-use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream as UnregisteredStream;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use segue_core::WorkerId;
-use segue_sys::passing;
+use segue_core::{SocketRef, WorkerId};
+use segue_sys::clock;
 use segue_wire::node::{Decoder, Drain, HandleType};
 use serde_json::Value;
-use tokio::io::Interest;
-use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
+use crate::handoff::{Deposit, Journal};
+use conversation::Listener;
+use inbox::Inbox;
 use ledger::Ledger;
-pub(crate) use ledger::{Broken, Limits};
+use ledger::Limits;
+use report::Desk;
 pub(crate) use report::{Arrival, Attention, End, Report};
-use report::{Desk, Owed};
+pub(crate) use succession::{Offered, Predecessor, Record};
 
-/// Bytes read in one turn. After each turn every other task gets its own.
-const TURN: usize = 32 << 10;
+/// The name under which a descriptor is held whose message has not been heard.
+pub(crate) const PENDING: &str = "pending";
 
-/// Turns that empty any socket buffer an unprivileged process can have (`net.core.wmem_max`, 208 KiB
-/// by default), and are over soon when the worker writes on and on.
-const LAST_TURNS: u32 = 16;
+/// What comes from workers' channels, for the loop.
+pub(crate) type Heard = (WorkerId, News);
+
+/// Something has come over a channel.
+#[derive(Debug)]
+pub(crate) enum News {
+    /// Lines to be heard, one by one.
+    Lines(Lines),
+    /// The last news, after these reports.
+    Ended(Vec<Report>, End),
+}
+
+/// Lines that a worker has written and that have not been heard. The worker is not read any
+/// further while they live.
+#[derive(Debug)]
+pub(crate) struct Lines {
+    shared: Arc<Shared>,
+    _read_on: oneshot::Sender<()>,
+}
 
 /// Our end of one worker's channel. Dropping the last clone closes it.
 #[derive(Clone, Debug)]
@@ -51,12 +71,18 @@ struct Shared {
     /// Something was left for the task.
     wake: Notify,
     opened: Instant,
+    /// Milliseconds of the monotonic clock at `opened`: a successor's deadlines are by the same.
+    opened_at: u64,
 }
 
 #[derive(Debug)]
 struct State {
     ledger: Ledger,
+    desk: Desk,
+    decoder: Decoder,
+    inbox: Inbox,
     is_closed: bool,
+    journal: Journal,
 }
 
 impl Channel {
@@ -64,30 +90,27 @@ impl Channel {
     pub(crate) fn open(
         worker: WorkerId,
         socket: OwnedFd,
-        reports: mpsc::UnboundedSender<(WorkerId, Report)>,
+        news: mpsc::UnboundedSender<Heard>,
+        journal: Journal,
     ) -> Self {
-        Self::open_with(Limits::default(), worker, socket, reports)
+        let ledger = Ledger::new(Limits::default());
+        Self::begin(worker, socket, news, State::new(ledger, journal))
     }
 
-    fn open_with(
-        limits: Limits,
+    fn begin(
         worker: WorkerId,
         socket: OwnedFd,
-        reports: mpsc::UnboundedSender<(WorkerId, Report)>,
+        news: mpsc::UnboundedSender<Heard>,
+        state: State,
     ) -> Self {
+        state.note();
         let shared = Arc::new(Shared {
-            state: Mutex::new(State {
-                ledger: Ledger::new(limits),
-                is_closed: false,
-            }),
+            state: Mutex::new(state),
             wake: Notify::new(),
             opened: Instant::now(),
+            opened_at: clock::monotonic_millis(),
         });
-        let listener = Listener {
-            shared: Arc::clone(&shared),
-            decoder: Decoder::default(),
-            desk: Desk::new(worker, reports),
-        };
+        let listener = Listener::new(worker, Arc::clone(&shared), news);
         tokio::spawn(listener.run(socket));
         Self(Arc::new(Owner(shared)))
     }
@@ -98,10 +121,10 @@ impl Channel {
         seq: u64,
         key: &str,
         data: &Value,
-        socket: OwnedFd,
+        socket: (SocketRef, OwnedFd),
         kind: HandleType,
     ) {
-        unblock(&socket);
+        unblock(&socket.1);
         let now = self.0.0.now();
         self.order(|ledger| ledger.give(now, seq, key, data, socket, kind));
     }
@@ -136,8 +159,8 @@ impl Channel {
         &self,
         key: &str,
         keep_alive: Option<Duration>,
-        connection: OwnedFd,
-    ) -> impl Future<Output = Result<(), OwnedFd>> + Send + use<> {
+        connection: Deposit,
+    ) -> impl Future<Output = Result<(), Deposit>> + Send + use<> {
         unblock(&connection);
         let now = self.0.0.now();
         let (verdict, decided) = oneshot::channel();
@@ -148,15 +171,62 @@ impl Channel {
     }
 
     fn order(&self, leave: impl FnOnce(&mut Ledger)) {
-        leave(&mut self.0.0.lock().ledger);
-        self.0.0.wake.notify_one();
+        self.0.0.order(leave);
     }
 }
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        self.0.lock().is_closed = true;
+        let mut state = self.0.lock();
+        state.is_closed = true;
+        // What a panic takes away, a successor is to find.
+        if !std::thread::panicking() {
+            state.journal.drop("channel");
+        }
+        drop(state);
         self.0.wake.notify_one();
+    }
+}
+
+impl Lines {
+    /// Hears the next line; `None` when there is none. What it changes here takes effect with
+    /// whatever the caller does about it, at the next commit of the journal.
+    pub(crate) fn next(&mut self) -> Option<Vec<Report>> {
+        let now = self.shared.now();
+        let mut state = self.shared.lock();
+        let State {
+            ledger,
+            desk,
+            decoder,
+            inbox,
+            ..
+        } = &mut *state;
+        let rest = inbox.next_line()?;
+        let mut reports = Vec::new();
+        decoder.feed(&rest, |line| {
+            desk.hear(ledger, now, line, &self.shared);
+            reports.append(&mut desk.take_reports());
+        });
+        if inbox.is_empty() {
+            desk.finish_turn(decoder.is_within_line());
+        }
+        state.note();
+        drop(state);
+        self.shared.wake.notify_one();
+        Some(reports)
+    }
+}
+
+impl State {
+    fn new(ledger: Ledger, journal: Journal) -> Self {
+        Self {
+            ledger,
+            desk: Desk::default(),
+            decoder: Decoder::default(),
+            inbox: Inbox::default(),
+            is_closed: false,
+            journal,
+        }
     }
 }
 
@@ -166,224 +236,37 @@ impl Shared {
     }
 
     fn now(&self) -> u64 {
-        u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-}
-
-type Receive = fn(&UnixStream, &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)>;
-
-/// The task behind a channel.
-struct Listener {
-    shared: Arc<Shared>,
-    decoder: Decoder,
-    desk: Desk,
-}
-
-/// What came of one step.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Turn {
-    Read,
-    Idle,
-    End,
-}
-
-impl Listener {
-    async fn run(mut self, socket: OwnedFd) {
-        let socket = match register(socket) {
-            Ok(socket) => socket,
-            Err(error) => {
-                self.shared.lock().ledger.end();
-                self.desk.end(End::Broken(Broken::Failed(error.kind())));
-                return;
-            }
-        };
-        let end = self.talk(&socket).await;
-        if let Some(End::Broken(broken)) = end {
-            self.shared.lock().ledger.stop_writing();
-            self.desk.end(End::Broken(broken));
-            self.linger(&socket).await;
-            self.shared.lock().ledger.end();
-        } else {
-            self.shared.lock().ledger.end();
-            if let Some(end) = end {
-                self.desk.end(end);
-            }
-        }
+        let since = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.opened_at.saturating_add(since)
     }
 
-    /// Keeps a broken channel open until it is dropped, and hears what becomes of connections that
-    /// the worker has been sent.
-    async fn linger(&mut self, socket: &UnixStream) {
-        let mut is_at_end = false;
-        while !self.shared.lock().is_closed {
-            let turn = tokio::select! {
-                ready = socket.readable(), if !is_at_end => ready.and_then(|()| self.read_ready(socket)),
-                () = self.shared.wake.notified() => Ok(Turn::Idle),
-            };
-            match turn {
-                Ok(Turn::Read) => tokio::task::yield_now().await,
-                Ok(Turn::Idle) => {}
-                Ok(Turn::End) | Err(_) => {
-                    is_at_end = true;
-                    self.shared.lock().ledger.end();
-                }
-            }
-        }
+    fn order(&self, leave: impl FnOnce(&mut Ledger)) {
+        let mut state = self.lock();
+        leave(&mut state.ledger);
+        state.note();
+        drop(state);
+        self.wake.notify_one();
     }
 
-    /// Talks until nothing more comes, or until the channel has been dropped: then there is no end to report.
-    async fn talk(&mut self, socket: &UnixStream) -> Option<End> {
-        loop {
-            let (has_unwritten, deadline) = {
-                let state = self.shared.lock();
-                if state.is_closed {
-                    return None;
-                }
-                if let Some(broken) = state.ledger.broken() {
-                    return Some(End::Broken(broken));
-                }
-                (state.ledger.has_unwritten(), state.ledger.deadline())
-            };
-            let turn = tokio::select! {
-                ready = socket.readable() => ready.and_then(|()| self.read_ready(socket)),
-                ready = socket.writable(), if has_unwritten => ready.and_then(|()| self.write(socket)),
-                () = self.shared.wake.notified() => Ok(Turn::Idle),
-                () = self.shared.until(deadline) => self.check_deadline(socket),
-                () = self.shared.until_taken(self.desk.owed()) => {
-                    self.desk.settle();
-                    self.shared.lock().ledger.acknowledge_theirs();
-                    Ok(Turn::Idle)
-                }
-            };
-            match turn {
-                Ok(Turn::Read) => tokio::task::yield_now().await,
-                Ok(Turn::Idle) => {}
-                Ok(Turn::End) => return Some(self.finish()),
-                Err(error) => return Some(End::Broken(Broken::Failed(error.kind()))),
-            }
-        }
-    }
-
-    fn write(&self, socket: &UnixStream) -> io::Result<Turn> {
-        let ledger = &mut self.shared.lock().ledger;
-        let written = socket.try_io(Interest::WRITABLE, || {
-            ledger.write(|bytes, descriptor| passing::send(socket, bytes, descriptor))
-        });
-        match written {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            // It does not listen any more, but what it has said is still to be read.
-            Err(error) if is_gone(&error) => ledger.stop_writing(),
-            Err(error) => return Err(error),
-        }
-        Ok(Turn::Idle)
-    }
-
-    fn read_ready(&mut self, socket: &UnixStream) -> io::Result<Turn> {
-        let receive = self.receiver();
-        self.read(|buffer| socket.try_io(Interest::READABLE, || receive(socket, buffer)))
-    }
-
-    /// How to read: with descriptors only from a worker that has some to give.
-    fn receiver(&self) -> Receive {
-        match self.desk.takes_descriptors() {
-            true => |socket, buffer| passing::receive(socket, buffer),
-            false => |socket, buffer| Ok((passing::receive_bytes(socket, buffer)?, None)),
-        }
-    }
-
-    /// Reads once and hears every line that is complete.
-    fn read(
-        &mut self,
-        receive: impl FnOnce(&mut [u8]) -> io::Result<(usize, Option<OwnedFd>)>,
-    ) -> io::Result<Turn> {
-        let mut buffer = vec![0; TURN];
-        let received = receive(&mut buffer);
-        let count = match received {
-            Ok((0, _)) => return Ok(Turn::End),
-            Ok((count, descriptor)) => {
-                if let Some(descriptor) = descriptor {
-                    self.desk.take_descriptor(descriptor);
-                }
-                count
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Turn::Idle),
-            // A worker that dies with unread messages resets the channel, after all it had said.
-            Err(error) if is_gone(&error) => return Ok(Turn::End),
-            Err(error) => return Err(error),
-        };
-        let now = self.shared.now();
-        let ledger = &mut self.shared.lock().ledger;
-        let desk = &mut self.desk;
-        let bytes = buffer.get(..count).unwrap_or_default();
-        self.decoder
-            .feed(bytes, |line| desk.hear(ledger, now, line));
-        desk.finish_turn(self.decoder.is_within_line());
-        Ok(Turn::Read)
-    }
-
-    /// A wait is over by the clock. If it was us who were stopped or starved, the answer lies in the
-    /// socket: what was there is heard first.
-    fn check_deadline(&mut self, socket: &UnixStream) -> io::Result<Turn> {
-        for _ in 0..LAST_TURNS {
-            // Past the runtime's idea of what is readable, which may be older than the answer.
-            let receive = self.receiver();
-            match self.read(|buffer| receive(socket, buffer))? {
-                Turn::Read => {}
-                Turn::Idle => break,
-                Turn::End => return Ok(Turn::End),
-            }
-        }
-        self.shared.lock().ledger.tick(self.shared.now());
-        Ok(Turn::Idle)
-    }
-
-    fn finish(&mut self) -> End {
-        if self.decoder.finish().is_some() {
-            self.desk.attention(Attention::Garbage);
-        }
-        End::Eof
-    }
-}
-
-impl Shared {
     async fn until(&self, deadline: Option<u64>) {
         match deadline {
-            Some(deadline) => sleep_until(self.opened + Duration::from_millis(deadline)).await,
+            Some(deadline) => {
+                let since = deadline.saturating_sub(self.opened_at);
+                sleep_until(self.opened + Duration::from_millis(since)).await;
+            }
             None => pending().await,
         }
     }
-
-    /// Until there is room for the next connection, or the worker has waited long enough.
-    async fn until_taken(&self, owed: Option<&mut Owed>) {
-        match owed {
-            Some(owed) => tokio::select! {
-                // Dropped or sent, it is taken.
-                _ = &mut owed.taken => {}
-                () = self.until(Some(owed.deadline)) => {}
-            },
-            None => pending().await,
-        }
-    }
-}
-
-fn register(socket: OwnedFd) -> io::Result<UnixStream> {
-    let socket = UnregisteredStream::from(socket);
-    socket.set_nonblocking(true)?;
-    UnixStream::from_std(socket)
-}
-
-fn is_gone(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
-    )
 }
 
 /// Node 16 takes a descriptor as it is, and would block its event loop in accept or read.
-fn unblock(socket: &OwnedFd) {
+fn unblock(socket: impl AsFd) {
     // Both fail for no reason but a descriptor that is not open, and this one is.
-    if let Ok(flags) = fcntl_getfl(socket) {
-        let _ = fcntl_setfl(socket, flags | OFlags::NONBLOCK);
+    if let Ok(flags) = fcntl_getfl(&socket) {
+        let _ = fcntl_setfl(&socket, flags | OFlags::NONBLOCK);
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -2,16 +2,17 @@
 
 use std::fmt;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use segue_core::WorkerId;
 use segue_sys::socket;
 use segue_wire::node::{
     Bypass, DrainState, Hello, Line, Message, Passed, Place, QueryServer, Said, Totals,
 };
-use tokio::sync::{mpsc, oneshot};
+use serde::{Deserialize, Serialize};
 
 use super::ledger::{Broken, Ledger};
+use super::{Shared, State};
 
 /// What a worker said, or what became of its channel.
 #[derive(Debug, PartialEq)]
@@ -38,8 +39,6 @@ pub(crate) enum Report {
     Bypass(Bypass),
     /// Worth a line in the log. Each kind once.
     Attention(Attention),
-    /// The last report.
-    Ended(End),
 }
 
 /// Sockets beside ours that are reported of one worker.
@@ -54,7 +53,28 @@ pub(crate) struct Arrival {
     pub(crate) keep_alive: Duration,
     pub(crate) connection: OwnedFd,
     /// To be dropped once there is room for the next one: the worker hands it over only then.
-    pub(crate) receipt: oneshot::Sender<()>,
+    pub(crate) receipt: Receipt,
+}
+
+/// The acknowledgement of a connection, given when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Receipt {
+    shared: Weak<Shared>,
+    number: u64,
+}
+
+impl Drop for Receipt {
+    fn drop(&mut self) {
+        let Some(shared) = self.shared.upgrade() else {
+            return;
+        };
+        let mut state = shared.lock();
+        let State { ledger, desk, .. } = &mut *state;
+        desk.settle(self.number, ledger);
+        state.note();
+        drop(state);
+        shared.wake.notify_one();
+    }
 }
 
 impl PartialEq for Arrival {
@@ -98,10 +118,10 @@ pub(crate) enum End {
     Broken(Broken),
 }
 
-/// Where reports leave, and what need not be said twice.
+/// Where lines become reports, and what need not be said twice.
+#[derive(Debug, Default)]
 pub(super) struct Desk {
-    worker: WorkerId,
-    reports: mpsc::UnboundedSender<(WorkerId, Report)>,
+    reports: Vec<Report>,
     is_online: bool,
     is_ready: bool,
     /// A preload script has spoken: it may hand connections over.
@@ -111,42 +131,84 @@ pub(super) struct Desk {
     bypasses: u8,
     /// A descriptor whose message has not been heard to its end.
     pending: Option<OwnedFd>,
-    /// Connections reported and not acknowledged.
+    /// The connection that is reported and not acknowledged.
     owed: Option<Owed>,
+    /// How many connections were reported.
+    arrivals: u64,
+    /// The worker's own number of the last one.
+    last_passed: u64,
     /// `Ended` has been reported.
     is_over: bool,
     noted: Vec<Attention>,
 }
 
 /// An acknowledgement that waits for room.
-pub(super) struct Owed {
-    pub(super) taken: oneshot::Receiver<()>,
+#[derive(Clone, Copy, Debug)]
+struct Owed {
+    number: u64,
     /// When it is given in any case.
-    pub(super) deadline: u64,
+    deadline: u64,
+}
+
+/// The desk as it is written down.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(super) struct Record {
+    is_online: bool,
+    is_ready: bool,
+    has_preload: bool,
+    is_drained: bool,
+    bypasses: u8,
+    owes: bool,
+    arrivals: u64,
+    last_passed: u64,
+    is_over: bool,
+}
+
+impl Record {
+    pub(super) fn has_preload(&self) -> bool {
+        self.has_preload
+    }
 }
 
 impl Desk {
-    pub(super) fn new(
-        worker: WorkerId,
-        reports: mpsc::UnboundedSender<(WorkerId, Report)>,
-    ) -> Self {
-        Self {
-            worker,
-            reports,
-            is_online: false,
-            is_ready: false,
-            has_preload: false,
-            is_drained: false,
-            state: DrainState::default(),
-            bypasses: 0,
-            pending: None,
-            owed: None,
-            is_over: false,
-            noted: Vec::new(),
+    pub(super) fn record(&self) -> Record {
+        Record {
+            is_online: self.is_online,
+            is_ready: self.is_ready,
+            has_preload: self.has_preload,
+            is_drained: self.is_drained,
+            bypasses: self.bypasses,
+            owes: self.owed.is_some(),
+            arrivals: self.arrivals,
+            last_passed: self.last_passed,
+            is_over: self.is_over,
         }
     }
 
-    pub(super) fn hear(&mut self, ledger: &mut Ledger, now: u64, line: Line) {
+    /// What is owed is given at once: whoever was to give it is gone.
+    pub(super) fn restore(record: &Record, ledger: &mut Ledger) -> Self {
+        if record.owes {
+            ledger.acknowledge_theirs();
+        }
+        Self {
+            is_online: record.is_online,
+            is_ready: record.is_ready,
+            has_preload: record.has_preload,
+            is_drained: record.is_drained,
+            bypasses: record.bypasses,
+            arrivals: record.arrivals,
+            last_passed: record.last_passed,
+            is_over: record.is_over,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn take_reports(&mut self) -> Vec<Report> {
+        std::mem::take(&mut self.reports)
+    }
+
+    pub(super) fn hear(&mut self, ledger: &mut Ledger, now: u64, line: Line, shared: &Arc<Shared>) {
         if self.is_over {
             // A broken channel says no more, but whether a connection is served still matters.
             if let Line::Message(Message::Accepted { ack, accepted }) = line {
@@ -181,12 +243,12 @@ impl Desk {
             Message::Handle { passed, .. } => {
                 let descriptor = self.pending.take();
                 match passed.filter(|_| self.has_preload) {
-                    Some(passed) => self.hear_passed(ledger, now, passed, descriptor),
+                    Some(passed) => self.hear_passed(ledger, now, passed, descriptor, shared),
                     // Closed on arrival; without the answer the worker's whole channel would stall.
                     None => ledger.acknowledge_theirs(),
                 }
             }
-            Message::Segue(said) => self.hear_preload(said),
+            Message::Segue(said) => self.hear_preload(ledger, said),
             Message::HandleAck => {
                 if !ledger.acknowledged(now) {
                     self.attention(Attention::OutOfStep);
@@ -206,7 +268,7 @@ impl Desk {
         }
     }
 
-    fn hear_preload(&mut self, said: Said) {
+    fn hear_preload(&mut self, ledger: &mut Ledger, said: Said) {
         match said {
             Said::Hello(hello) => {
                 if !std::mem::replace(&mut self.has_preload, true) {
@@ -224,6 +286,9 @@ impl Desk {
                     self.report(Report::Drained(totals));
                 }
             }
+            Said::Synced { awaiting } => {
+                ledger.synced(awaiting != 0 && awaiting == self.last_passed)
+            }
             Said::Bypass(bypass) => {
                 if self.bypasses < BYPASSES {
                     self.bypasses += 1;
@@ -239,6 +304,7 @@ impl Desk {
         now: u64,
         passed: Passed,
         descriptor: Option<OwnedFd>,
+        shared: &Arc<Shared>,
     ) {
         let Some(connection) = descriptor else {
             // It sends it again, with the connection that it has kept.
@@ -256,17 +322,21 @@ impl Desk {
             // It does not wait for its turn, so it is no Node that speaks.
             ledger.acknowledge_theirs();
         }
-        let (receipt, taken) = oneshot::channel();
+        self.arrivals += 1;
+        self.last_passed = passed.number;
         let held_back = u64::try_from(ledger.held_back().as_millis()).unwrap_or(u64::MAX);
         self.owed = Some(Owed {
-            taken,
+            number: self.arrivals,
             deadline: now.saturating_add(held_back),
         });
         self.report(Report::Connection(Arrival {
             key: passed.key,
             keep_alive: Duration::from_millis(passed.keep_alive),
             connection,
-            receipt,
+            receipt: Receipt {
+                shared: Arc::downgrade(shared),
+                number: self.arrivals,
+            },
         }));
     }
 
@@ -274,6 +344,10 @@ impl Desk {
     /// script, and after the end, the kernel closes them.
     pub(super) fn takes_descriptors(&self) -> bool {
         self.has_preload && !self.is_over
+    }
+
+    pub(super) fn has_pending(&self) -> bool {
+        self.pending.is_some()
     }
 
     /// A descriptor came with the bytes that are heard next.
@@ -289,19 +363,34 @@ impl Desk {
         }
     }
 
-    pub(super) fn owed(&mut self) -> Option<&mut Owed> {
-        self.owed.as_mut()
+    /// There is room for the next connection, unless this one has been acknowledged already.
+    fn settle(&mut self, number: u64, ledger: &mut Ledger) {
+        if self.owed.is_some_and(|owed| owed.number == number) {
+            self.owed = None;
+            ledger.acknowledge_theirs();
+        }
     }
 
-    pub(super) fn settle(&mut self) {
-        self.owed = None;
+    pub(super) fn deadline(&self) -> Option<u64> {
+        self.owed.map(|owed| owed.deadline)
     }
 
-    pub(super) fn end(&mut self, end: End) {
+    pub(super) fn tick(&mut self, now: u64, ledger: &mut Ledger) {
+        if let Some(owed) = self.owed
+            && owed.deadline <= now
+        {
+            self.settle(owed.number, ledger);
+        }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    pub(super) fn end(&mut self) {
         self.is_over = true;
         self.pending = None;
         self.owed = None;
-        self.report(Report::Ended(end));
     }
 
     pub(super) fn attention(&mut self, attention: Attention) {
@@ -311,8 +400,7 @@ impl Desk {
         }
     }
 
-    fn report(&self, report: Report) {
-        // Nobody listens any more: the supervisor is ending.
-        drop(self.reports.send((self.worker, report)));
+    fn report(&mut self, report: Report) {
+        self.reports.push(report);
     }
 }

@@ -32,12 +32,12 @@ impl Client {
 impl Scene {
     fn adopt(&mut self, from: WorkerId) -> Client {
         let (stream, server) = UnixStream::pair().expect("a socket pair");
-        let (receipt, taken) = oneshot::channel();
+        let (receipt, taken) = oneshot::channel::<()>();
         let migrant = Migrant {
             connection: server.into(),
             keep_alive: Duration::from_secs(5),
             from,
-            receipt,
+            receipt: Box::new(receipt),
         };
         self.stragglers.adopt(self.address, migrant);
         Client { stream, taken }

@@ -1,8 +1,10 @@
 //! Workers that hand connections over, as they should and otherwise.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use segue_sys::passing;
 use segue_wire::node::{DrainState, Hello, Idle, Totals};
 
 use super::super::*;
@@ -24,7 +26,13 @@ async fn ready(limits: Limits) -> (Channel, Fake, Reports) {
     };
     assert_eq!(next(&mut reports).await, Report::Hello(hello));
     let (_, socket) = connection();
-    channel.give(1, "3", &Value::Null, socket, HandleType::NetNative);
+    channel.give(
+        1,
+        "3",
+        &Value::Null,
+        (SOCKET, socket),
+        HandleType::NetNative,
+    );
     drop(fake.hear_handle().await);
     fake.say(ACK).await;
     (channel, fake, reports)
@@ -203,7 +211,13 @@ async fn what_is_no_connection_of_the_app_is_closed() {
 async fn without_a_preload_nothing_is_taken() {
     let (channel, mut fake, mut reports) = open(Limits::default());
     let (_, socket) = connection();
-    channel.give(1, "3", &Value::Null, socket, HandleType::NetNative);
+    channel.give(
+        1,
+        "3",
+        &Value::Null,
+        (SOCKET, socket),
+        HandleType::NetNative,
+    );
     drop(fake.hear_handle().await);
     fake.say(ACK).await;
     let (mut client, server) = connection();
@@ -231,7 +245,7 @@ async fn a_death_in_the_middle_keeps_what_arrived_and_closes_the_rest() {
         next(&mut reports).await,
         Report::Attention(Attention::Garbage)
     );
-    assert_eq!(next(&mut reports).await, Report::Ended(End::Eof));
+    assert_eq!(end(&mut reports).await, End::Eof);
     assert!(!is_held(&mut second));
     same(&mut first, arrival.connection);
 }
@@ -258,7 +272,7 @@ async fn one_that_does_not_wait_for_its_turn_loses_nothing() {
 async fn a_broken_channel_leaves_the_worker_its_connections() {
     let (channel, fake, mut reports) = ready(hasty()).await;
     let (_client, server) = connection();
-    let _handed = channel.hand_over("3", None, server);
+    let _handed = channel.hand_over("3", None, deposit(server));
     assert!(matches!(ended(&mut reports).await, End::Broken(_)));
     let (mut client, server) = connection();
     pass(&fake, CONNECTION, &server);
@@ -266,7 +280,7 @@ async fn a_broken_channel_leaves_the_worker_its_connections() {
     drop(server);
     drop(channel);
     // Our end closes; what lay in it was closed too.
-    assert_eq!(reports.recv().await, None);
+    assert!(reports.recv().await.is_none());
 }
 
 #[tokio::test]
@@ -314,7 +328,7 @@ async fn a_worker_that_serves_on_knows_that_a_connection_was_served_before() {
         (Some(Duration::from_secs(5)), 5000.into()),
     ] {
         let (_client, server) = connection();
-        let handed = channel.hand_over("3", keep_alive, server);
+        let handed = channel.hand_over("3", keep_alive, deposit(server));
         let line = fake.hear().await.expect("an order");
         fake.sockets.clear();
         assert_eq!(line["msg"]["segue"]["ka"], expected);

@@ -6,11 +6,30 @@ use std::os::unix::net::UnixStream as Pair;
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use serde_json::json;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWriteExt, Interest};
+use tokio::net::UnixStream;
 
 use super::super::*;
 
-pub(super) type Reports = mpsc::UnboundedReceiver<(WorkerId, Report)>;
+pub(super) type Reports = mpsc::UnboundedReceiver<Told>;
+
+/// What comes of a channel.
+#[derive(Debug)]
+pub(super) enum Told {
+    Report(Report),
+    Ended(End),
+}
+
+/// Any socket of the pool.
+pub(super) const SOCKET: SocketRef = SocketRef {
+    address: segue_core::AddressId(0),
+    index: segue_core::SocketIndex(0),
+};
+
+/// A connection that nobody else holds.
+pub(super) fn deposit(socket: impl Into<OwnedFd>) -> Deposit {
+    Deposit::make(&Journal::nowhere(), 1, socket.into(), &())
+}
 
 pub(super) const ACK: &str = "{\"cmd\":\"NODE_HANDLE_ACK\"}\n";
 pub(super) const NACK: &str = "{\"cmd\":\"NODE_HANDLE_NACK\"}\n";
@@ -86,8 +105,10 @@ impl Fake {
 pub(super) fn open(limits: Limits) -> (Channel, Fake, Reports) {
     let (ours, theirs) = UnixStream::pair().expect("a socket pair");
     let ours = ours.into_std().expect("ours alone");
-    let (sender, reports) = mpsc::unbounded_channel();
-    let channel = Channel::open_with(limits, WorkerId(7), ours.into(), sender);
+    let (sender, heard) = mpsc::unbounded_channel();
+    let state = State::new(Ledger::new(limits), Journal::nowhere());
+    let channel = Channel::begin(WorkerId(7), ours.into(), sender, state);
+    let reports = hear(heard);
     let fake = Fake {
         stream: theirs,
         heard: Vec::new(),
@@ -103,15 +124,51 @@ pub(super) fn hasty() -> Limits {
     }
 }
 
-pub(super) async fn next(reports: &mut Reports) -> Report {
-    let (worker, report) = reports.recv().await.expect("a report before the end");
-    assert_eq!(worker, WorkerId(7));
-    report
+/// Hears what the supervisor's loop would.
+pub(super) fn hear(mut heard: mpsc::UnboundedReceiver<Heard>) -> Reports {
+    let (sender, reports) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Some((worker, news)) = heard.recv().await {
+            assert_eq!(worker, WorkerId(7));
+            match news {
+                News::Lines(mut lines) => {
+                    while let Some(reports) = lines.next() {
+                        for report in reports {
+                            drop(sender.send(Told::Report(report)));
+                        }
+                    }
+                }
+                News::Ended(last, end) => {
+                    for report in last {
+                        drop(sender.send(Told::Report(report)));
+                    }
+                    drop(sender.send(Told::Ended(end)));
+                }
+            }
+        }
+    });
+    reports
 }
 
+pub(super) async fn next(reports: &mut Reports) -> Report {
+    match reports.recv().await.expect("a report before the end") {
+        Told::Report(report) => report,
+        Told::Ended(end) => panic!("{end:?}"),
+    }
+}
+
+/// The end, which comes next.
+pub(super) async fn end(reports: &mut Reports) -> End {
+    match reports.recv().await.expect("an end") {
+        Told::Ended(end) => end,
+        Told::Report(report) => panic!("{report:?}"),
+    }
+}
+
+/// The end, whatever comes before.
 pub(super) async fn ended(reports: &mut Reports) -> End {
     loop {
-        if let Report::Ended(end) = next(reports).await {
+        if let Told::Ended(end) = reports.recv().await.expect("an end") {
             return end;
         }
     }
@@ -133,7 +190,8 @@ pub(super) fn is_held(client: &mut Pair) -> bool {
     }
 }
 
-pub(super) fn same(client: &mut Pair, server: OwnedFd) {
+pub(super) fn same(client: &mut Pair, server: impl AsFd) {
+    let server = server.as_fd().try_clone_to_owned().expect("it is open");
     let mut server = Pair::from(server);
     server.write_all(b"x").expect("the client is there");
     assert_eq!(client.read(&mut [0; 8]).expect("just written"), 1);

@@ -6,6 +6,10 @@ use std::thread;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 
+use segue_sys::passing;
+
+use super::super::conversation::TURN;
+use super::super::ledger::Broken;
 use super::super::*;
 use super::fake::*;
 
@@ -13,7 +17,7 @@ use super::fake::*;
 async fn sends_again_what_was_refused() {
     let (channel, mut fake, mut reports) = open(Limits::default());
     let (mut client, server) = connection();
-    let handed = channel.hand_over("k", None, server);
+    let handed = channel.hand_over("k", None, deposit(server));
     for _ in 0..4 {
         assert_eq!(fake.hear_handle().await.0, 1);
         fake.say(NACK).await;
@@ -27,7 +31,7 @@ async fn waits_end_and_the_worker_keeps_its_channel() {
     for acknowledges in [false, true] {
         let (channel, mut fake, mut reports) = open(hasty());
         let (mut client, server) = connection();
-        let handed = channel.hand_over("k", None, server);
+        let handed = channel.hand_over("k", None, deposit(server));
         let _ = fake.hear_handle().await;
         if acknowledges {
             fake.say(ACK).await;
@@ -42,7 +46,7 @@ async fn waits_end_and_the_worker_keeps_its_channel() {
         fake.say(ONLINE).await;
         drop(channel);
         assert_eq!(fake.hear().await, None);
-        assert_eq!(reports.recv().await, None);
+        assert!(reports.recv().await.is_none());
         same(&mut client, handed.await.expect_err("it comes back"));
     }
 }
@@ -52,9 +56,9 @@ async fn a_connection_that_a_hanging_worker_has_is_not_served_twice() {
     for dies in [false, true] {
         let (channel, mut fake, mut reports) = open(hasty());
         let (mut sent, server) = connection();
-        let handed = channel.hand_over("k", None, server);
+        let handed = channel.hand_over("k", None, deposit(server));
         let (mut unsent, server) = connection();
-        let waiting = channel.hand_over("k", None, server);
+        let waiting = channel.hand_over("k", None, deposit(server));
         let (seq, _theirs) = fake.hear_handle().await;
         assert!(matches!(ended(&mut reports).await, End::Broken(_)));
         same(&mut unsent, waiting.await.expect_err("it was never sent"));
@@ -68,7 +72,7 @@ async fn a_connection_that_a_hanging_worker_has_is_not_served_twice() {
             handed.await.expect("accepted, if late");
         }
         drop(channel);
-        assert_eq!(reports.recv().await, None);
+        assert!(reports.recv().await.is_none());
     }
 }
 
@@ -76,7 +80,7 @@ async fn a_connection_that_a_hanging_worker_has_is_not_served_twice() {
 async fn what_came_in_time_counts_even_if_it_is_read_late() {
     let (channel, mut fake, mut reports) = open(hasty());
     let (_client, server) = connection();
-    let handed = channel.hand_over("k", None, server);
+    let handed = channel.hand_over("k", None, deposit(server));
     let (seq, _theirs) = fake.hear_handle().await;
     let long = "x".repeat(2 * TURN);
     fake.say(&format!("\"{long}\"\n")).await;
@@ -108,7 +112,7 @@ async fn one_that_never_reads_is_broken() {
     // Messages that wait for an acknowledgement count too.
     let (channel, _fake, mut reports) = open(limits);
     let connections: Vec<_> = (0..32)
-        .map(|_| channel.hand_over(&long, None, connection().1))
+        .map(|_| channel.hand_over(&long, None, deposit(connection().1)))
         .collect();
     assert!(matches!(
         ended(&mut reports).await,
@@ -184,9 +188,9 @@ async fn garbage_is_survived_and_reported_once() {
 async fn an_app_that_speaks_for_its_node_does_no_harm() {
     let (channel, mut fake, mut reports) = open(Limits::default());
     let (mut first, server) = connection();
-    let one = channel.hand_over("k", None, server);
+    let one = channel.hand_over("k", None, deposit(server));
     let (mut second, server) = connection();
-    let two = channel.hand_over("k", None, server);
+    let two = channel.hand_over("k", None, deposit(server));
     let _ = fake.hear_handle().await;
     // Accepts what it has not been sent, and something that never was.
     fake.accept(2, true).await;

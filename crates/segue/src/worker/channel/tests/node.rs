@@ -6,9 +6,10 @@ use std::process::{Command, Stdio};
 use std::thread;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 
 use super::super::*;
-use super::fake::next;
+use super::fake::{SOCKET, deposit, end, hear, next};
 
 #[tokio::test]
 async fn a_real_worker_serves_and_leaves() {
@@ -28,8 +29,9 @@ async fn a_real_worker_serves_and_leaves() {
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .spawn()
         .expect("sh is there");
-    let (sender, mut reports) = mpsc::unbounded_channel();
-    let channel = Channel::open(WorkerId(7), ours.into(), sender);
+    let (sender, heard) = mpsc::unbounded_channel();
+    let channel = Channel::open(WorkerId(7), ours.into(), sender, Journal::nowhere());
+    let mut reports = hear(heard);
 
     assert_eq!(next(&mut reports).await, Report::Online);
     let Report::Query(query) = next(&mut reports).await else {
@@ -41,7 +43,7 @@ async fn a_real_worker_serves_and_leaves() {
         query.seq,
         "k",
         &query.data,
-        listener.into(),
+        (SOCKET, listener.into()),
         HandleType::NetNative,
     );
     let Report::Listening { place, .. } = next(&mut reports).await else {
@@ -52,7 +54,7 @@ async fn a_real_worker_serves_and_leaves() {
     let (client, server) = UnixStream::pair().expect("a socket pair");
     let server = server.into_std().expect("ours alone");
     channel
-        .hand_over("k", None, server.into())
+        .hand_over("k", None, deposit(server))
         .await
         .expect("it is accepted");
     for mut client in [
@@ -76,7 +78,7 @@ async fn a_real_worker_serves_and_leaves() {
     }
     channel.disconnect();
     assert_eq!(next(&mut reports).await, Report::Closed { key: "k".into() });
-    assert_eq!(next(&mut reports).await, Report::Ended(End::Eof));
+    assert_eq!(end(&mut reports).await, End::Eof);
     let status = thread::spawn(move || node.wait())
         .join()
         .expect("it waits")
