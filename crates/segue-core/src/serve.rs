@@ -41,9 +41,11 @@ impl App {
         address: AddressId,
         kind: AddressKind,
     ) {
-        if !self.workers.contains_key(&worker) {
+        let Some(asking) = self.workers.get_mut(&worker) else {
             return;
-        }
+        };
+        // It speaks.
+        asking.is_attached = true;
         let address = self
             .addresses
             .entry(address)
@@ -308,11 +310,7 @@ impl App {
             }
             Prospect::Soon | Prospect::Late => {
                 address.unserved_since = None;
-                address.is_refusing = true;
-                let is_news = !matches!(self.phase, Phase::Stopping(_) | Phase::Finished);
-                if is_news && !std::mem::replace(&mut address.is_announced_unserved, true) {
-                    self.notify(Notice::AddressUnserved { address: id });
-                }
+                self.refuse(id);
             }
             Prospect::Unwanted => {
                 let since = *address.unserved_since.get_or_insert(now);
@@ -320,10 +318,25 @@ impl App {
                     && address.asks.is_empty()
                     && !address.is_opening
                     && address.ordered.is_none();
+                let is_hopeless = now >= *address.hope_until.get_or_insert(hope_ends);
                 if is_idle && now >= since + SOON {
                     self.close(id);
+                } else if is_hopeless {
+                    // Somebody has it and does not listen.
+                    self.refuse(id);
                 }
             }
+        }
+    }
+
+    fn refuse(&mut self, id: AddressId) {
+        let is_news = !matches!(self.phase, Phase::Stopping(_) | Phase::Finished);
+        let Some(address) = self.addresses.get_mut(&id) else {
+            return;
+        };
+        address.is_refusing = true;
+        if is_news && !std::mem::replace(&mut address.is_announced_unserved, true) {
+            self.notify(Notice::AddressUnserved { address: id });
         }
     }
 
@@ -379,7 +392,13 @@ impl App {
         let changes: Vec<(SocketIndex, Tend)> = address
             .indexed()
             .take(address.sockets.len() - usize::from(address.is_opening))
-            .map(|(index, socket)| (index, address.desired_tend(socket, &self.workers), socket))
+            .map(|(index, socket)| {
+                (
+                    index,
+                    address.desired_tend(id, socket, &self.workers),
+                    socket,
+                )
+            })
             .filter(|(_, how, socket)| *how != socket.tend)
             .map(|(index, how, _)| (index, how))
             .collect();
@@ -416,9 +435,7 @@ impl App {
                 .filter(|_| !address.is_opening && address.ordered.is_none())
                 .map(|since| since + SOON);
             let retry = address.retry_at.filter(|_| address.ordered.is_none());
-            let hope = address
-                .hope_until
-                .filter(|_| !address.is_refusing && address.unserved_since.is_none());
+            let hope = address.hope_until.filter(|_| !address.is_refusing);
             closing.into_iter().chain(retry).chain(hope)
         })
     }
