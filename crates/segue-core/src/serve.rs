@@ -25,6 +25,8 @@ const EMFILE: i32 = 24;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Prospect {
     Served,
+    /// Nobody does until somebody says so.
+    Paused,
     /// Nobody does yet; somebody will soon.
     Soon,
     /// Slots are vacant, and nobody will fill them soon.
@@ -274,10 +276,14 @@ impl App {
 
     fn publish(&mut self, id: AddressId) {
         let front = self.front();
+        let is_paused = matches!(self.phase, Phase::Paused { .. });
         let Some(address) = self.addresses.get_mut(&id) else {
             return;
         };
-        let workers = address.desired_publication(id, front, &self.workers);
+        let workers = match is_paused {
+            true => Vec::new(),
+            false => address.desired_publication(id, front, &self.workers),
+        };
         if workers != address.published {
             address.published.clone_from(&workers);
             self.order(Action::Publish {
@@ -303,6 +309,11 @@ impl App {
                 if std::mem::take(&mut address.is_announced_unserved) {
                     self.notify(Notice::AddressServed { address: id });
                 }
+            }
+            Prospect::Paused => {
+                address.hope_until = None;
+                address.unserved_since = None;
+                address.is_refusing = false;
             }
             Prospect::Soon if now < *address.hope_until.get_or_insert(hope_ends) => {
                 address.unserved_since = None;
@@ -349,6 +360,9 @@ impl App {
         }
         if matches!(self.phase, Phase::Stopping(_) | Phase::Finished) {
             return Prospect::Late;
+        }
+        if matches!(self.phase, Phase::Paused { .. }) {
+            return Prospect::Paused;
         }
         let is_awaited = self.workers.iter().any(|(worker, state)| {
             let is_incoming = self

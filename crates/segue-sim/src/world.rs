@@ -351,6 +351,10 @@ impl<'a> World<'a> {
                 let request = self.request();
                 self.tell(Event::ScaleRequested { request, to })
             }
+            Request::Pause => {
+                let request = self.request();
+                self.tell(Event::PauseRequested { request })
+            }
             Request::Stop => {
                 let request = self.request();
                 self.tell(Event::StopRequested { request })

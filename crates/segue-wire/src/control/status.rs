@@ -69,6 +69,8 @@ pub enum AppPhase {
     /// No worker has been ready yet.
     Starting,
     Running,
+    /// No worker serves; clients wait for the next reload.
+    Paused,
     Stopping,
     Finished,
     /// A word of a newer release.
@@ -293,6 +295,7 @@ impl AppPhase {
         match self {
             Self::Starting => "starting",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Stopping => "stopping",
             Self::Finished => "finished",
             Self::Unknown => "unknown",
@@ -363,6 +366,7 @@ mod tests {
         for phase in [
             AppPhase::Starting,
             AppPhase::Running,
+            AppPhase::Paused,
             AppPhase::Stopping,
             AppPhase::Finished,
         ] {

@@ -215,6 +215,13 @@ pub(crate) fn notice(notice: &Notice, names: &impl Names) -> (Level, String) {
             Level::Info,
             format!("{} stops: connections drain", names.app()),
         ),
+        Notice::Paused => (
+            Level::Warn,
+            format!(
+                "{} is paused: its workers drain, and clients wait in the queues until a reload (segue reload, or HUP) brings new ones",
+                names.app()
+            ),
+        ),
         Notice::Refused(why) => (Level::Warn, format!("refused: {}", refusal(*why))),
     }
 }
@@ -249,6 +256,10 @@ pub(crate) fn outcome(outcome: &Outcome, names: &impl Names) -> (String, String)
         Outcome::Scaled { from, to } => {
             done(format!("scaled from {from} to {}", count(*to, "worker")))
         }
+        Outcome::Paused => (
+            format!("{} is paused", names.app()),
+            "segue reload, or HUP to the main process, brings new workers".to_owned(),
+        ),
         Outcome::Stopped => done(format!(
             "{} has stopped; every connection was finished",
             names.app()
@@ -442,6 +453,7 @@ const fn leaving(why: Leaving) -> &'static str {
         Leaving::Reload => "a newer generation serves",
         Leaving::ScaledDown => "fewer workers are wanted",
         Leaving::Stop => "the app stops",
+        Leaving::Pause => "the app is paused",
         Leaving::Abandoned => "its generation was given up",
         Leaving::Aged => "it has reached its greatest age, and its successor is ready",
         Leaving::OverMemory => "it uses too much memory, and its successor is ready",

@@ -282,6 +282,12 @@ fn notices() {
             "web stops: connections drain",
         ),
         (
+            Notice::Paused,
+            Level::Warn,
+            "paused",
+            "web is paused: its workers drain, and clients wait in the queues until a reload (segue reload, or HUP) brings new ones",
+        ),
+        (
             Notice::Refused(Refusal::Reloading),
             Level::Warn,
             "refused",
@@ -473,6 +479,12 @@ fn outcomes() {
             wire::OutcomeKind::Scaled,
             "scaled from 1 to 4 workers",
             "",
+        ),
+        (
+            Outcome::Paused,
+            wire::OutcomeKind::Paused,
+            "web is paused",
+            "segue reload, or HUP to the main process, brings new workers",
         ),
         (
             Outcome::Stopped,

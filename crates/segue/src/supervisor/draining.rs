@@ -36,11 +36,15 @@ impl Supervisor {
         });
     }
 
-    /// When the app stops there is nobody left to take a connection.
+    /// When the app stops or is paused there is nobody left to take a connection.
     fn idle_rule(&self, why: Leaving) -> Idle {
-        let stops = why == Leaving::Stop || self.core.view().phase == AppPhase::Stopping;
+        let is_alone = matches!(why, Leaving::Stop | Leaving::Pause)
+            || matches!(
+                self.core.view().phase,
+                AppPhase::Stopping | AppPhase::Paused
+            );
         match self.plan.drain.idle {
-            IdleRule::Migrate if !stops => Idle::Migrate,
+            IdleRule::Migrate if !is_alone => Idle::Migrate,
             IdleRule::Migrate | IdleRule::Close => Idle::Close,
         }
     }

@@ -15,6 +15,8 @@ pub(super) enum Intent {
     Grow,
     /// One worker fewer.
     Shrink,
+    /// Drain every worker; clients wait for the next reload.
+    Pause,
     /// Understood, and not possible in this release.
     NotYet(&'static str),
     /// Nothing to do: sent by the kernel about a terminal, or internal.
@@ -36,9 +38,7 @@ pub(super) fn of(received: Received) -> Intent {
             Intent::NotYet("USR1 (reopen log files): this release writes no log files")
         }
         Handled::Usr2 => Intent::Upgrade,
-        Handled::Winch => {
-            Intent::NotYet("WINCH (drain all workers, keep the ports): not in this release")
-        }
+        Handled::Winch => Intent::Pause,
         Handled::Chld | Handled::Pipe => Intent::Nothing,
     }
 }
@@ -68,11 +68,7 @@ mod tests {
             );
         }
         assert_eq!(sent(Handled::Usr2, false), Intent::Upgrade);
-        for signal in [Handled::Usr1, Handled::Winch] {
-            assert!(
-                matches!(sent(signal, false), Intent::NotYet(_)),
-                "{signal:?}"
-            );
-        }
+        assert_eq!(sent(Handled::Winch, false), Intent::Pause);
+        assert!(matches!(sent(Handled::Usr1, false), Intent::NotYet(_)));
     }
 }
