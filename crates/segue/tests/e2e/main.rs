@@ -30,3 +30,4 @@ mod signals;
 mod stop;
 mod streams;
 mod takeover;
+mod upgrade;

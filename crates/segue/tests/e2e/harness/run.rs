@@ -131,6 +131,12 @@ impl Launch {
         self
     }
 
+    /// Another file than the one under test itself: a copy, say, that is to be replaced.
+    pub(crate) fn binary(mut self, path: PathBuf) -> Self {
+        self.binary = path;
+        self
+    }
+
     /// A program that starts the supervisor, with its arguments.
     pub(crate) fn under(mut self, prefix: &[&str]) -> Self {
         self.prefix = prefix.iter().map(OsString::from).collect();
@@ -338,6 +344,17 @@ impl Run {
             self.log.render()
         );
         outcome
+    }
+
+    /// `segue upgrade` to the binary under test.
+    #[track_caller]
+    pub(crate) fn upgrade(&self) -> Outcome {
+        self.upgrade_to(Path::new(env!("CARGO_BIN_EXE_segue")))
+    }
+
+    #[track_caller]
+    pub(crate) fn upgrade_to(&self, binary: &Path) -> Outcome {
+        self.segue(&["upgrade", "--binary", &binary.to_string_lossy()])
     }
 
     /// The status, or why there is none.
