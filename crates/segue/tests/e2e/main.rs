@@ -17,6 +17,7 @@ mod crash;
 mod drain;
 mod faults;
 mod ground;
+mod leaks;
 mod limits;
 mod listen;
 mod long;
