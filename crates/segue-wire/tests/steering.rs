@@ -22,7 +22,9 @@ fn program(set: &[(u16, u32)]) -> Vec<Instruction> {
 fn shares(program: &[Instruction], numbers: u32) -> BTreeMap<u32, u32> {
     let mut shares = BTreeMap::new();
     for number in 0..numbers {
-        *shares.entry(run(program, &Packet::numbered(number))).or_default() += 1;
+        *shares
+            .entry(run(program, &Packet::numbered(number)))
+            .or_default() += 1;
     }
     shares
 }
@@ -148,7 +150,11 @@ fn the_probe_goes_where_it_is_sent_and_nobody_else_does() {
         for random in 0..6 {
             assert_eq!(run(&program, &packet(probe, random)), 9);
             for other in others {
-                assert_eq!(run(&program, &packet(other, random)), random % 3 / 2, "{other}");
+                assert_eq!(
+                    run(&program, &packet(other, random)),
+                    random % 3 / 2,
+                    "{other}"
+                );
             }
             assert_eq!(
                 run(
