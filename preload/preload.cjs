@@ -19,6 +19,7 @@ const STATE_MS = 1000; // at most one state message in this time
 const MAX_OUTGOING = 16; // Node re-queues all waiting handles at every acknowledgement
 const HANDSHAKE_MS = 5000; // how long a TLS handshake may still take once nothing is accepted
 const WS_ANSWER_MS = 10000; // how long a WebSocket peer may take to answer our close frame
+const LINGER_MS = 5000; // how long an HTTP/2 peer may take to close its half once we have closed ours
 const MAX_TIMER_MS = 0x7fffffff;
 
 // Packages that tie an identity to a connection: what they know of it would not move along.
@@ -123,6 +124,7 @@ function start() {
     const live = new Map(); // connection -> when it came
     const entry = {
       server, live, handle: null, key: undefined, stopped: false, movable: true,
+      lingering: new Map(), // socket of a finished HTTP/2 session -> since when it waits for its peer
       secure: typeof server.setSecureContext === 'function',
       h2: typeof server.updateSettings === 'function',
       http: typeof server.keepAliveTimeout === 'number',
@@ -315,7 +317,9 @@ function start() {
   function metaOf(connection) {
     let meta = metas.get(connection);
     if (meta === undefined) {
-      meta = { progress: -1, progressAt: 0, idleSince: 0, pinned: false, announced: false, wsAt: 0, wsSent: 0 };
+      meta = {
+        progress: -1, progressAt: 0, idleSince: 0, pinned: false, announced: false, over: false, wsAt: 0, wsSent: 0,
+      };
       metas.set(connection, meta);
     }
     return meta;
@@ -532,8 +536,11 @@ function start() {
         if (since < oldest) oldest = since;
         left += 1;
       }
+      const lingering = linger(entry, time);
+      state.h2 += lingering;
+      left += lingering;
       // Handshakes: the server counts them, nobody has announced them.
-      const unknown = Math.max(0, entry.server._connections - entry.live.size);
+      const unknown = Math.max(0, entry.server._connections - entry.live.size - lingering);
       if (drain.accept || time < Math.min(drain.stoppedAt + HANDSHAKE_MS, drain.cutAt)) {
         state.other += unknown;
         left += unknown;
@@ -559,7 +566,7 @@ function start() {
 
   // Gives one connection what its kind is due; returns the kind.
   function serve(entry, connection, time) {
-    if (typeof connection.goaway === 'function') return serveSession(connection, time);
+    if (typeof connection.goaway === 'function') return serveSession(entry, connection, time);
     const kind = entry.secure ? 'tls' : undefined;
     if (!entry.http && !entry.h2) {
       cutIfStalled(connection, connection, time);
@@ -591,16 +598,65 @@ function start() {
 
   // One GOAWAY with the exact last stream; what runs is finished. Never one with a higher stream
   // as a first notice: nghttp2 then leaves new streams without any answer.
-  function serveSession(session, time) {
+  function serveSession(entry, session, time) {
     if (session.destroyed) return 'h2';
     const meta = metaOf(session);
     if (!drain.accept && drain.idle !== 'keep' && !session.closed) {
       if (!meta.announced) totals.announced += 1;
       meta.announced = true;
-      session.close();
+      closeSession(session, meta);
     }
-    cutIfStalled(session, session.socket, time);
+    if (meta.over) endSession(entry, session, time);
+    else cutIfStalled(session, session.socket, time);
     return 'h2';
+  }
+
+  // Node ends a closed session with its last stream, from within nghttp2's sending. Up to Node 18
+  // all that is not sent by then is dropped, answers and GOAWAY included. So that waits for a sweep.
+  function closeSession(session, meta) {
+    const { destroy } = session;
+    session.destroy = function(error) {
+      if (arguments.length !== 1 || error != null) return Reflect.apply(destroy, this, arguments);
+      meta.over = true;
+      return undefined;
+    };
+    session.close();
+  }
+
+  // A peer that still sends when we are gone is reset, and may lose what it has not read yet.
+  function endSession(entry, session, time) {
+    const socket = session.socket.removeListener('close', ignore); // the one behind the proxy
+    if (socket._handle && (session.state.outboundQueueSize > 0 || socket._handle.writeQueueSize > 0)) {
+      cutIfStalled(session, socket, time);
+      return;
+    }
+    delete session.destroy;
+    if (major < 18) closeAfterPeer(socket);
+    entry.lingering.set(socket, time);
+    session.destroy(null);
+  }
+
+  // Node 16 closes the socket once everything is written; from 18 on it waits by itself.
+  function closeAfterPeer(socket) {
+    socket.destroy = function(error) {
+      delete socket.destroy;
+      if (error || !socket._handle) return socket.destroy(error);
+      socket.once('end', () => socket.destroy());
+      socket.resume();
+      socket._handle.readStart();
+      return socket;
+    };
+  }
+
+  // How many sockets still wait for their peer.
+  function linger({ lingering }, time) {
+    for (const [socket, since] of lingering) {
+      if (!socket.destroyed && time - since < LINGER_MS && time < drain.cutAt) continue;
+      lingering.delete(socket);
+      delete socket.destroy;
+      socket.destroy();
+    }
+    return lingering.size;
   }
 
   // A WebSocket server (`ws`, and what is built on it) keeps its object on the socket.
