@@ -6,7 +6,8 @@
 //
 // It must not throw, keep a process alive outside a drain, be called on the path of a request
 // before a drain begins, or do anything in a process that is not a worker of segue (helpers the
-// app starts inherit both the option and the environment).
+// app starts inherit both the option and the environment). In a worker's threads it only says
+// where they listen, for what they bind is out of the supervisor's reach.
 //
 // Node's internals are used where there is no public way. Those are the same from 16 to 26; on
 // any other version connections are not moved.
@@ -21,6 +22,7 @@ const HANDSHAKE_MS = 5000; // how long a TLS handshake may still take once nothi
 const WS_ANSWER_MS = 10000; // how long a WebSocket peer may take to answer our close frame
 const LINGER_MS = 5000; // how long an HTTP/2 peer may take to close its half once we have closed ours
 const MAX_TIMER_MS = 0x7fffffff;
+const THREADS = 'segue.threads'; // name of the channel between the threads of a worker
 
 // Packages that tie an identity to a connection: what they know of it would not move along.
 const CONNECTION_STATE = ['express-ntlm', 'node-sspi', 'node-expose-sspi', 'passport-negotiate',
@@ -45,6 +47,15 @@ function isOurWorker() {
   }
 }
 
+function isThreadOfOurWorker() {
+  try {
+    const { isMainThread, getEnvironmentData } = require('worker_threads');
+    return !isMainThread && getEnvironmentData(THREADS) === true;
+  } catch (_) {
+    return false;
+  }
+}
+
 // Nothing here may reach the app: a failed step leaves the connection to the plain rules.
 function safely(step) {
   return function guarded() {
@@ -56,8 +67,60 @@ function safely(step) {
   };
 }
 
+// `before` may change the arguments of net.Server.prototype.listen, `after` gets the server.
+function hookListen(before, after) {
+  const { prototype } = require('net').Server;
+  const original = prototype.listen;
+  const descriptor = Object.getOwnPropertyDescriptor(prototype, 'listen');
+  const listen = function() {
+    let args = arguments;
+    try {
+      args = before(this, arguments);
+    } catch (_) { /* as the app wrote it */ }
+    const result = Reflect.apply(original, this, args);
+    try {
+      after(this);
+    } catch (_) { /* not tracked: the plain rules */ }
+    return result;
+  };
+  Object.defineProperty(listen, 'name', { value: original.name, configurable: true });
+  descriptor.value = listen;
+  Object.defineProperty(prototype, 'listen', descriptor);
+}
+
+// The cluster module leaves threads alone: each binds what it asks for.
+function startInThread() {
+  const { BroadcastChannel } = require('worker_threads');
+  const net = require('net');
+  const places = [];
+  let channel = null;
+
+  function report(server, options) {
+    // Without a place of its own it cannot be meant for clients.
+    if (!(options.port > 0) && !options.path && !(options.fd >= 0) && !options._handle && !options.handle) return;
+    server.once('listening', safely(() => {
+      places.push(nameOf(server.address()));
+      if (channel === null) {
+        // It asks when it has not been there from the beginning.
+        channel = new BroadcastChannel(THREADS);
+        channel.onmessage = safely(({ data }) => { if (data === 'who') for (const place of places) channel.postMessage({ place }); });
+        channel.unref();
+      }
+      channel.postMessage({ place: places[places.length - 1] });
+    }));
+  }
+
+  hookListen((server, args) => {
+    report(server, net._normalizeArgs(Array.from(args))[0]);
+    return args;
+  }, ignore);
+}
+
+const nameOf = (at) => (at && typeof at === 'object' ? `${at.address}:${at.port}` : String(at));
+
 function start() {
   const net = require('net');
+  const threads = require('worker_threads');
   const major = parseInt(process.versions.node, 10);
   const canMigrate = major >= 16 && major <= 26;
   const sendToSupervisor = process.send; // the app may replace it
@@ -80,25 +143,6 @@ function start() {
   }
 
   // ---- Servers and their connections -----------------------------------------------------
-
-  function hookListen() {
-    const original = net.Server.prototype.listen;
-    const descriptor = Object.getOwnPropertyDescriptor(net.Server.prototype, 'listen');
-    const listen = function() {
-      let args = arguments;
-      try {
-        args = ontoChannel(this, arguments);
-      } catch (_) { /* as the app wrote it */ }
-      const result = Reflect.apply(original, this, args);
-      try {
-        watch(this);
-      } catch (_) { /* not tracked: the plain rules */ }
-      return result;
-    };
-    Object.defineProperty(listen, 'name', { value: original.name, configurable: true });
-    descriptor.value = listen;
-    Object.defineProperty(net.Server.prototype, 'listen', descriptor);
-  }
 
   // `exclusive` and `reusePort` make a worker bind a socket of its own, which would collide with
   // the next generation. Without a port of its own a server cannot be meant for clients.
@@ -160,9 +204,24 @@ function start() {
       entries.add(entry);
       if (drain !== null && !drain.accept) stopAccepting(entry);
     } else if (!internal.has(entry.server)) {
-      const at = entry.server.address();
-      tell({ act: 'bypass', what: at && typeof at === 'object' ? `${at.address}:${at.port}` : String(at) });
+      tell({ act: 'bypass', what: nameOf(entry.server.address()) });
     }
+  }
+
+  // Nothing is there to be heard before there is a thread.
+  function hearThreads() {
+    threads.setEnvironmentData(THREADS, true);
+    process.once('worker', safely(() => {
+      const told = new Set();
+      const channel = new threads.BroadcastChannel(THREADS);
+      channel.onmessage = safely(({ data: { place } }) => {
+        if (!place || told.has(place)) return;
+        told.add(place);
+        tell({ act: 'bypass', what: `${place} in a worker thread` });
+      });
+      channel.unref();
+      channel.postMessage('who');
+    }));
   }
 
   // ---- Messages of the supervisor --------------------------------------------------------
@@ -711,10 +770,12 @@ function start() {
     connection.destroy();
   }
 
-  hookListen();
+  hookListen(ontoChannel, watch);
+  safely(hearThreads)();
   process.prependListener('internalMessage', safely(beforeCluster));
   process.on('internalMessage', safely(afterCluster));
   tell({ act: 'hello', v: 1, node: process.versions.node, migrate: canMigrate });
 }
 
 if (isOurWorker()) safely(start)();
+else if (isThreadOfOurWorker()) safely(startInThread)();

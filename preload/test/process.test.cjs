@@ -41,17 +41,17 @@ each('it says hello once, with what it can', ({ node, version }) => stage(node, 
   assert.deepStrictEqual(primary.said(worker, 'hello'), [{ cmd: 'NODE_SEGUE', act: 'hello', v: 1, node: version, migrate: true }]);
 }));
 
-each('forks, threads and children of a worker are left alone', ({ node }) => stage(node, {}, async (primary) => {
-  const worker = await primary.spawn(PROCESS, [JSON.stringify({ fork: true, thread: true, spawn: true })]);
+each('forks and children of a worker are left alone', ({ node }) => stage(node, {}, async (primary) => {
+  const worker = await primary.spawn(PROCESS, [JSON.stringify({ fork: true, spawn: true })]);
   assert.deepStrictEqual(await heard(primary, worker, 'fork'), { hooked: false });
-  assert.deepStrictEqual(await heard(primary, worker, 'thread'), { hooked: false });
   assert.deepStrictEqual(await heard(primary, worker, 'spawn'), { hooked: false, error: null });
   worker.child.kill('SIGUSR2');
   assert.strictEqual(await heard(primary, worker, 'hooked'), true);
 }));
 
-each('a worker of another primary is left alone', ({ node }) => stage(node, { env: { SEGUE_APP: '' } }, async (primary) => {
-  const worker = await primary.spawn(PROCESS);
+each('a worker of another primary is left alone, and its threads are', ({ node }) => stage(node, { env: { SEGUE_APP: '' } }, async (primary) => {
+  const worker = await primary.spawn(PROCESS, [JSON.stringify({ thread: true })]);
+  assert.deepStrictEqual(await heard(primary, worker, 'thread'), { hooked: false });
   worker.child.kill('SIGUSR2');
   assert.strictEqual(await heard(primary, worker, 'hooked'), false);
   assert.deepStrictEqual(worker.said, []);
@@ -101,6 +101,30 @@ each('a server on a handle of its own is named', ({ node, major, t }) => {
     assert.match(primary.said(worker, 'bypass')[0].what, /^127\.0\.0\.1:\d+$/);
   });
 });
+
+for (const block of [0, 500]) {
+  each(`what threads listen at is named${block ? ', also late' : ''}`, ({ node }) => stage(node, {}, async (primary) => {
+    const ports = [await freePort(), await freePort()];
+    const worker = await primary.spawn(PROCESS, [JSON.stringify({ listenInThread: ports, block })]);
+    const seen = await heard(primary, worker, 'listensInThread');
+    assert.deepStrictEqual([seen.own, seen.more.own], ports);
+    await primary.until(worker, () => primary.said(worker, 'bypass').length > 1);
+    assert.deepStrictEqual(primary.said(worker, 'bypass').map((said) => said.what).sort(),
+      ports.map((port) => `127.0.0.1:${port} in a worker thread`).sort());
+    // They neither hold up a drain nor keep the process alive after it.
+    primary.drain(worker);
+    await primary.drained(worker);
+    assert.deepStrictEqual(await primary.stop(worker), { code: null, signal: 'SIGTERM' });
+  }));
+}
+
+each('a thread that does not listen is not heard of, and the process ends with its work', ({ node }) => stage(node, {}, async (primary) => {
+  const worker = await primary.spawn(PROCESS, [JSON.stringify({ thread: true })]);
+  assert.deepStrictEqual(await heard(primary, worker, 'thread'), { hooked: true });
+  worker.child.kill('SIGHUP');
+  assert.deepStrictEqual(await worker.gone, { code: 0, signal: null });
+  assert.deepStrictEqual(primary.said(worker, 'bypass'), []);
+}));
 
 each('the app can still close a server that accepts no more', ({ node }) => stage(node, {}, async (primary) => {
   const worker = await primary.spawn(ECHO, [JSON.stringify({ sigterm: 'close' })]);

@@ -90,9 +90,9 @@ impl Supervisor {
 
     pub(super) fn hear_bypass(&mut self, worker: WorkerId, bypass: Bypass) {
         let place = bypass.place;
-        if self.records.note_bypass(&place) {
+        if self.records.note_bypass(worker, &place) {
             self.say(format!(
-                "{}the app listens at {place} on a socket of its own (exclusive or reusePort): a reload cannot hand that port over, and connections to it are lost with their worker",
+                "{}the app listens at {place} on a socket of its own: a reload cannot hand that port over, and connections to it are lost with their worker",
                 lines::PREFIX
             ));
         }

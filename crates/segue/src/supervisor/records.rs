@@ -21,7 +21,7 @@ pub(super) struct Records {
     spawn_errors: BTreeMap<WorkerId, String>,
     /// Why the last release that could not be resolved could not.
     release_error: Option<String>,
-    /// Who listens instead of a wrapper.
+    /// Who listens instead of a wrapper, or where a worker listens beside our sockets.
     listeners: BTreeMap<WorkerId, String>,
     steer_errors: BTreeMap<AddressId, String>,
     last_failures: BTreeMap<SlotId, wire::Failure>,
@@ -71,8 +71,10 @@ impl Records {
         self.steer_errors.insert(address, why);
     }
 
-    /// Somebody listens there on a socket of its own. True if that is news.
-    pub(super) fn note_bypass(&mut self, place: &str) -> bool {
+    /// A worker listens there on a socket of its own. True if that is news.
+    pub(super) fn note_bypass(&mut self, worker: WorkerId, place: &str) -> bool {
+        self.listeners
+            .insert(worker, format!("it listens at {place}, out of reach"));
         self.bypasses.len() < BYPASSES && self.bypasses.insert(place.to_owned())
     }
 
@@ -88,13 +90,13 @@ impl Records {
     pub(super) fn detail(&self, failure: &Failure) -> Option<String> {
         match failure.cause {
             Cause::SpawnFailed => self.spawn_errors.get(&failure.worker?).cloned(),
-            Cause::Wrapper => self.listeners.get(&failure.worker?).cloned(),
+            Cause::Wrapper | Cause::NeverListened { .. } | Cause::NotListeningAt { .. } => {
+                self.listeners.get(&failure.worker?).cloned()
+            }
             Cause::PrepareFailed => self.release_error.clone(),
             Cause::SteerFailed { address } => self.steer_errors.get(&address).cloned(),
             Cause::ExitedBooting { .. }
             | Cause::ExitedReady { .. }
-            | Cause::NeverListened { .. }
-            | Cause::NotListeningAt { .. }
             | Cause::NeverSaidReady { .. }
             | Cause::ChannelLost => None,
         }

@@ -12,6 +12,7 @@
 
 mod harness;
 
+mod bypass;
 mod control;
 mod crash;
 mod drain;
