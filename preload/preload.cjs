@@ -665,8 +665,12 @@ function start() {
       meta.announced = true;
       closeSession(session, meta);
     }
-    if (meta.over) endSession(entry, session, time);
-    else cutIfStalled(session, session.socket, time);
+    if (meta.over) {
+      endSession(entry, session, time);
+    } else {
+      if (hasStreamThatWaitsForApp(session)) meta.progress = -1;
+      cutIfStalled(session, session.socket, time);
+    }
     return 'h2';
   }
 
@@ -748,8 +752,14 @@ function start() {
   // no transfer that could stall has begun.
   function waitsForApp(socket) {
     const response = socket._httpMessage;
-    const request = socket.parser && socket.parser.incoming;
-    return Boolean(response) && !response.headersSent && Boolean(request) && request.complete;
+    return Boolean(response) && !response.headersSent && Boolean(response.req) && response.req.complete;
+  }
+
+  function hasStreamThatWaitsForApp(session) {
+    const symbol = Object.getOwnPropertySymbols(session).find((key) => key.description === 'state');
+    if (!symbol) return false;
+    return Array.from(session[symbol].streams.values())
+      .some((stream) => !stream.headersSent && !stream.destroyed && stream.state.remoteClose === 1);
   }
 
   function cutIfStalled(connection, socket, time) {

@@ -136,6 +136,43 @@ each('an HTTP/2 session is not over before its last frame is out', ({ node, t })
   t.diagnostic(`${asked} streams`);
 }));
 
+// One stream, and how it ended: its body, or null.
+async function stream(worker, path, { body } = {}) {
+  const session = http2.connect(`http://127.0.0.1:${worker.port}`);
+  session.on('error', () => {});
+  const request = session.request({ ':path': path, ':method': body === undefined ? 'GET' : 'POST' });
+  let answer = '';
+  const begun = new Promise((resolve) => session.on('remoteSettings', resolve));
+  const done = new Promise((resolve) => {
+    request.on('data', (data) => { answer += data; });
+    request.on('error', () => {});
+    request.on('close', () => resolve(answer === path ? answer : null));
+  });
+  if (body === undefined) request.end();
+  else request.write(body);
+  await begun;
+  return { session, request, done };
+}
+
+each('an app that takes longer for an answer over HTTP/2 than a transfer may stall is let finish', ({ node }) => stage(node, async (primary) => {
+  const worker = await primary.spawn(H2);
+  const { done } = await stream(worker, '/think');
+  await pause(50);
+  primary.drain(worker, { stall: 300 });
+  assert.strictEqual(await done, '/think');
+  assert.strictEqual((await primary.drained(worker)).cut, 0);
+}));
+
+each('HTTP/2 that moves no byte in either direction is cut at stall', ({ node }) => stage(node, async (primary) => {
+  const worker = await primary.spawn(H2);
+  const silent = await stream(worker, '/silent');
+  const upload = await stream(worker, '/think', { body: 'half' });
+  await pause(50);
+  primary.drain(worker, { stall: 300 });
+  assert.deepStrictEqual(await Promise.all([silent.done, upload.done]), [null, null]);
+  assert.strictEqual((await primary.drained(worker)).cut, 2);
+}));
+
 const HANDSHAKE = 'GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n' +
   'Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n';
 
