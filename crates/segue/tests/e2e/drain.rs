@@ -261,36 +261,40 @@ fn scaling_down_goes_unnoticed_by_keep_alive_clients() {
 }
 
 /// Whoever is in the middle of something is answered, with an announcement of the end; then the door is shut.
+pub(crate) fn stop_under_keep_alive_load(mut run: Run) {
+    let kind = Mixed {
+        clients: 100,
+        pipeline: 1,
+        ..Mixed::default()
+    };
+    let load = Load::builder().with(kind).contract(contract());
+    let clients = Clients::start(load, run.address());
+    clients.wait_for_answers(1000);
+    clients.mark("stop", Phase::Reload);
+    run.segue(&["stop"]).expect(0);
+    let status = run.wait_for_end(LIMIT);
+    assert_eq!(status.code(), Some(0), "{}", run.log.render());
+    let report = clients.stop();
+    eprintln!("{}", render(&report));
+    let at_the_door =
+        report.failed_by(FailureKind::Refused) + report.failed_by(FailureKind::ConnectTimeout);
+    assert!(at_the_door > 0, "it has stopped");
+    assert_eq!(
+        report.failed(),
+        at_the_door,
+        "{}\n{}",
+        render(&report),
+        run.log.render()
+    );
+    run.expect_nothing_left();
+}
+
 #[test]
 fn stopping_under_keep_alive_load_loses_no_request() {
     let _turn = heavy();
     for fixture in ["plain.js", "graceful.js", "abrupt.js"] {
-        let mut run = Launch::node(fixture).start();
-        let kind = Mixed {
-            clients: 100,
-            pipeline: 1,
-            ..Mixed::default()
-        };
-        let load = Load::builder().with(kind).contract(contract());
-        let clients = Clients::start(load, run.address());
-        clients.wait_for_answers(1000);
-        clients.mark("stop", Phase::Reload);
-        run.segue(&["stop"]).expect(0);
-        let status = run.wait_for_end(LIMIT);
-        assert_eq!(status.code(), Some(0), "{}", run.log.render());
-        let report = clients.stop();
-        eprintln!("{fixture}: {}", render(&report));
-        let at_the_door =
-            report.failed_by(FailureKind::Refused) + report.failed_by(FailureKind::ConnectTimeout);
-        assert!(at_the_door > 0, "it has stopped");
-        assert_eq!(
-            report.failed(),
-            at_the_door,
-            "{}\n{}",
-            render(&report),
-            run.log.render()
-        );
-        run.expect_nothing_left();
+        eprintln!("{fixture}");
+        stop_under_keep_alive_load(Launch::node(fixture).start());
     }
 }
 

@@ -16,6 +16,7 @@ mod bypass;
 mod control;
 mod crash;
 mod drain;
+mod farewell;
 mod faults;
 mod ground;
 mod limits;
