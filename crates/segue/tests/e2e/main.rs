@@ -19,6 +19,7 @@ mod drain;
 mod farewell;
 mod faults;
 mod ground;
+mod idle;
 mod limits;
 mod listen;
 mod long;
