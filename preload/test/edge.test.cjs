@@ -190,9 +190,10 @@ each('an announced idle connection stays for its keep-alive time and is then clo
 }));
 
 each('a moved connection that stays silent is closed after its keep-alive time', ({ node }) => stage(node, { keepAliveTimeout: 700 }, async (primary, old, next) => {
+  // Its keep-alive time begins with an answer, and a boot may take longer.
   const connection = await new Connection({ port: old.port }).ready;
-  await ask(connection, get(0));
   const young = await next();
+  await ask(connection, get(0), old);
   const began = Date.now();
   primary.drain(old);
   await primary.drained(old);

@@ -55,7 +55,9 @@ exports.cases = {
 
   'http2': async (trace) => {
     const server = http2.createServer();
-    server.on('session', (session) => { trace('session'); note(trace, 'session', session, ['close', 'goaway', 'error', 'stream']); });
+    // Which end of a session hears first of its end is open.
+    const [ours, theirs] = [[], []];
+    server.on('session', (session) => { trace('session'); note((...words) => ours.push(words.join(' ')), 'session', session, ['close', 'goaway', 'error', 'stream']); });
     server.on('stream', (one, headers) => {
       trace('method', headers[':method']);
       note(trace, 'server stream', one, ['error', 'close']);
@@ -71,7 +73,7 @@ exports.cases = {
     });
     const port = await listen(server);
     const client = http2.connect(`http://127.0.0.1:${port}`);
-    note(trace, 'client', client, ['connect', 'close', 'goaway', 'error']);
+    note((...words) => theirs.push(words.join(' ')), 'client', client, ['connect', 'close', 'goaway', 'error']);
     await stream(trace, client, { ':path': '/echo', ':method': 'POST' }, 'body');
     await stream(trace, client, { ':path': '/trailers' });
     await stream(trace, client, { ':path': '/refuse' });
@@ -80,6 +82,7 @@ exports.cases = {
     await once(client, 'close');
     await pause(20);
     trace(await closed(server), server.listening);
+    trace(ours, theirs);
   },
 
   'http2 by the interface of http, and allowHTTP1': async (trace) => {

@@ -43,21 +43,29 @@ exports.cases = {
   },
 
   'close with connections': async (trace) => {
-    const server = http.createServer((req, res) => { setTimeout(() => res.end('late'), req.url === '/slow' ? 150 : 0); });
-    server.keepAliveTimeout = 400;
+    let finish = null;
+    const server = http.createServer((req, res) => {
+      if (req.url === '/slow') finish = () => res.end('late');
+      else res.end('soon');
+    });
+    server.keepAliveTimeout = 0;
     const port = await listen(server);
-    server.on('connection', (socket) => socket.on('close', () => trace('socket close')));
+    let number = 0;
+    server.on('connection', (socket) => { number += 1; const name = `socket ${number}`; socket.on('close', () => trace(name, 'close')); });
     const agent = new http.Agent({ keepAlive: true });
     trace((await ask({ port, agent })).text);
+    const asked = once(server, 'request');
     const slow = ask({ port, path: '/slow' });
-    await pause(60);
+    await asked;
     const over = once(server, 'close');
     server.close((error) => trace('closed', error));
     trace('accepts', await raw(port, '', { quiet: 100 }).then((text) => text.split(' ').pop()));
+    finish();
     const { text, headers } = await slow;
     trace(text, headers.connection);
-    await over;
     agent.destroy();
+    if (server.closeAllConnections) server.closeAllConnections();
+    await over;
   },
 
   'closeIdleConnections and closeAllConnections': async (trace) => {
@@ -66,8 +74,10 @@ exports.cases = {
     if (!http.Server.prototype.closeIdleConnections) return;
     const server = http.createServer((req, res) => { if (req.url !== '/hang') res.end('x'); });
     const port = await listen(server);
+    const asked = new Promise((resolve) => { let count = 0; server.on('request', () => { count += 1; if (count === 2) resolve(); }); });
     const idle = raw(port, GET, { quiet: 5000 });
     const hanging = raw(port, 'GET /hang HTTP/1.1\r\nHost: x\r\n\r\n', { quiet: 5000 });
+    await asked;
     await pause(100);
     server.closeIdleConnections();
     trace('idle', await idle);
@@ -186,13 +196,12 @@ exports.cases = {
     server.on('drop', (data) => trace('drop', Object.keys(data || {}).sort()));
     server.on('connection', () => trace('connection'));
     const port = await listen(server);
-    const first = net.connect(port, '127.0.0.1');
-    await once(first, 'connect');
-    await pause(50);
+    const [[socket], first] = await Promise.all([once(server, 'connection'), net.connect(port, '127.0.0.1')]);
     const dropped = await raw(port, GET);
     trace(/ok/.test(dropped) ? dropped : 'dropped');
+    const over = once(socket, 'close');
     first.destroy();
-    await pause(50);
+    await over;
     trace(await raw(port, GET));
     trace(await close(server));
   },

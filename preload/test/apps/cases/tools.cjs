@@ -56,9 +56,9 @@ function answersIn(text, isHead) {
   }
 }
 
-// Sends parts, a moment apart, and returns what came: until there is an answer for each request, or,
+// Sends parts, a moment apart (with `inTurn` each when something has come), and returns what came: until there is an answer for each request, or,
 // with `quiet`, until nothing has come for so many ms; and in both cases until the server's end.
-function raw(port, parts, { quiet, half = false } = {}) {
+function raw(port, parts, { quiet, half = false, inTurn = false } = {}) {
   const sent = [].concat(parts).join('');
   const wanted = (sent.match(/ HTTP\/\d\.\d\r\n/g) || []).length;
   return new Promise((resolve) => {
@@ -82,7 +82,7 @@ function raw(port, parts, { quiet, half = false } = {}) {
     socket.on('connect', async () => {
       for (const part of [].concat(parts)) {
         socket.write(part);
-        await pause(30);
+        await (inTurn ? once(socket, 'data') : pause(30));
       }
       if (half) socket.end();
       rest();
