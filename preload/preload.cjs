@@ -131,7 +131,7 @@ function start() {
   const internal = new WeakSet(); // servers that are the app's own affair
   const metas = new WeakMap(); // connection -> what the drain knows of it
   const outgoing = new Set(); // handles on their way to the supervisor
-  const totals = { moved: 0, announced: 0, cut: 0 };
+  const totals = { moved: 0, announced: 0, cut: 0, stalled: 0 };
   let adoption = null; // the connection that is being handed in right now
   let replacedSend = null; // the app's own process.send, while the cluster module works
   let drain = null;
@@ -587,8 +587,9 @@ function start() {
       forgetDestroyed(entry.live);
       for (const [connection, since] of entry.live) {
         try {
-          state[serve(entry, connection, time)] += 1;
+          const kind = serve(entry, connection, time);
           if (time >= drain.cutAt) cut(connection);
+          if (!connection.destroyed) state[kind] += 1;
         } catch (_) {
           state.other += 1;
         }
@@ -770,6 +771,7 @@ function start() {
       meta.progress = progress;
       meta.progressAt = time;
     } else if (!drain.accept && drain.stall > 0 && time - meta.progressAt >= drain.stall) {
+      if (!connection.destroyed) totals.stalled += 1;
       cut(connection);
     }
   }

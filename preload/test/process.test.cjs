@@ -3,8 +3,10 @@
 // The preload inside a process: where it must be inert, what apps do to the channel, how it ends.
 
 const assert = require('node:assert');
+const fs = require('node:fs');
 const http = require('node:http');
 const net = require('node:net');
+const os = require('node:os');
 const path = require('node:path');
 const { each } = require('./nodes.cjs');
 const { Primary } = require('./primary.cjs');
@@ -126,6 +128,33 @@ each('a thread that does not listen is not heard of, and the process ends with i
   assert.deepStrictEqual(primary.said(worker, 'bypass'), []);
 }));
 
+each('on a Node whose inside is not known connections are announced', ({ node }) => stage(node, {
+  execArgv: ['--require', path.join(__dirname, 'apps', 'future.cjs')],
+}, async (primary) => {
+  const worker = await primary.spawn(ECHO);
+  assert.deepStrictEqual(primary.said(worker, 'hello').map(({ node: version, migrate }) => [version, migrate]), [['99.0.0', false]]);
+  await isAnnounced(primary, worker);
+}));
+
+each('a package that ties an identity to connections keeps them where they are', ({ node }) => stage(node, {}, async (primary) => {
+  const dir = fs.mkdtempSync(path.join(os.tmpdir(), 'segue-preload-'));
+  const file = path.join(dir, 'node_modules', 'express-ntlm', 'index.js');
+  fs.mkdirSync(path.dirname(file), { recursive: true });
+  fs.writeFileSync(file, '');
+  await isAnnounced(primary, await primary.spawn(ECHO, [JSON.stringify({ load: file })]));
+}));
+
+async function isAnnounced(primary, worker) {
+  const connection = await new Connection({ port: worker.port }).ready;
+  await connection.write(get(0));
+  await connection.response();
+  primary.drain(worker);
+  await primary.until(worker, () => primary.said(worker, 'state').some((s) => s.idle === 1));
+  await connection.write(get(1));
+  assert.ok((await connection.response()).close);
+  assert.deepStrictEqual([primary.moves, (await primary.drained(worker)).announced], [0, 1]);
+}
+
 each('the app can still close a server that accepts no more', ({ node }) => stage(node, {}, async (primary) => {
   const worker = await primary.spawn(ECHO, [JSON.stringify({ sigterm: 'close' })]);
   primary.drain(worker);
@@ -189,7 +218,7 @@ each('the state says what a drain waits for, with its age', ({ node }) => stage(
   assert.ok(state.oldest_ms >= 300 && state.oldest_ms < 10000, `${state.oldest_ms}`);
   delete state.oldest_ms;
   assert.deepStrictEqual(state, { cmd: 'NODE_SEGUE', act: 'state', idle: 0, busy: 1, upgraded: 0, tls: 0, h2: 0, other: 0,
-    outgoing: 0, moved: 0, announced: 0, cut: 0 });
+    outgoing: 0, moved: 0, announced: 0, cut: 0, stalled: 0 });
   connection.end();
   await primary.drained(worker);
 }));

@@ -74,8 +74,9 @@ impl Supervisor {
     }
 
     pub(super) fn hear_drain_state(&mut self, worker: WorkerId, state: DrainState) {
+        let now = self.now();
         if let Some(member) = self.crew.member_mut(worker) {
-            member.drain.state = Some(state);
+            member.drain.state = Some((now, state));
         }
     }
 
@@ -105,7 +106,7 @@ impl Supervisor {
 
     /// What a worker's drain has said last, for people.
     pub(super) fn shown_drain(&self, worker: WorkerId) -> Option<wire::Draining> {
-        let state = self.crew.member(worker)?.drain.state?;
+        let (heard, state) = self.crew.member(worker)?.drain.state?;
         Some(wire::Draining {
             idle: state.idle,
             busy: state.busy,
@@ -114,10 +115,14 @@ impl Supervisor {
             http2: state.http2,
             other: state.other,
             outgoing: state.outgoing,
-            oldest_ms: state.oldest,
+            oldest_ms: match state.oldest {
+                0 => 0,
+                oldest => oldest.saturating_add(millis(self.now().since(heard))),
+            },
             moved: state.totals.moved,
             announced: state.totals.announced,
             cut: state.totals.cut,
+            stalled: state.totals.stalled,
         })
     }
 

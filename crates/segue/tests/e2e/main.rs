@@ -26,6 +26,7 @@ mod long;
 mod losses;
 mod output;
 mod peers;
+mod preload;
 mod release;
 mod reload;
 mod run;
