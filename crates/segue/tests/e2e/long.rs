@@ -29,6 +29,8 @@ fn reloads_broken_releases_kills_and_scaling_for_a_long_time() {
         let run = Launch::node("plain.js")
             .with_node(node)
             .workers("3")
+            // A download outlives several of the reloads below, and none may be hurried.
+            .flag("--drain-generations", "30")
             .start();
         let name = run.app().name;
         let load = Load::builder()
