@@ -54,8 +54,10 @@ pub(super) struct DrainRecord {
     pub(super) no_preload: Option<NoPreload>,
     /// What the preload script has said first.
     pub(super) hello: Option<Hello>,
-    /// What it has said last, once a drain has begun, and when.
-    pub(super) state: Option<(Time, DrainState)>,
+    /// What it has said last, once a drain has begun.
+    pub(super) state: Option<DrainState>,
+    /// When it said so, in milliseconds of the monotonic clock.
+    pub(super) heard: u64,
     pub(super) bypasses: Vec<String>,
 }
 

@@ -76,7 +76,8 @@ impl Supervisor {
     pub(super) fn hear_drain_state(&mut self, worker: WorkerId, state: DrainState) {
         let now = self.now();
         if let Some(member) = self.crew.member_mut(worker) {
-            member.drain.state = Some((now, state));
+            member.drain.state = Some(state);
+            member.drain.heard = now.0;
         }
     }
 
@@ -106,7 +107,8 @@ impl Supervisor {
 
     /// What a worker's drain has said last, for people.
     pub(super) fn shown_drain(&self, worker: WorkerId) -> Option<wire::Draining> {
-        let (heard, state) = self.crew.member(worker)?.drain.state?;
+        let drain = &self.crew.member(worker)?.drain;
+        let state = drain.state?;
         Some(wire::Draining {
             idle: state.idle,
             busy: state.busy,
@@ -117,7 +119,7 @@ impl Supervisor {
             outgoing: state.outgoing,
             oldest_ms: match state.oldest {
                 0 => 0,
-                oldest => oldest.saturating_add(millis(self.now().since(heard))),
+                oldest => oldest.saturating_add(millis(self.now().since(Time(drain.heard)))),
             },
             moved: state.totals.moved,
             announced: state.totals.announced,

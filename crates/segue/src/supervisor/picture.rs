@@ -68,7 +68,7 @@ impl Measures for Supervisor {
     }
 
     fn connections(&self, worker: WorkerId) -> Option<u32> {
-        let (_, state) = self.crew.member(worker)?.drain.state?;
+        let state = self.crew.member(worker)?.drain.state?;
         u32::try_from(state.connections()).ok()
     }
 

@@ -53,7 +53,7 @@ fn a_drain_shows_what_it_waits_for_and_what_it_has_cut_off() {
     let run = Launch::node("plain.js")
         .workers("1")
         .flag("--drain-stall", "1s")
-        .flag("--drain-timeout", "6s")
+        .flag("--drain-timeout", "4s")
         .start();
     let begin = |request: &str| {
         let mut stream = TcpStream::connect(run.address()).expect("connect");
