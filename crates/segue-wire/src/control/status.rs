@@ -195,6 +195,8 @@ pub struct Draining {
     pub announced: u64,
     /// Cut off, because they stalled or at the deadline.
     pub cut: u64,
+    /// Of those, the ones that stalled.
+    pub stalled: u64,
 }
 
 /// Where a worker is in its life.
@@ -246,7 +248,7 @@ impl Draining {
         Some(text)
     }
 
-    /// What became of the others, in words: `120 moved, 1 cut off`. `None` for nothing.
+    /// What became of the others, in words: `120 moved, 2 cut off (1 stalled)`. `None` for nothing.
     #[must_use]
     pub fn gone(&self) -> Option<String> {
         let fates = [
@@ -259,7 +261,11 @@ impl Draining {
             .filter(|(count, _)| *count > 0)
             .map(|(count, fate)| format!("{count} {fate}"))
             .collect();
-        (!gone.is_empty()).then(|| gone.join(", "))
+        let stalled = match self.stalled {
+            0 => String::new(),
+            stalled => format!(" ({stalled} stalled)"),
+        };
+        (!gone.is_empty()).then(|| gone.join(", ") + &stalled)
     }
 }
 
@@ -346,9 +352,16 @@ mod tests {
             cut: 1,
             ..nothing
         };
+        let stalled = Draining {
+            cut: 3,
+            stalled: 2,
+            ..some
+        };
         let left = some.left(human);
         assert_eq!(left.as_deref(), Some("3 busy, 1 websocket; oldest 12 s"));
         assert_eq!(some.gone().as_deref(), Some("120 moved, 1 cut off"));
+        let gone = stalled.gone();
+        assert_eq!(gone.as_deref(), Some("120 moved, 3 cut off (2 stalled)"));
     }
 
     #[test]

@@ -92,12 +92,16 @@ pub(crate) fn notice(notice: &Notice, names: &impl Names) -> (Level, String) {
             let draining = names.draining(*worker).unwrap_or_default();
             let left = draining.left(|ms| human(Duration::from_millis(ms)));
             let left = left.map(|left| format!(" ({left})")).unwrap_or_default();
+            // Whoever is hurried has no time left at all.
+            let after = match limit.is_zero() {
+                true => String::new(),
+                false => format!(" after {}", human(*limit)),
+            };
             (
                 Level::Warn,
                 format!(
-                    "{} still had connections after {}{left}: they are cut off",
-                    who(worker, slot),
-                    human(*limit)
+                    "{} still had connections{after}{left}: they are cut off",
+                    who(worker, slot)
                 ),
             )
         }

@@ -143,6 +143,16 @@ fn notices() {
             "worker 7 (slot 1, pid 4007) still had connections after 5 min: they are cut off",
         ),
         (
+            Notice::DrainTimedOut {
+                worker: W,
+                slot: S,
+                limit: Duration::ZERO,
+            },
+            Level::Warn,
+            "drain_timed_out",
+            "worker 7 (slot 1, pid 4007) still had connections: they are cut off",
+        ),
+        (
             Notice::WorkerKilled { worker: W, slot: S },
             Level::Warn,
             "worker_killed",

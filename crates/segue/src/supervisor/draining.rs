@@ -79,8 +79,10 @@ impl Supervisor {
     }
 
     pub(super) fn hear_drain_state(&mut self, worker: WorkerId, state: DrainState) {
+        let now = self.now();
         if let Some(member) = self.crew.member_mut(worker) {
             member.drain.state = Some(state);
+            member.drain.heard = now.0;
         }
         self.crew.note(worker);
     }
@@ -96,9 +98,9 @@ impl Supervisor {
 
     pub(super) fn hear_bypass(&mut self, worker: WorkerId, bypass: Bypass) {
         let place = bypass.place;
-        if self.records.note_bypass(&place) {
+        if self.records.note_bypass(worker, &place) {
             self.say(format!(
-                "{}the app listens at {place} on a socket of its own (exclusive or reusePort): a reload cannot hand that port over, and connections to it are lost with their worker",
+                "{}the app listens at {place} on a socket of its own: a reload cannot hand that port over, and connections to it are lost with their worker",
                 lines::PREFIX
             ));
         }
@@ -112,7 +114,8 @@ impl Supervisor {
 
     /// What a worker's drain has said last, for people.
     pub(super) fn shown_drain(&self, worker: WorkerId) -> Option<wire::Draining> {
-        let state = self.crew.member(worker)?.drain.state?;
+        let drain = &self.crew.member(worker)?.drain;
+        let state = drain.state?;
         Some(wire::Draining {
             idle: state.idle,
             busy: state.busy,
@@ -121,10 +124,14 @@ impl Supervisor {
             http2: state.http2,
             other: state.other,
             outgoing: state.outgoing,
-            oldest_ms: state.oldest,
+            oldest_ms: match state.oldest {
+                0 => 0,
+                oldest => oldest.saturating_add(millis(self.now().since(Time(drain.heard)))),
+            },
             moved: state.totals.moved,
             announced: state.totals.announced,
             cut: state.totals.cut,
+            stalled: state.totals.stalled,
         })
     }
 

@@ -27,7 +27,7 @@ pub(super) struct Records {
     order: VecDeque<WorkerId>,
     /// Why no process could be made.
     spawn_errors: BTreeMap<WorkerId, String>,
-    /// Who listens instead of a wrapper.
+    /// Who listens instead of a wrapper, or where a worker listens beside our sockets.
     listeners: BTreeMap<WorkerId, String>,
     steer_errors: BTreeMap<AddressId, String>,
     notes: Notes,
@@ -125,8 +125,10 @@ impl Records {
         self.steer_errors.insert(address, why);
     }
 
-    /// Somebody listens there on a socket of its own. True if that is news.
-    pub(super) fn note_bypass(&mut self, place: &str) -> bool {
+    /// A worker listens there on a socket of its own. True if that is news.
+    pub(super) fn note_bypass(&mut self, worker: WorkerId, place: &str) -> bool {
+        self.listeners
+            .insert(worker, format!("it listens at {place}, out of reach"));
         let bypasses = &mut self.notes.bypasses;
         let is_news = bypasses.len() < BYPASSES && bypasses.insert(place.to_owned());
         self.note();
@@ -146,13 +148,13 @@ impl Records {
     pub(super) fn detail(&self, failure: &Failure) -> Option<String> {
         match failure.cause {
             Cause::SpawnFailed => self.spawn_errors.get(&failure.worker?).cloned(),
-            Cause::Wrapper => self.listeners.get(&failure.worker?).cloned(),
+            Cause::Wrapper | Cause::NeverListened { .. } | Cause::NotListeningAt { .. } => {
+                self.listeners.get(&failure.worker?).cloned()
+            }
             Cause::PrepareFailed => self.notes.release_error.clone(),
             Cause::SteerFailed { address } => self.steer_errors.get(&address).cloned(),
             Cause::ExitedBooting { .. }
             | Cause::ExitedReady { .. }
-            | Cause::NeverListened { .. }
-            | Cause::NotListeningAt { .. }
             | Cause::NeverSaidReady { .. }
             | Cause::ChannelLost => None,
         }

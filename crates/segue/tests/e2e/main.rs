@@ -12,11 +12,14 @@
 
 mod harness;
 
+mod bypass;
 mod control;
 mod crash;
 mod drain;
+mod farewell;
 mod faults;
 mod ground;
+mod idle;
 mod leaks;
 mod limits;
 mod listen;
@@ -24,6 +27,7 @@ mod long;
 mod losses;
 mod output;
 mod peers;
+mod preload;
 mod release;
 mod reload;
 mod run;
