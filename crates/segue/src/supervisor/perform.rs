@@ -4,6 +4,7 @@ use segue_core::{
     Action, AppPhase, AskId, Event, Generation, Notice, Outcome, RequestId, Signal, SlotId,
     SocketRef, WorkerId,
 };
+use segue_sys::memory;
 use segue_wire::control as wire;
 use segue_wire::node::HandleType;
 
@@ -270,6 +271,13 @@ impl Supervisor {
             }
         }
         self.callers.tell(&told);
+        if matches!(
+            notice,
+            Notice::AppReady { .. } | Notice::GenerationGone { .. }
+        ) {
+            // From here on there is little to do for long.
+            memory::forget_code();
+        }
     }
 
     /// A notice as the log has it.
