@@ -135,8 +135,6 @@ function start() {
   let adoption = null; // the connection that is being handed in right now
   let replacedSend = null; // the app's own process.send, while the cluster module works
   let drain = null;
-  let passed = 0; // connections handed to the supervisor, by number
-  let written = 0; // the last of them that has left this process
 
   function tell(message) {
     if (!process.connected) return;
@@ -146,9 +144,9 @@ function start() {
 
   // A supervisor that has taken over asks how far we have read. While Node awaits an acknowledgement
   // it sends nothing but acknowledgements, so the answer is one, with members of its own.
-  function answerSync() {
-    const awaiting = process._handleQueue ? written : 0;
-    const answer = { cmd: 'NODE_HANDLE_ACK', segue: 'synced', awaiting };
+  function answerSync(n) {
+    const awaits = Boolean(process._handleQueue);
+    const answer = { cmd: 'NODE_HANDLE_ACK', segue: 'synced', n, awaits };
     sendToSupervisor.call(process, answer, undefined, { swallowErrors: true }, ignore);
   }
 
@@ -240,7 +238,7 @@ function start() {
   function beforeCluster(message, handle) {
     afterCluster();
     if (message.cmd === 'NODE_SEGUE' && message.act === 'drain') onDrain(message);
-    if (message.cmd === 'NODE_SEGUE' && message.act === 'sync') answerSync();
+    if (message.cmd === 'NODE_SEGUE' && message.act === 'sync') answerSync(message.n);
     if (message.cmd !== 'NODE_CLUSTER') return;
     lendSend();
     if (message.act === 'newconn') {
@@ -421,11 +419,9 @@ function start() {
     const ka = keepAlive(entry.server);
     const handle = detach(socket);
     const job = { entry, handle, ka };
-    const number = ++passed;
     entry.live.delete(socket);
     outgoing.add(job);
     const done = safely((error) => {
-      if (!error) written = number;
       if (!outgoing.has(job)) return;
       if (error) {
         takeBack(job);
@@ -439,7 +435,7 @@ function start() {
         setImmediate(moveIdle);
       }
     });
-    const message = { cmd: 'NODE_SEGUE', act: 'conn', key: entry.key, ka, n: number };
+    const message = { cmd: 'NODE_SEGUE', act: 'conn', key: entry.key, ka };
     try {
       sendToSupervisor.call(process, message, handle, {}, done);
     } catch (error) {

@@ -191,7 +191,8 @@ impl Message {
             Some(drain::COMMAND) => drain::read(line).map_or(Self::Unknown, Self::Segue),
             Some("NODE_HANDLE_ACK") => match envelope.segue.text() {
                 Some("synced") => Self::Segue(Said::Synced {
-                    awaiting: envelope.awaiting.number().unwrap_or(0),
+                    number: envelope.n.number().unwrap_or(0),
+                    awaits: envelope.awaits.is_true(),
                 }),
                 _ => Self::HandleAck,
             },
@@ -247,7 +248,9 @@ struct Envelope {
     #[serde(default)]
     segue: Loose,
     #[serde(default)]
-    awaiting: Loose,
+    n: Loose,
+    #[serde(default)]
+    awaits: Loose,
 }
 
 #[derive(Deserialize)]
@@ -376,6 +379,20 @@ mod tests {
             (json!({"cmd": "NODE_CLUSTER"}), Message::Unknown),
             (json!({"cmd": "NODE_HANDLE_ACK"}), Message::HandleAck),
             (json!({"cmd": "NODE_HANDLE_NACK"}), Message::HandleNack),
+            (
+                json!({"cmd": "NODE_HANDLE_ACK", "segue": "synced", "n": 7, "awaits": true}),
+                Message::Segue(Said::Synced {
+                    number: 7,
+                    awaits: true,
+                }),
+            ),
+            (
+                json!({"cmd": "NODE_HANDLE_ACK", "segue": "synced", "awaits": 1}),
+                Message::Segue(Said::Synced {
+                    number: 0,
+                    awaits: false,
+                }),
+            ),
             (
                 json!({"cmd": "NODE_HANDLE", "type": "net.Socket", "msg": "x", "key": "k"}),
                 Message::Handle {

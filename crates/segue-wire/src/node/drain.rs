@@ -28,10 +28,10 @@ pub enum Said {
     Drained(Totals),
     /// The app listens on a socket that the supervisor did not make.
     Bypass(Bypass),
-    /// It has read everything up to [`Order::Sync`](super::Order::Sync). The number of the
-    /// connection that it waits to have acknowledged; 0 for none. It comes as a `NODE_HANDLE_ACK`
-    /// with members of its own, because Node sends nothing else while it awaits one.
-    Synced { awaiting: u64 },
+    /// It has read everything up to the [`Order::Sync`](super::Order::Sync) of this number, and
+    /// whether Node awaits an acknowledgement. It comes as a `NODE_HANDLE_ACK` with members of its
+    /// own, because Node sends nothing else meanwhile.
+    Synced { number: u64, awaits: bool },
 }
 
 /// The first word of a preload.
@@ -91,8 +91,6 @@ pub struct Passed {
     pub key: String,
     /// Its server's keep-alive time-out in milliseconds; 0 for none.
     pub keep_alive: u64,
-    /// Counts the worker's connections from 1.
-    pub number: u64,
 }
 
 /// How a worker is to drain. Said again, the newest counts.
@@ -167,8 +165,8 @@ impl Drain {
 }
 
 /// Asks the preload to say how far it has read.
-pub(super) fn sync() -> Value {
-    json!({"cmd": COMMAND, "act": "sync"})
+pub(super) fn sync(number: u64) -> Value {
+    json!({"cmd": COMMAND, "act": "sync", "n": number})
 }
 
 /// Reads a line whose `cmd` is [`COMMAND`]; it is known to be an object.
@@ -215,7 +213,6 @@ pub(super) fn read_passed(line: &[u8]) -> Option<Passed> {
     Some(Passed {
         key: msg.get("key")?.as_str()?.to_owned(),
         keep_alive: msg.get("ka").and_then(Value::as_u64).unwrap_or(0),
-        number: msg.get("n").and_then(Value::as_u64).unwrap_or(0),
     })
 }
 
@@ -362,7 +359,6 @@ mod tests {
             Some(Passed {
                 key: "3".into(),
                 keep_alive,
-                number: 0,
             })
         };
         let cases = [

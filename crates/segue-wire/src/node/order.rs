@@ -46,8 +46,8 @@ pub enum Order<'a> {
     Disconnect { seq: u64 },
     /// Answer `exitedAfterDisconnect`.
     ConfirmExit { seq: u64, ack: u64 },
-    /// Ask the preload to answer, which shows that it has read everything before this.
-    Sync,
+    /// Ask the preload to answer with this number, which shows that it has read everything before.
+    Sync { number: u64 },
     /// The worker's descriptor has arrived.
     HandleAck,
     /// The worker's message came without its descriptor: it sends it again, three times at most.
@@ -65,7 +65,7 @@ impl Order<'_> {
             | Self::Say(_)
             | Self::Disconnect { .. }
             | Self::ConfirmExit { .. }
-            | Self::Sync
+            | Self::Sync { .. }
             | Self::HandleAck
             | Self::HandleNack => false,
         }
@@ -115,7 +115,7 @@ impl Order<'_> {
             Self::ConfirmExit { seq, ack } => {
                 json!({"cmd": "NODE_CLUSTER", "ack": ack, "seq": seq})
             }
-            Self::Sync => drain::sync(),
+            Self::Sync { number } => drain::sync(*number),
             Self::HandleAck => json!({"cmd": "NODE_HANDLE_ACK"}),
             Self::HandleNack => json!({"cmd": "NODE_HANDLE_NACK"}),
         };

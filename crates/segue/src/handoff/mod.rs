@@ -12,6 +12,8 @@
 //!
 //! It knows neither what is written down nor who holds descriptors ([`Hold`]).
 
+#[cfg(test)]
+pub(crate) mod cupboard;
 mod deposit;
 mod inherited;
 mod journal;

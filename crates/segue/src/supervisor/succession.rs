@@ -22,6 +22,7 @@ use super::records::Records;
 use super::requests::Requests;
 use super::run::{Asking, PLAN, Supervisor};
 use crate::config::app::AppConfig;
+use crate::handoff::text::Word;
 use crate::handoff::{Deposit, InheritError, Inherited, Journal, tree};
 use crate::listener::{Counts, Pool, Registry, Resumed, Traveller};
 use crate::worker::channel::{self, Channel, Offered, Predecessor};
@@ -149,6 +150,7 @@ pub(crate) fn check(contents: Contents) -> Result<(), InheritError> {
         match rest.rsplit_once('/').map_or("", |(_, what)| what) {
             "record" => drop(crew::Record::deserialize(&value).map_err(failed)?),
             "channel" => drop(channel::Record::deserialize(&value).map_err(failed)?),
+            channel::INBOX => drop(Word::deserialize(&value).map_err(failed)?),
             "output" => drop(Unfinished::deserialize(&value).map_err(failed)?),
             // Of a newer release.
             _ => {}
@@ -344,6 +346,7 @@ impl Supervisor {
                 let pending = inherited.take(&journal.full(channel::PENDING));
                 let predecessor = Predecessor {
                     record: written,
+                    inbox: inherited.value(&journal.full(channel::INBOX))?,
                     pending,
                     lend: &mut |socket| pool.lend(socket),
                     connection: &mut |number| travellers.get_mut(&number)?.1.take(),

@@ -217,7 +217,6 @@ impl Listener {
             Err(error) if is_gone(&error) => return Ok(Turn::End),
             Err(error) => return Err(error),
         };
-        let has_descriptor = descriptor.is_some();
         let bytes = buffer.get(..count).unwrap_or_default();
         // What has no end yet stays, unless there is nothing else.
         let lines = bytes.iter().rposition(|byte| *byte == b'\n');
@@ -227,10 +226,10 @@ impl Listener {
             if let Some(descriptor) = descriptor {
                 // Once it is out of the socket a successor could not get it anywhere else.
                 state.journal.hold(PENDING, &descriptor);
+                state.is_pending_held = true;
                 state.desk.take_descriptor(descriptor);
             }
-            state.inbox.fill(taken);
-            state.note();
+            state.fill_inbox(taken);
             state.journal.commit();
         }
         consume(socket, taken.len())?;
@@ -241,9 +240,6 @@ impl Listener {
             state.journal.commit();
         }
         self.have_heard().await;
-        if has_descriptor && !self.shared.lock().desk.has_pending() {
-            self.shared.lock().journal.release(PENDING);
-        }
         Ok(Turn::Read)
     }
 
@@ -280,10 +276,16 @@ impl Listener {
             // Nothing is reported any more, but whether a connection is served still matters.
             let mut lines = lines;
             while lines.next().is_some() {}
-            return;
+        } else {
+            drop(self.news.send((self.worker, News::Lines(lines))));
+            let _ = heard.await;
         }
-        drop(self.news.send((self.worker, News::Lines(lines))));
-        let _ = heard.await;
+        let mut state = self.shared.lock();
+        // Its message has been heard, and whoever has it by now is in the same transaction.
+        if state.is_pending_held && !state.desk.has_pending() {
+            state.is_pending_held = false;
+            state.journal.release(PENDING);
+        }
     }
 
     /// A wait is over by the clock. If it was us who were stopped or starved, the answer lies in the

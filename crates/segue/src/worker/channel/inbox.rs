@@ -1,6 +1,6 @@
 //! What has been read from a worker and not been heard. It is written down before it is taken out
-//! of the socket, and line by line as it is heard: so that nothing is lost or heard twice when a
-//! successor goes on in the middle.
+//! of the socket, and how far it has been heard line by line: so that nothing is lost or heard twice
+//! when a successor goes on in the middle.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,10 +18,11 @@ pub(super) struct Inbox {
     is_consumed: bool,
 }
 
-/// The inbox as it is written down.
+/// How far it has been heard. The bytes are written down once, by themselves: a worker that says
+/// thousands of things in one breath must not have all of them written again for each.
 #[derive(Debug, Deserialize, Serialize)]
 pub(super) struct Record {
-    bytes: Word,
+    heard: usize,
     is_consumed: bool,
 }
 
@@ -70,20 +71,27 @@ impl Inbox {
         self.bytes.get(self.heard..).unwrap_or_default()
     }
 
+    /// The bytes, if they are worth writing down.
+    pub(super) fn bytes(&self) -> Option<Word> {
+        self.is_noted().then(|| Word::from_bytes(&self.bytes))
+    }
+
     pub(super) fn record(&self) -> Option<Record> {
-        let rest = self.rest();
-        let has_line = rest.contains(&b'\n');
-        let is_noted = has_line || rest.len() <= LONGEST_NOTED;
-        (is_noted && !rest.is_empty()).then(|| Record {
-            bytes: Word::from_bytes(rest),
+        self.is_noted().then_some(Record {
+            heard: self.heard,
             is_consumed: self.is_consumed,
         })
     }
 
-    pub(super) fn restore(record: Record) -> Self {
+    fn is_noted(&self) -> bool {
+        let rest = self.rest();
+        !rest.is_empty() && (self.bytes.len() <= LONGEST_NOTED || self.bytes.contains(&b'\n'))
+    }
+
+    pub(super) fn restore(bytes: Word, record: &Record) -> Self {
         Self {
-            bytes: record.bytes.into_bytes(),
-            heard: 0,
+            bytes: bytes.into_bytes(),
+            heard: record.heard,
             is_consumed: record.is_consumed,
         }
     }
@@ -102,7 +110,8 @@ mod tests {
         inbox.consumed();
         assert_eq!(inbox.begun(), None);
         assert_eq!(inbox.next_line().unwrap(), b"one\n");
-        let mut successor = Inbox::restore(inbox.record().unwrap());
+        let record = inbox.record().unwrap();
+        let mut successor = Inbox::restore(inbox.bytes().unwrap(), &record);
         assert_eq!(successor.begun(), None);
         for expected in [&b"two\n"[..], b"thr"] {
             assert_eq!(successor.next_line().unwrap(), expected);
@@ -114,8 +123,8 @@ mod tests {
     fn a_long_piece_of_a_line_is_not_written_down() {
         let mut inbox = Inbox::default();
         inbox.fill(&vec![b'x'; LONGEST_NOTED + 1]);
-        assert!(inbox.record().is_none());
+        assert!(inbox.record().is_none() && inbox.bytes().is_none());
         inbox.fill(b"short");
-        assert!(inbox.record().is_some());
+        assert!(inbox.record().is_some() && inbox.bytes().is_some());
     }
 }

@@ -56,6 +56,8 @@ pub(crate) enum Broken {
     Unread(usize),
     #[error("the worker asks for sockets faster than it can be answered: {0} questions are open")]
     Insatiable(usize),
+    #[error("the supervisor before was ended in the middle of a message of {0} bytes")]
+    Torn(usize),
     #[error("the channel failed: {0}")]
     Failed(io::ErrorKind),
 }
@@ -130,6 +132,8 @@ pub(super) struct Offer {
 #[derive(Debug)]
 pub(super) struct Doubt {
     pub(super) piece: Piece,
+    /// The number of the question.
+    pub(super) question: u64,
     /// When the worker is no longer asked.
     pub(super) deadline: u64,
 }
@@ -290,6 +294,7 @@ impl Ledger {
             return false;
         };
         let next = next.cloned();
+        self.dispel(message.seq);
         self.sockets.remove(&message.seq);
         if let Some(offer) = self.offers.get_mut(&message.seq) {
             offer.deadline = Some(now.saturating_add(millis(self.limits.patience)));
@@ -317,10 +322,23 @@ impl Ledger {
             }
             Refused::Unexpected => return false,
         };
+        self.dispel(missed);
         if let Some(offer) = self.offers.get_mut(&missed) {
             offer.is_sent = false;
         }
         true
+    }
+
+    /// The worker has answered this: if it was in doubt, it had been sent.
+    fn dispel(&mut self, seq: u64) {
+        self.doubt
+            .take_if(|doubt| doubt.piece.what == What::Carrier(seq));
+    }
+
+    /// The worker has sent a descriptor, which it does not do while it awaits an acknowledgement.
+    pub(super) fn heard_handle(&mut self) {
+        self.doubt
+            .take_if(|doubt| doubt.piece.what == What::Acknowledgement);
     }
 
     /// The worker answered an offer. An answer to anything else is ignored, as Node ignores it.
@@ -396,7 +414,7 @@ impl Ledger {
 
     pub(super) fn mark_trying(&mut self, value: bool) {
         if let Some(piece) = self.unwritten.front_mut() {
-            piece.is_tried = value || piece.written > 0;
+            piece.is_tried = value;
         }
     }
 
@@ -434,10 +452,13 @@ impl Ledger {
         Ok(())
     }
 
-    /// The worker has read everything up to our question, and said whether it waits for the
-    /// acknowledgement of the connection that we have heard of last.
-    pub(super) fn synced(&mut self, awaits: bool) {
-        self.resolve(Some(awaits));
+    /// The worker has read everything up to a question, and said whether it awaits an
+    /// acknowledgement. A predecessor's question says nothing of what came after it.
+    pub(super) fn synced(&mut self, question: u64, awaits: bool) {
+        let doubt = self.doubt.as_ref();
+        if doubt.is_some_and(|doubt| doubt.question == question) {
+            self.resolve(Some(awaits));
+        }
     }
 
     /// What was in doubt is sent (again), unless the worker has it. Without its word, only what may
@@ -536,7 +557,7 @@ impl Ledger {
         }
     }
 
-    fn number(&mut self) -> u64 {
+    pub(super) fn number(&mut self) -> u64 {
         self.seq += 1;
         self.seq
     }

@@ -38,6 +38,9 @@ pub(crate) use succession::{Offered, Predecessor, Record};
 /// The name under which a descriptor is held whose message has not been heard.
 pub(crate) const PENDING: &str = "pending";
 
+/// The name under which what has been read and not heard is written down.
+pub(crate) const INBOX: &str = "inbox";
+
 /// What comes from workers' channels, for the loop.
 pub(crate) type Heard = (WorkerId, News);
 
@@ -83,6 +86,8 @@ struct State {
     inbox: Inbox,
     is_closed: bool,
     journal: Journal,
+    /// Something is held under [`PENDING`].
+    is_pending_held: bool,
 }
 
 impl Channel {
@@ -182,6 +187,7 @@ impl Drop for Owner {
         // What a panic takes away, a successor is to find.
         if !std::thread::panicking() {
             state.journal.drop("channel");
+            state.journal.drop(INBOX);
         }
         drop(state);
         self.0.wake.notify_one();
@@ -226,6 +232,7 @@ impl State {
             inbox: Inbox::default(),
             is_closed: false,
             journal,
+            is_pending_held: false,
         }
     }
 }

@@ -135,8 +135,6 @@ pub(super) struct Desk {
     owed: Option<Owed>,
     /// How many connections were reported.
     arrivals: u64,
-    /// The worker's own number of the last one.
-    last_passed: u64,
     /// `Ended` has been reported.
     is_over: bool,
     noted: Vec<Attention>,
@@ -161,7 +159,6 @@ pub(super) struct Record {
     bypasses: u8,
     owes: bool,
     arrivals: u64,
-    last_passed: u64,
     is_over: bool,
 }
 
@@ -181,7 +178,6 @@ impl Desk {
             bypasses: self.bypasses,
             owes: self.owed.is_some(),
             arrivals: self.arrivals,
-            last_passed: self.last_passed,
             is_over: self.is_over,
         }
     }
@@ -198,7 +194,6 @@ impl Desk {
             is_drained: record.is_drained,
             bypasses: record.bypasses,
             arrivals: record.arrivals,
-            last_passed: record.last_passed,
             is_over: record.is_over,
             ..Self::default()
         }
@@ -221,6 +216,7 @@ impl Desk {
             Line::Garbage { .. } => return self.attention(Attention::Garbage),
             Line::Oversized { starts_as_handle } => {
                 if starts_as_handle {
+                    ledger.heard_handle();
                     ledger.acknowledge_theirs();
                 }
                 return self.attention(Attention::Oversized);
@@ -242,6 +238,7 @@ impl Desk {
             Message::Accepted { ack, accepted } => ledger.answered(ack, accepted),
             Message::Handle { passed, .. } => {
                 let descriptor = self.pending.take();
+                ledger.heard_handle();
                 match passed.filter(|_| self.has_preload) {
                     Some(passed) => self.hear_passed(ledger, now, passed, descriptor, shared),
                     // Closed on arrival; without the answer the worker's whole channel would stall.
@@ -286,9 +283,7 @@ impl Desk {
                     self.report(Report::Drained(totals));
                 }
             }
-            Said::Synced { awaiting } => {
-                ledger.synced(awaiting != 0 && awaiting == self.last_passed)
-            }
+            Said::Synced { number, awaits } => ledger.synced(number, awaits),
             Said::Bypass(bypass) => {
                 if self.bypasses < BYPASSES {
                     self.bypasses += 1;
@@ -323,7 +318,6 @@ impl Desk {
             ledger.acknowledge_theirs();
         }
         self.arrivals += 1;
-        self.last_passed = passed.number;
         let held_back = u64::try_from(ledger.held_back().as_millis()).unwrap_or(u64::MAX);
         self.owed = Some(Owed {
             number: self.arrivals,

@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use super::inbox::{self, Inbox};
-use super::ledger::{Carrier, Doubt, Ledger, Limits, Offer, Piece, What};
+use super::ledger::{Broken, Carrier, Doubt, Ledger, Limits, Offer, Piece, What};
 use super::report::{self, Desk};
-use super::{Channel, Heard, PENDING, State, millis};
+use super::{Channel, Heard, INBOX, PENDING, State, millis};
 use crate::handoff::text::Word;
 use crate::handoff::{Deposit, Journal};
 
@@ -21,7 +21,11 @@ use crate::handoff::{Deposit, Journal};
 const SYNC_WAIT: Duration = Duration::from_secs(5);
 
 /// A longer part of a line is not written down; what is left of it is then discarded.
-const LONGEST_PART: usize = 64 << 10;
+pub(super) const LONGEST_PART: usize = 64 << 10;
+
+/// The kernel takes a shorter line whole or not at all: a piece of a message is half of what may
+/// wait in a socket (`unix_stream_sendmsg`, `net.core.wmem_default`).
+const LONGEST_WHOLE: usize = 64 << 10;
 
 /// Bytes that wait for a worker and are written down for a successor.
 const MOST_NOTED: usize = 1 << 20;
@@ -67,6 +71,9 @@ struct PieceRecord {
     line: Word,
     what: What,
     is_tried: bool,
+    /// So many bytes of it have been sent.
+    #[serde(default)]
+    written: usize,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -92,6 +99,8 @@ pub(crate) struct Offered {
 /// What a predecessor has left of a channel.
 pub(crate) struct Predecessor<'a> {
     pub(crate) record: Record,
+    /// What it has read, under [`INBOX`].
+    pub(crate) inbox: Option<Word>,
     /// Sockets of the pool.
     pub(crate) lend: &'a mut dyn FnMut(SocketRef) -> io::Result<OwnedFd>,
     /// The descriptor of a message that has not been heard.
@@ -101,16 +110,28 @@ pub(crate) struct Predecessor<'a> {
 }
 
 impl State {
+    /// These have come and are still in the socket; takes effect at the next commit.
+    pub(super) fn fill_inbox(&mut self, bytes: &[u8]) {
+        self.inbox.fill(bytes);
+        if let Some(bytes) = self.inbox.bytes().filter(|_| self.is_noted()) {
+            self.journal.put(INBOX, &bytes);
+        }
+        self.note();
+    }
+
     /// For a successor; takes effect at the next commit.
     pub(super) fn note(&self) {
-        // A worker that reads so little is about to be given up.
-        if self.is_closed || self.ledger.queued > MOST_NOTED {
+        if !self.is_noted() {
             return;
+        }
+        let inbox = self.inbox.record();
+        if inbox.is_none() {
+            self.journal.drop(INBOX);
         }
         let record = Record {
             ledger: LedgerRecord::of(&self.ledger),
             desk: self.desk.record(),
-            inbox: self.inbox.record(),
+            inbox,
             part: match self.decoder.held() {
                 Some([]) => Part::None,
                 Some(held) if held.len() <= LONGEST_PART => Part::Held(Word::from_bytes(held)),
@@ -118,6 +139,11 @@ impl State {
             },
         };
         self.journal.put("channel", &record);
+    }
+
+    fn is_noted(&self) -> bool {
+        // A worker that reads so little is about to be given up.
+        !self.is_closed && self.ledger.queued <= MOST_NOTED
     }
 }
 
@@ -133,6 +159,7 @@ impl Channel {
     ) -> (Self, Vec<Offered>) {
         let Predecessor {
             record,
+            inbox,
             lend,
             connection,
             pending,
@@ -141,14 +168,18 @@ impl Channel {
         let has_preload = record.desk.has_preload();
         let (mut ledger, offered) = record.ledger.ledger(now, has_preload, lend, connection);
         let mut desk = Desk::restore(&record.desk, &mut ledger);
-        let inbox = record.inbox.map(Inbox::restore).unwrap_or_default();
+        let inbox = record.inbox.zip(inbox);
+        let inbox = inbox.map(|(record, bytes)| Inbox::restore(bytes, &record));
+        let inbox = inbox.unwrap_or_default();
         let part = match record.part {
             Part::None => Decoder::default(),
             Part::Held(held) => Decoder::resume(held.into_bytes()),
             Part::Lost => Decoder::skipping(),
         };
         // Without a message that it may belong to, that has been heard.
-        match pending.filter(|_| !inbox.is_empty() || part.is_within_line()) {
+        let pending = pending.filter(|_| !inbox.is_empty() || part.is_within_line());
+        let is_pending_held = pending.is_some();
+        match pending {
             Some(pending) => desk.take_descriptor(pending),
             None => journal.release(PENDING),
         }
@@ -159,6 +190,7 @@ impl Channel {
             inbox,
             is_closed: false,
             journal,
+            is_pending_held,
         };
         (Self::begin(worker, socket, news, state), offered)
     }
@@ -174,6 +206,7 @@ impl LedgerRecord {
             line: Word::from_bytes(&piece.line),
             what: piece.what,
             is_tried: piece.is_tried,
+            written: piece.written,
         };
         let doubt = ledger.doubt.iter().map(|doubt| &doubt.piece);
         Self {
@@ -263,18 +296,20 @@ impl LedgerRecord {
             self.in_flight.and_then(carrier),
             self.waiting.into_iter().filter_map(carrier),
         );
+        let waiting = ledger.handles.waiting();
+        ledger.queued += waiting.map(|carrier| carrier.line.len()).sum::<usize>();
         for record in self.unwritten {
             let line = record.line.into_bytes();
             let piece = Piece {
                 line,
-                written: 0,
+                written: record.written,
                 what: record.what,
                 is_tried: false,
             };
             if record.is_tried && ledger.doubt.is_none() && ledger.unwritten.is_empty() {
                 ledger.suspect(piece, now, has_preload);
             } else {
-                ledger.queued += piece.line.len();
+                ledger.queued += piece.line.len().saturating_sub(piece.written);
                 ledger.unwritten.push_back(piece);
             }
         }
@@ -285,7 +320,11 @@ impl LedgerRecord {
 impl Ledger {
     /// The predecessor was about to send this. A preload script can say whether it has come; of any
     /// other worker the likely is assumed, which is that it has.
-    fn suspect(&mut self, piece: Piece, now: u64, has_preload: bool) {
+    fn suspect(&mut self, mut piece: Piece, now: u64, has_preload: bool) {
+        if piece.written > 0 || piece.line.len() > LONGEST_WHOLE {
+            // Whatever came next might be read as the rest of it, which would end the worker.
+            return self.breaks(Broken::Torn(piece.line.len()));
+        }
         let is_socket = matches!(piece.what, What::Carrier(seq) if self.sockets.contains_key(&seq));
         if let What::Carrier(seq) = piece.what
             && let Some(offer) = self.offers.get_mut(&seq)
@@ -293,11 +332,15 @@ impl Ledger {
             offer.is_sent = true;
         }
         if has_preload {
+            // For the next successor too, unless it is resolved before.
+            piece.is_tried = true;
+            let number = self.number();
             self.doubt = Some(Doubt {
                 piece,
+                question: number,
                 deadline: now.saturating_add(millis(SYNC_WAIT)),
             });
-            self.say(&Order::Sync, What::Repeatable);
+            self.say(&Order::Sync { number }, What::Repeatable);
         } else if is_socket || piece.what == What::Repeatable {
             // A worker that gets it twice closes the second one.
             self.queued += piece.line.len();

@@ -4,16 +4,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
-use segue_sys::passing;
 use segue_wire::node::{DrainState, Hello, Idle, Totals};
 
 use super::super::*;
 use super::fake::*;
-
-const HELLO: &str =
-    "{\"cmd\":\"NODE_SEGUE\",\"act\":\"hello\",\"v\":1,\"node\":\"20.20.2\",\"migrate\":true}\n";
-const CONNECTION: &str = "{\"cmd\":\"NODE_HANDLE\",\"type\":\"net.Native\",\"msg\":\
-    {\"cmd\":\"NODE_SEGUE\",\"act\":\"conn\",\"key\":\"3\",\"ka\":5000}}\n";
 
 /// A worker that has a preload script and a socket under the key 3.
 async fn ready(limits: Limits) -> (Channel, Fake, Reports) {
@@ -43,11 +37,6 @@ async fn arrival(reports: &mut Reports) -> Arrival {
         Report::Connection(arrival) => arrival,
         other => panic!("{other:?}"),
     }
-}
-
-fn pass(fake: &Fake, line: &str, descriptor: impl AsFd) {
-    let sent = passing::send(&fake.stream, line.as_bytes(), Some(descriptor.as_fd()));
-    assert_eq!(sent.expect("it fits"), line.len());
 }
 
 fn pass_many(fake: &Fake, line: &str, descriptors: &[BorrowedFd<'_>]) {

@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::unix::net::UnixStream as Pair;
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use segue_sys::passing;
 use serde_json::json;
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
@@ -36,6 +37,11 @@ pub(super) const NACK: &str = "{\"cmd\":\"NODE_HANDLE_NACK\"}\n";
 pub(super) const ONLINE: &str = "{\"cmd\":\"NODE_CLUSTER\",\"act\":\"online\",\"seq\":0}\n";
 pub(super) const QUERY: &str = "{\"cmd\":\"NODE_CLUSTER\",\"act\":\"queryServer\",\"index\":0,\"data\":null,\
     \"address\":null,\"port\":80,\"addressType\":4,\"seq\":1}\n";
+
+pub(super) const HELLO: &str =
+    "{\"cmd\":\"NODE_SEGUE\",\"act\":\"hello\",\"v\":1,\"node\":\"20.20.2\",\"migrate\":true}\n";
+pub(super) const CONNECTION: &str = "{\"cmd\":\"NODE_HANDLE\",\"type\":\"net.Native\",\"msg\":\
+    {\"cmd\":\"NODE_SEGUE\",\"act\":\"conn\",\"key\":\"3\",\"ka\":5000}}\n";
 
 /// The other end.
 pub(super) struct Fake {
@@ -100,6 +106,11 @@ impl Fake {
             socket,
         )
     }
+}
+
+pub(super) fn pass(fake: &Fake, line: &str, descriptor: impl AsFd) {
+    let sent = passing::send(&fake.stream, line.as_bytes(), Some(descriptor.as_fd()));
+    assert_eq!(sent.expect("it fits"), line.len());
 }
 
 pub(super) fn open(limits: Limits) -> (Channel, Fake, Reports) {

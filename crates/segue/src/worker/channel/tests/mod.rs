@@ -1,9 +1,14 @@
 //! The channel against workers that behave, and those that die.
 
 mod connections;
+mod cuts;
 mod fake;
 mod misbehaviour;
 mod node;
+mod scripted;
+mod seat;
+mod succession;
+mod supervision;
 
 use std::os::fd::AsFd;
 
