@@ -4,5 +4,6 @@ pub(crate) mod channel;
 pub(crate) mod launch;
 pub(crate) mod output;
 pub(crate) mod preload;
+mod sink;
 pub(crate) mod wrapper;
 pub(crate) mod writer;

@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, poll};
-use rustix::io::Errno;
+use rustix::event::EventfdFlags;
 use serde::{Deserialize, Serialize};
 
+use super::sink::{Sink, Stopped, count_lines};
 use crate::handoff::text::Word;
 
 /// How many bytes wait for one file at most, those being written included.
@@ -249,13 +249,7 @@ impl Queue {
     /// The thread's life.
     fn write_to(&self, file: &OwnedFd) {
         let mut chunk = Vec::new();
-        let mut output = Sink {
-            file,
-            wake: &self.wake,
-            lost: 0,
-            why: None,
-            mid_line: false,
-        };
+        let mut output = Sink::new(file, &self.wake);
         while self.take(&mut chunk) {
             let written = output.write(&chunk, self.name);
             let mut state = self.lock();
@@ -307,94 +301,6 @@ impl Queue {
         state.in_flight = chunk.len();
         !chunk.is_empty()
     }
-}
-
-/// Why nothing more is written.
-enum Stopped {
-    /// Nobody reads any more, and nobody will.
-    Closed,
-    /// So many bytes are left.
-    Paused { left: usize },
-}
-
-/// What a pipe or a terminal takes without waiting once it takes anything at all (pipe(7), PIPE_BUF).
-const PIECE: usize = 4096;
-
-/// A file that is written to until it is closed, through errors that may pass.
-struct Sink<'a> {
-    file: &'a OwnedFd,
-    wake: &'a OwnedFd,
-    lost: u64,
-    why: Option<Errno>,
-    mid_line: bool,
-}
-
-impl Sink<'_> {
-    /// Writes a chunk of lines; what an error takes is counted, and said when it is over.
-    fn write(&mut self, chunk: &[u8], name: &str) -> Result<(), Stopped> {
-        if let Some(why) = self.why {
-            let newline = if self.mid_line { "\n" } else { "" };
-            let note = format!(
-                "{newline}segue: … {} lines lost: {name} could not be written: {}\n",
-                self.lost,
-                io::Error::from(why)
-            );
-            let noted = self
-                .write_all(note.as_bytes())
-                .map_err(|stopped| match stopped {
-                    // All of the chunk; the note is lost.
-                    Stopped::Paused { .. } => Stopped::Paused { left: chunk.len() },
-                    Stopped::Closed => Stopped::Closed,
-                });
-            if noted? {
-                (self.lost, self.why) = (0, None);
-            } else {
-                self.lost += count_lines(chunk);
-                return Ok(());
-            }
-        }
-        self.write_all(chunk)?;
-        Ok(())
-    }
-
-    /// Whether all of it was written.
-    fn write_all(&mut self, mut rest: &[u8]) -> Result<bool, Stopped> {
-        while !rest.is_empty() {
-            let mut polled = [
-                PollFd::new(self.file, PollFlags::OUT),
-                PollFd::new(self.wake, PollFlags::IN),
-            ];
-            if poll(&mut polled, None).is_ok() && polled[1].revents().contains(PollFlags::IN) {
-                return Err(Stopped::Paused { left: rest.len() });
-            }
-            let piece = rest.get(..PIECE).unwrap_or(rest);
-            match rustix::io::write(self.file, piece) {
-                Ok(written) => {
-                    let (done, left) = rest.split_at(written.min(rest.len()));
-                    self.mid_line = done.last().map_or(self.mid_line, |last| *last != b'\n');
-                    rest = left;
-                }
-                Err(Errno::INTR) => {}
-                // Somebody else who has the file open made it non-blocking, and was quicker.
-                Err(Errno::AGAIN) => {}
-                Err(Errno::PIPE | Errno::BADF) => return Err(Stopped::Closed),
-                // A full disk may get room again; a terminal that has gone will not, but costs
-                // no more than this.
-                Err(errno) => {
-                    if self.why.is_none() {
-                        self.lost = count_lines(rest);
-                        self.why = Some(errno);
-                    }
-                    return Ok(false);
-                }
-            }
-        }
-        Ok(true)
-    }
-}
-
-fn count_lines(bytes: &[u8]) -> u64 {
-    bytes.iter().map(|byte| u64::from(*byte == b'\n')).sum()
 }
 
 fn wants_colour(is_terminal: bool) -> bool {

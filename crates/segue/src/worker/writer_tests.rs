@@ -107,32 +107,6 @@ fn a_reader_that_has_left_is_given_up() {
 }
 
 #[test]
-fn a_full_disk_is_waited_out_and_told() {
-    let full = File::options().write(true).open("/dev/full").unwrap();
-    let full = OwnedFd::from(full);
-    let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC).unwrap();
-    let mut sink = Sink {
-        file: &full,
-        wake: &wake,
-        lost: 0,
-        why: None,
-        mid_line: false,
-    };
-    for _ in 0..3 {
-        assert!(sink.write(b"a\nb\n", "stdout").is_ok());
-    }
-    let (reader, end) = pipe().unwrap();
-    let end = OwnedFd::from(end);
-    let mut sink = Sink { file: &end, ..sink };
-    assert!(sink.write(b"c\n", "stdout").is_ok());
-    drop(end);
-    assert_eq!(
-        all(reader),
-        "segue: … 6 lines lost: stdout could not be written: No space left on device (os error 28)\nc\n"
-    );
-}
-
-#[test]
 fn a_file_that_others_made_non_blocking_is_still_written_whole() {
     let (reader, end) = pipe().unwrap();
     rustix::io::ioctl_fionbio(&end, true).unwrap();
