@@ -33,7 +33,8 @@ Examples:
   segue run --cwd /srv/web/current server.js   the symlink is followed again at each reload
   segue run                                    the start script of package.json
 
-Signals: HUP reload; TERM, QUIT, INT stop gracefully (again: at once); TTIN, TTOU one worker more, fewer.
+Signals: HUP reload; TERM, QUIT, INT stop gracefully (again: at once); TTIN, TTOU one worker more, fewer;
+USR1 opens the log file anew; USR2 upgrades.
 DURATION is a number with a unit: 500ms, 2s, 1m30s, 24h.";
 
 const RELOAD_HELP: &str = "\

@@ -81,6 +81,12 @@ impl Keeper {
         }
     }
 
+    /// Holds this from the beginning, for the first supervisor.
+    pub(crate) fn holding(mut self, name: String, descriptor: OwnedFd) -> Self {
+        self.held.store(name, descriptor);
+        self
+    }
+
     /// The same, in place of a keeper that has died, with what it held: our predecessor in this
     /// process, which was the supervisor, has left it.
     ///

@@ -30,6 +30,7 @@ impl Supervisor {
         match input {
             Input::Exited(worker, status) => self.hear_exit(worker, status),
             Input::Probed(answer) => self.hear_probe(answer),
+            Input::Log(news) => self.hear_log(news),
             Input::Resolved(generation, resolved) => match *resolved {
                 Ok(release) => {
                     let serving = self.core.view().serving;
@@ -209,6 +210,7 @@ impl Supervisor {
                 self.begin_upgrade(request, None);
             }
             Intent::Stop => self.hear_stop_signal(),
+            Intent::Reopen => self.reopen_log(),
             Intent::Grow => self.hear_scale(Scale::Up(1)),
             Intent::Shrink => self.hear_scale(Scale::Down(1)),
             Intent::NotYet(what) => self.say(format!("{}{what}", lines::PREFIX)),

@@ -9,6 +9,8 @@ pub(super) enum Intent {
     Reload,
     /// Drain, then end. Asked again, hurry.
     Stop,
+    /// Open log files anew.
+    Reopen,
     /// Become the binary that is at the place of the present one.
     Upgrade,
     /// One worker more.
@@ -32,9 +34,7 @@ pub(super) fn of(received: Received) -> Intent {
         Handled::Winch | Handled::Ttin | Handled::Ttou if from_kernel => Intent::Nothing,
         Handled::Ttin => Intent::Grow,
         Handled::Ttou => Intent::Shrink,
-        Handled::Usr1 => {
-            Intent::NotYet("USR1 (reopen log files): this release writes no log files")
-        }
+        Handled::Usr1 => Intent::Reopen,
         Handled::Usr2 => Intent::Upgrade,
         Handled::Winch => {
             Intent::NotYet("WINCH (drain all workers, keep the ports): not in this release")
@@ -67,12 +67,8 @@ mod tests {
                 "{signal:?} from a terminal"
             );
         }
+        assert_eq!(sent(Handled::Usr1, false), Intent::Reopen);
         assert_eq!(sent(Handled::Usr2, false), Intent::Upgrade);
-        for signal in [Handled::Usr1, Handled::Winch] {
-            assert!(
-                matches!(sent(signal, false), Intent::NotYet(_)),
-                "{signal:?}"
-            );
-        }
+        assert!(matches!(sent(Handled::Winch, false), Intent::NotYet(_)));
     }
 }

@@ -18,6 +18,7 @@ mod farewell;
 mod hear;
 mod holding;
 mod intent;
+mod logging;
 mod perform;
 mod picture;
 mod records;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::future::pending;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -19,6 +20,7 @@ use tokio::sync::mpsc;
 
 use super::crew::{Channels, Crew};
 use super::holding::Holder;
+use super::logging;
 use super::records::Records;
 use super::requests::Requests;
 use super::succession::{self, Life, Replayed, app_prefix};
@@ -36,6 +38,7 @@ use crate::listener::{Pool, Registry, Stragglers, allowed_by_environment};
 use crate::telemetry::log::Verbosity;
 use crate::worker::channel::Heard;
 use crate::worker::launch::{Release, ResolveError};
+use crate::worker::log::{self, LogNews};
 use crate::worker::preload::Shelf;
 use crate::worker::writer::{Stream, Writer};
 
@@ -113,6 +116,7 @@ pub(super) enum Input {
     Resolved(Generation, Box<Result<Release, ResolveError>>),
     /// What the binary of an upgrade says.
     Probed(Result<Probed, String>),
+    Log(LogNews),
 }
 
 /// A question of a worker that has not been answered.
@@ -162,6 +166,8 @@ pub(crate) struct Beginning {
     pub(crate) link: Opened,
     /// What a predecessor has left.
     pub(crate) inherited: Option<Inherited>,
+    /// The log file as it is open now, if there is one.
+    pub(crate) log_file: Option<OwnedFd>,
 }
 
 /// Runs the app until it is stopped.
@@ -191,6 +197,7 @@ async fn supervise(
     let Beginning {
         link,
         mut inherited,
+        log_file,
     } = beginning;
     let mut link = link.watch()?;
     let keeper = link.sender();
@@ -201,6 +208,9 @@ async fn supervise(
         .map_or(&nothing, |before| &before.contents);
     let site = Journal::begin(Box::new(holder.clone()), contents)
         .map_err(system("write down its state"))?;
+    if let Some(log_file) = log_file {
+        site.hold(log::HELD, log_file);
+    }
     let control = open_control(&plan, &site, inherited.as_mut())?;
     plan.control = control.as_ref().map(|control| control.path().to_owned());
     let signals =
@@ -335,6 +345,7 @@ impl Supervisor {
             facts,
         } = succession::replay(plan.settings.clone(), &journal, &inherited)?;
         let mut supervisor = Self::with(plan, reach, life, core, pool, registry.clone());
+        logging::take_over(&supervisor.plan.writer, &inherited)?;
         supervisor.facts = facts;
         supervisor.releases = succession::releases(&journal, &inherited)?;
         supervisor.requests = Requests::restore(&journal, &inherited)?;
@@ -365,6 +376,7 @@ impl Supervisor {
             holder,
         } = reach;
         let journal = journal_of(&site, &plan);
+        logging::watch(&plan.writer, &site, &inputs);
         let crew = Crew::new(inputs.clone(), journal.under("worker/"), keeper.clone());
         site.put(Life::NAME, &life);
         let first = life.first_number();

@@ -2,6 +2,7 @@
 
 pub(crate) mod channel;
 pub(crate) mod launch;
+pub(crate) mod log;
 pub(crate) mod output;
 pub(crate) mod preload;
 mod sink;

@@ -19,6 +19,7 @@ mod faults;
 mod ground;
 mod limits;
 mod listen;
+mod logs;
 mod long;
 mod losses;
 mod output;

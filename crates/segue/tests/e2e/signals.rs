@@ -38,7 +38,7 @@ fn a_signal_whose_function_does_not_exist_yet_says_so_and_kills_nobody() {
     let before = run.ready_pids();
     for (signal, name) in [
         (Signal::USR1, "USR1"),
-        (Signal::USR2, "USR2"),
+        (Signal::USR2, "upgraded"),
         (Signal::WINCH, "WINCH"),
     ] {
         let mark = run.log.mark();
