@@ -10,6 +10,7 @@ pub mod clock;
 pub mod diag;
 pub mod exec;
 pub mod memory;
+pub mod notify;
 pub mod passing;
 pub mod process;
 pub mod readable;
