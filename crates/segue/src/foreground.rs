@@ -22,7 +22,9 @@ use crate::control::socket;
 use crate::exit::Exit;
 use crate::handoff::{InheritError, Inherited};
 use crate::keeper::{KEEPER_ARGUMENT, Keeper, Opened, SUPERVISOR_ARGUMENT};
-use crate::supervisor::{self, Beginning, Ended, PLAN, PROBE_ARGUMENT, PROBE_STATE, Plan, Probed};
+use crate::supervisor::{
+    self, Beginning, Ended, PLAN, PROBE_ARGUMENT, PROBE_STATE, Plan, Probed, tell_failure,
+};
 use crate::telemetry;
 use crate::telemetry::lines::PREFIX;
 use crate::worker::launch::Release;
@@ -191,10 +193,9 @@ fn supervise(args: &RunArgs) -> u8 {
         Ok(Ended::AsAsked) => Exit::Done,
         Ok(Ended::NeverStarted | Ended::GivenUp | Ended::KeeperLost) => Exit::Failed,
         Err(error) => {
-            writer.push(
-                Stream::Err,
-                format!("{PREFIX}cannot run: {error}\n").as_bytes(),
-            );
+            let why = format!("cannot run: {error}");
+            tell_failure(&why, error.errno());
+            writer.push(Stream::Err, format!("{PREFIX}{why}\n").as_bytes());
             Exit::Failed
         }
     };
@@ -367,6 +368,7 @@ fn remove_own_pid_file(path: &Path) {
 
 fn refuse(why: &str) -> u8 {
     complain(why);
+    tell_failure(why, None);
     Exit::Usage.code()
 }
 

@@ -24,9 +24,11 @@ mod picture;
 mod records;
 mod requests;
 mod run;
+mod service;
 mod succession;
 mod upgrade;
 
 pub(crate) use run::{Beginning, Ended, PLAN, Plan, run};
+pub(crate) use service::tell_failure;
 pub(crate) use succession::check;
 pub(crate) use upgrade::{PROBE_ARGUMENT, PROBE_STATE, Probed};

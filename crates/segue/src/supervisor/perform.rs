@@ -261,6 +261,7 @@ impl Supervisor {
 
     fn tell(&mut self, notice: &Notice) {
         let told = convert::notice(notice, self, Self::wall_clock());
+        self.service.note(notice, &told);
         if let (Notice::WorkerFailed { slot, .. }, Some(failure)) = (notice, &told.failure) {
             self.records.failed(*slot, failure.clone());
         }

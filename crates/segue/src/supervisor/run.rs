@@ -23,6 +23,7 @@ use super::holding::Holder;
 use super::logging;
 use super::records::Records;
 use super::requests::Requests;
+use super::service::Service;
 use super::succession::{self, Life, Replayed, app_prefix};
 use super::upgrade::{Probed, Upgrade, take_over_output};
 use crate::config::app::AppConfig;
@@ -150,6 +151,7 @@ pub(super) struct Supervisor {
     pub(super) keeper: Sender,
     pub(super) holder: Holder,
     pub(super) keeper_pid: u32,
+    pub(super) service: Service,
     /// When workers that have not asked for a socket are next looked at.
     pub(super) next_look: Option<Time>,
     /// When the workers' memory is next looked at; never without a limit.
@@ -244,6 +246,7 @@ async fn supervise(
     keeper.say(ToKeeper::Ready, None);
 
     while supervisor.finish.is_none() {
+        supervisor.service.attend(supervisor.now());
         let wake = supervisor.next_wake();
         tokio::select! {
             biased;
@@ -263,6 +266,7 @@ async fn supervise(
 
     let finish = supervisor.finish;
     let lost_keeper = supervisor.lost_keeper;
+    supervisor.service.end();
     // Streams end when their tellers are gone.
     drop(supervisor);
     let _ = ending.send(());
@@ -380,6 +384,8 @@ impl Supervisor {
         let crew = Crew::new(inputs.clone(), journal.under("worker/"), keeper.clone());
         site.put(Life::NAME, &life);
         let first = life.first_number();
+        let keeper_pid =
+            rustix::process::getppid().map_or(0, |pid| pid.as_raw_pid().unsigned_abs());
         Self {
             core,
             pool,
@@ -400,7 +406,8 @@ impl Supervisor {
             life,
             keeper,
             holder,
-            keeper_pid: rustix::process::getppid().map_or(0, |pid| pid.as_raw_pid().unsigned_abs()),
+            keeper_pid,
+            service: Service::new(keeper_pid, Time(clock::monotonic_millis())),
             next_look: None,
             next_weighing: plan
                 .max_memory
@@ -447,6 +454,7 @@ impl Supervisor {
             self.note_performed(&self.facts, from);
         }
         self.note_rest();
+        self.tell_service();
         self.release_callers();
         let generations = || self.crew.members().map(|(_, member)| member.generation);
         let (oldest, newest) = (generations().min(), generations().max());
@@ -465,6 +473,7 @@ impl Supervisor {
             self.core.next_deadline(),
             self.next_look,
             self.next_weighing,
+            self.service.next(),
         ]
         .into_iter()
         .flatten()

@@ -27,6 +27,7 @@ mod peers;
 mod release;
 mod reload;
 mod run;
+mod service;
 mod signals;
 mod stop;
 mod streams;

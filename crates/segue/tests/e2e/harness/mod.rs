@@ -7,6 +7,7 @@
 pub(crate) mod command;
 pub(crate) mod http;
 pub(crate) mod load;
+
 pub(crate) mod nodes;
 pub(crate) mod output;
 pub(crate) mod port;
@@ -15,6 +16,7 @@ pub(crate) mod process;
 pub(crate) mod record;
 pub(crate) mod run;
 pub(crate) mod site;
+pub(crate) mod systemd;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -211,6 +211,7 @@ impl Launch {
             .env("NO_COLOR", "1")
             .env_remove("SEGUE_CONTROL")
             .env_remove("RUST_LOG")
+            .env_remove("NOTIFY_SOCKET")
             .envs(self.environment.iter().map(|(key, value)| (key, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -1,0 +1,17 @@
+//! The service manager, systemd or whoever speaks as it does: what it is told of the app.
+//!
+//! ```text
+//!   told      what is to be said, and when       ─▶ notifier   says it, sooner or later
+//!   line      the app in one line
+//! ```
+//!
+//! Without a service manager nothing of this does anything. With one, nothing of it can fail or
+//! delay the app.
+
+mod line;
+mod notifier;
+mod told;
+
+pub(crate) use line::{is_up, line};
+pub(crate) use notifier::Notifier;
+pub(crate) use told::{Phase, Told, Watchdog};

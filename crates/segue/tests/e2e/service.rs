@@ -1,0 +1,216 @@
+//! Under a service manager: what it is told, and when.
+
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::harness::process::Process;
+use crate::harness::run::{LIMIT, Launch, Run};
+use crate::harness::systemd::Manager;
+
+/// A launch under a service manager.
+pub(crate) fn managed(launch: Launch) -> (Launch, Manager) {
+    let manager = Manager::start(&launch.site.path(""));
+    let launch = launch.env("NOTIFY_SOCKET", manager.address());
+    (launch, manager)
+}
+
+#[test]
+fn a_life_is_told_step_by_step() {
+    let (launch, manager) = managed(Launch::node("plain.js").flag("--name", "shop"));
+    let mut run = launch.start();
+    let first = manager.wait_for(0, "STATUS=shop starts: 0 of 2 workers ready");
+    assert!(first.value("EXTEND_TIMEOUT_USEC").is_some(), "{first:?}");
+    let ready = manager.wait_for(0, "READY=1");
+    let main = run.main.pid.to_string();
+    assert_eq!(ready.value("MAINPID"), Some(main.as_str()));
+    let at = format!("at [::]:{}", run.site.port.number());
+    let status = format!("STATUS=shop serves: 2 workers of generation 1 {at}");
+    manager.wait_for(0, &status);
+
+    let mark = manager.mark();
+    let began = segue_sys::clock::monotonic_micros();
+    run.roll("v2", "plain.js");
+    let ended = segue_sys::clock::monotonic_micros();
+    let reloading = manager.wait_for(mark, "RELOADING=1");
+    let micros = reloading.value("MONOTONIC_USEC").expect("a time");
+    let micros: u64 = micros.parse().expect("a number");
+    assert!(
+        (began..=ended).contains(&micros),
+        "{began} {micros} {ended}"
+    );
+    let status = reloading.value("STATUS").expect("a status");
+    assert!(
+        status.ends_with(&format!("generation 1 serves {at}")),
+        "{status}"
+    );
+    manager.wait_for(mark, "READY=1");
+    run.until("the old generation is gone", |app| app.workers.len() == 2);
+    let status = format!("STATUS=shop serves: 2 workers of generation 2 {at}");
+    manager.wait_for(mark, &status);
+
+    let mark = manager.mark();
+    run.roll_and_fail("v3", "throws-at-boot.js");
+    manager.wait_for(mark, "RELOADING=1");
+    let ready = manager.wait_for(mark, "READY=1");
+    let status = ready.value("STATUS").expect("a status");
+    assert!(
+        status.contains("generation 2 ") && status.contains("reload 2 failed"),
+        "{status}"
+    );
+
+    run.signal(Signal::TERM);
+    manager.wait_for(mark, "STOPPING=1");
+    let status = run.wait_for_end(LIMIT);
+    assert_eq!(status.code(), Some(0), "{}", run.log.render());
+    run.expect_nothing_left();
+    let expected = [
+        "READY",
+        "RELOADING",
+        "READY",
+        "RELOADING",
+        "READY",
+        "STOPPING",
+    ];
+    assert_eq!(manager.states(), expected, "{}", manager.render());
+    let last = manager.messages().pop().expect("it was told");
+    assert_eq!(last.text, "BARRIER=1", "it has heard everything");
+}
+
+/// systemd's `Type=notify-reload` sends HUP, and waits for the two words.
+#[test]
+fn a_reload_by_signal_is_told_with_its_beginning_and_its_end() {
+    let (launch, manager) = managed(Launch::standin(""));
+    let run = launch.start();
+    manager.wait_for(0, "READY=1");
+    let mark = manager.mark();
+    let began = segue_sys::clock::monotonic_micros();
+    run.signal(Signal::HUP);
+    let reloading = manager.wait_for(mark, "RELOADING=1");
+    let micros = reloading
+        .value("MONOTONIC_USEC")
+        .and_then(|text| text.parse().ok());
+    assert!(micros.is_some_and(|micros: u64| micros >= began));
+    manager.wait_for(mark, "READY=1");
+    assert_eq!(run.app().generation, 2);
+    run.finish();
+}
+
+#[test]
+fn a_supervisor_that_takes_over_says_where_things_are() {
+    let (launch, manager) = managed(Launch::standin(""));
+    let run = launch.start();
+    manager.wait_for(0, "READY=1");
+    let mark = manager.mark();
+    let supervisor = Process::open(run.status().supervisor.pid).expect("it runs");
+    supervisor.signal(Signal::KILL);
+    let ready = manager.wait_for(mark, "READY=1");
+    let main = run.main.pid.to_string();
+    assert_eq!(ready.value("MAINPID"), Some(main.as_str()));
+    let mark = manager.mark();
+    run.segue(&["upgrade"]).expect(0);
+    manager.wait_for(mark, "READY=1");
+    run.finish();
+    assert_eq!(manager.states(), ["READY", "READY", "READY", "STOPPING"]);
+}
+
+#[test]
+fn a_start_that_fails_says_why() {
+    let (launch, manager) = managed(Launch::node("throws-at-boot.js"));
+    let (code, run) = launch.start_and_fail(LIMIT);
+    assert_eq!(code, 1, "{}", run.log.render());
+    let states = manager.states();
+    assert!(
+        !states.contains(&"READY".to_owned()),
+        "{}",
+        manager.render()
+    );
+    let messages = manager.messages();
+    let status = messages
+        .iter()
+        .rev()
+        .find_map(|message| message.value("STATUS"));
+    assert!(
+        status.is_some_and(|status| status.contains("never got ready")),
+        "{}",
+        manager.render()
+    );
+
+    let (launch, manager) = managed(Launch::node("plain.js").script("missing.js"));
+    let (code, run) = launch.start_and_fail(LIMIT);
+    assert_eq!(code, 2, "{}", run.log.render());
+    manager.wait_for(0, "STATUS=cannot run");
+}
+
+/// As systemd does: the variable names the main process.
+fn watched(launch: Launch, pid: &str) -> (Run, Manager) {
+    let (launch, manager) = managed(launch);
+    let script = format!("export WATCHDOG_PID={pid}; exec \"$@\"");
+    let launch = launch
+        .env("WATCHDOG_USEC", "400000")
+        .under(&["sh", "-c", &script, "sh"]);
+    (launch.start(), manager)
+}
+
+#[test]
+fn the_watchdog_hears_the_loop_and_nothing_else() {
+    let (run, manager) = watched(Launch::standin(""), "$$");
+    let ping = |limit| {
+        let mark = manager.mark();
+        manager.heard_within(mark, "WATCHDOG=1", limit).is_some()
+    };
+    for _ in 0..5 {
+        assert!(ping(LIMIT));
+    }
+    let supervisor = Process::open(run.status().supervisor.pid).expect("it runs");
+    supervisor.signal(Signal::STOP);
+    // One may have been sent just before.
+    let _ = ping(Duration::from_millis(100));
+    assert!(!ping(Duration::from_secs(1)), "{}", manager.render());
+    assert_eq!(run.get("/").status, 200, "the app does not need it");
+    supervisor.signal(Signal::CONT);
+    assert!(ping(LIMIT));
+    let mark = manager.mark();
+    supervisor.signal(Signal::KILL);
+    manager.wait_for(mark, "WATCHDOG=1");
+    run.finish();
+
+    let (run, manager) = watched(Launch::standin(""), "1");
+    manager.wait_for(0, "READY=1");
+    let heard = manager.heard_within(0, "WATCHDOG=1", Duration::from_secs(1));
+    assert!(heard.is_none(), "it is for somebody else: {heard:?}");
+    run.finish();
+}
+
+#[test]
+fn workers_do_not_speak_to_the_service_manager() {
+    let (launch, _manager) = managed(Launch::node("plain.js").env("FDSTORE", "7"));
+    let run = launch.env("WATCHDOG_USEC", "60000000").start();
+    let env = run.get("/info").json()["env"].clone();
+    for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "FDSTORE"] {
+        assert!(env[name].is_null(), "{name}: {}", env[name]);
+    }
+    run.finish();
+}
+
+#[test]
+fn a_service_manager_that_does_not_listen_is_no_obstacle() {
+    let launch = Launch::standin("");
+    let path = launch.site.path("notify");
+    let _unread = UnixDatagram::bind(&path).expect("bind a socket");
+    let run = launch
+        .env("NOTIFY_SOCKET", path.to_str().expect("a plain path"))
+        .start();
+    for version in 2..12 {
+        run.roll(&format!("v{version}"), "");
+    }
+    assert_eq!(run.get("/").version(), "v11");
+    run.finish();
+
+    let run = Launch::standin("")
+        .env("NOTIFY_SOCKET", "/no/such/socket")
+        .start();
+    assert_eq!(run.get("/").version(), "v1");
+    run.finish();
+}
