@@ -9,6 +9,7 @@
 pub mod clock;
 pub mod diag;
 pub mod exec;
+pub mod inherited;
 pub mod memory;
 pub mod notify;
 pub mod passing;
