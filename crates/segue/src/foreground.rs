@@ -22,6 +22,7 @@ use crate::control::socket;
 use crate::exit::Exit;
 use crate::handoff::{InheritError, Inherited};
 use crate::keeper::{KEEPER_ARGUMENT, Keeper, Opened, SUPERVISOR_ARGUMENT};
+use crate::service::activation::{self, Passed};
 use crate::supervisor::{
     self, Beginning, Ended, PLAN, PROBE_ARGUMENT, PROBE_STATE, Plan, Probed, tell_failure,
 };
@@ -68,6 +69,14 @@ pub(crate) fn run(role: Role, args: &RunArgs) -> u8 {
 
 /// The main process: refuses what cannot run, then keeps a supervisor and mirrors its end.
 fn keep(args: &RunArgs) -> u8 {
+    // Before anything is opened: they are where a descriptor of ours would be.
+    let Passed {
+        descriptors: passed,
+        complaint,
+    } = activation::take();
+    if let Some(complaint) = complaint {
+        complain(&complaint);
+    }
     let prepared = match Prepared::of(args) {
         Ok(prepared) => prepared,
         Err(why) => return refuse(&why),
@@ -106,6 +115,9 @@ fn keep(args: &RunArgs) -> u8 {
     let mut keeper = Keeper::new(name, words);
     if let Some(log) = log_file {
         keeper = keeper.holding(log::HELD.to_owned(), log);
+    }
+    for (name, descriptor) in passed {
+        keeper = keeper.holding(name, descriptor);
     }
     stay(keeper, pid_file)
 }
@@ -257,6 +269,8 @@ fn begin(args: &RunArgs) -> Result<Begun, NotBegun> {
     let (link, mut holdings) = Opened::take_up()
         .map_err(|error| failed(format!("cannot start the supervisor: {error}")))?;
     let log_file = holdings.descriptors.remove(log::HELD);
+    let is_passed = |name: &String, _: &mut OwnedFd| name.starts_with(activation::PREFIX);
+    let passed = holdings.descriptors.extract_if(.., is_passed).collect();
     let inherited = Inherited::of(holdings.descriptors)
         .map_err(|error| failed(format!("cannot take over: {error}")))?;
     let prepared = Prepared::of(args);
@@ -286,6 +300,7 @@ fn begin(args: &RunArgs) -> Result<Begun, NotBegun> {
         link,
         inherited,
         log_file: log_copy.map_err(|error| failed(format!("cannot take over: {error}")))?,
+        passed,
     };
     Ok(Begun {
         beginning,

@@ -1,13 +1,16 @@
-//! The service manager, systemd or whoever speaks as it does: what it is told of the app.
+//! The service manager, systemd or whoever speaks as it does: what it is told of the app, and what it
+//! passes on to us.
 //!
 //! ```text
-//!   told      what is to be said, and when       ─▶ notifier   says it, sooner or later
-//!   line      the app in one line
+//!   told        what is to be said, and when     ─▶ notifier   says it, sooner or later
+//!   line        the app in one line
+//!   activation  descriptors that it has left for us
 //! ```
 //!
 //! Without a service manager nothing of this does anything. With one, nothing of it can fail or
 //! delay the app.
 
+pub(crate) mod activation;
 mod line;
 mod notifier;
 mod told;

@@ -65,8 +65,26 @@ impl Notifier {
     }
 
     pub(crate) fn say(&self, message: &str) {
+        self.send(message, None);
+    }
+
+    /// Gives it a copy of a descriptor to keep beyond the end of all our processes. Under one name it
+    /// keeps as many as it is given; one that it has already it has once. Says nothing if it does not
+    /// want it.
+    pub(crate) fn store(&self, name: &str, descriptor: impl AsFd) {
+        // It would otherwise let go of a socket that reports an error, which a UDP socket does.
+        let message = format!("FDSTORE=1\nFDPOLL=0\nFDNAME={name}");
+        self.send(&message, Some(descriptor.as_fd()));
+    }
+
+    /// It is to close what it keeps under this name.
+    pub(crate) fn remove(&self, name: &str) {
+        self.send(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), None);
+    }
+
+    fn send(&self, message: &str, descriptor: Option<BorrowedFd<'_>>) {
         if let Some(mut outgoing) = self.lock() {
-            outgoing.send(message.as_bytes(), None);
+            outgoing.send(message.as_bytes(), descriptor);
         }
     }
 
@@ -209,17 +227,25 @@ mod tests {
     #[test]
     fn a_manager_that_reads_late_is_told_everything_in_order() {
         let (_directory, manager, notifier) = manager();
+        let null = std::fs::File::open("/dev/null").unwrap();
         let count = 2000;
         for number in 0..count {
-            notifier.say(&format!("STATUS={number}"));
+            match number % 2 {
+                0 => notifier.say(&format!("STATUS={number}")),
+                _ => notifier.store(&number.to_string(), &null),
+            }
         }
         let next = notifier.next_try().expect("something waits");
         assert!(next > Time(clock::monotonic_millis()) - Duration::from_secs(1));
         let mut heard = 0;
         while heard < count {
             match read(&manager) {
-                Some((text, _)) => {
-                    assert_eq!(text, format!("STATUS={heard}"));
+                Some((text, descriptor)) => {
+                    let expected = match heard % 2 {
+                        0 => format!("STATUS={heard}"),
+                        _ => format!("FDSTORE=1\nFDPOLL=0\nFDNAME={heard}"),
+                    };
+                    assert_eq!((text, descriptor.is_some()), (expected, heard % 2 == 1));
                     heard += 1;
                 }
                 None => notifier.try_again(Time(u64::MAX)),

@@ -31,6 +31,7 @@ impl Supervisor {
             Input::Exited(worker, status) => self.hear_exit(worker, status),
             Input::Probed(answer) => self.hear_probe(answer),
             Input::Log(news) => self.hear_log(news),
+            Input::PatienceEnded => self.close_unwanted(),
             Input::Resolved(generation, resolved) => match *resolved {
                 Ok(release) => {
                     let serving = self.core.view().serving;
@@ -387,6 +388,7 @@ impl Supervisor {
                 keeper_pid: Some(self.keeper_pid),
                 since_ms: u64::try_from(since).unwrap_or(u64::MAX),
                 control: self.plan.control_shown(),
+                unclaimed: self.pool.unclaimed(),
             },
             apps: vec![convert::app(&self.core.view(), now, self)],
         }

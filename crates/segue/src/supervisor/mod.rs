@@ -17,6 +17,7 @@ mod draining;
 mod farewell;
 mod hear;
 mod holding;
+mod inheritance;
 mod intent;
 mod logging;
 mod perform;

@@ -35,7 +35,7 @@ use crate::control::socket::{BindError, ControlSocket};
 use crate::handoff::text::Word;
 use crate::handoff::{InheritError, Inherited, Journal};
 use crate::keeper::{LinkError, Opened, Sender};
-use crate::listener::{Pool, Registry, Stragglers, allowed_by_environment};
+use crate::listener::{Inheritance, Pool, Registry, Stragglers, allowed_by_environment};
 use crate::telemetry::log::Verbosity;
 use crate::worker::channel::Heard;
 use crate::worker::launch::{Release, ResolveError};
@@ -118,6 +118,8 @@ pub(super) enum Input {
     /// What the binary of an upgrade says.
     Probed(Result<Probed, String>),
     Log(LogNews),
+    /// Nobody will ask any more for what was kept from an earlier life.
+    PatienceEnded,
 }
 
 /// A question of a worker that has not been answered.
@@ -170,6 +172,8 @@ pub(crate) struct Beginning {
     pub(crate) inherited: Option<Inherited>,
     /// The log file as it is open now, if there is one.
     pub(crate) log_file: Option<OwnedFd>,
+    /// What the service manager has passed on, by the names under which it is held.
+    pub(crate) passed: Vec<(String, OwnedFd)>,
 }
 
 /// Runs the app until it is stopped.
@@ -200,6 +204,7 @@ async fn supervise(
         link,
         mut inherited,
         log_file,
+        passed,
     } = beginning;
     let mut link = link.watch()?;
     let keeper = link.sender();
@@ -213,6 +218,9 @@ async fn supervise(
     if let Some(log_file) = log_file {
         site.hold(log::HELD, log_file);
     }
+    for (name, descriptor) in &passed {
+        site.hold(name, descriptor);
+    }
     let control = open_control(&plan, &site, inherited.as_mut())?;
     plan.control = control.as_ref().map(|control| control.path().to_owned());
     let signals =
@@ -225,6 +233,7 @@ async fn supervise(
     let reach = Reach {
         inputs,
         news,
+        inheritance: Inheritance::of(passed, site.clone()),
         site,
         keeper: keeper.clone(),
         holder,
@@ -313,6 +322,7 @@ fn open_control(
 struct Reach {
     inputs: mpsc::UnboundedSender<Input>,
     news: mpsc::UnboundedSender<Heard>,
+    inheritance: Inheritance,
     site: Journal,
     keeper: Sender,
     holder: Holder,
@@ -360,6 +370,7 @@ impl Supervisor {
             supervisor.site.release(name);
         }
         supervisor.resume(pending);
+        supervisor.await_unwanted();
         supervisor.conclude_upgrade(&inherited)?;
         Ok(supervisor)
     }
@@ -369,12 +380,13 @@ impl Supervisor {
         reach: Reach,
         life: Life,
         core: App,
-        pool: Pool,
+        mut pool: Pool,
         registry: Registry,
     ) -> Self {
         let Reach {
             inputs,
             news,
+            inheritance,
             site,
             keeper,
             holder,
@@ -386,6 +398,9 @@ impl Supervisor {
         let first = life.first_number();
         let keeper_pid =
             rustix::process::getppid().map_or(0, |pid| pid.as_raw_pid().unsigned_abs());
+        let service = Service::new(keeper_pid, Time(clock::monotonic_millis()));
+        pool.inherit(inheritance);
+        pool.keep_in(service.notifier());
         Self {
             core,
             pool,
@@ -407,7 +422,7 @@ impl Supervisor {
             keeper,
             holder,
             keeper_pid,
-            service: Service::new(keeper_pid, Time(clock::monotonic_millis())),
+            service,
             next_look: None,
             next_weighing: plan
                 .max_memory

@@ -44,6 +44,10 @@ impl Service {
         }
     }
 
+    pub(super) fn notifier(&self) -> Notifier {
+        self.notifier.clone()
+    }
+
     /// When something is to be said although nothing happens.
     pub(super) fn next(&self) -> Option<Time> {
         if !self.notifier.is_there() {
