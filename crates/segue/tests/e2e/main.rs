@@ -12,6 +12,7 @@
 
 mod harness;
 
+mod activation;
 mod control;
 mod crash;
 mod drain;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::harness::main_process::AS_MAIN;
 use crate::harness::process::Process;
 use crate::harness::run::{LIMIT, Launch, Run};
 use crate::harness::systemd::Manager;
@@ -144,18 +145,19 @@ fn a_start_that_fails_says_why() {
 }
 
 /// As systemd does: the variable names the main process.
-fn watched(launch: Launch, pid: &str) -> (Run, Manager) {
+fn watched(launch: Launch, pid: Option<&str>) -> (Run, Manager) {
     let (launch, manager) = managed(launch);
-    let script = format!("export WATCHDOG_PID={pid}; exec \"$@\"");
-    let launch = launch
-        .env("WATCHDOG_USEC", "400000")
-        .under(&["sh", "-c", &script, "sh"]);
+    let launch = match pid {
+        Some(pid) => launch.env("WATCHDOG_PID", pid),
+        None => launch.under(&AS_MAIN),
+    };
+    let launch = launch.env("WATCHDOG_USEC", "400000");
     (launch.start(), manager)
 }
 
 #[test]
 fn the_watchdog_hears_the_loop_and_nothing_else() {
-    let (run, manager) = watched(Launch::standin(""), "$$");
+    let (run, manager) = watched(Launch::standin(""), None);
     let ping = |limit| {
         let mark = manager.mark();
         manager.heard_within(mark, "WATCHDOG=1", limit).is_some()
@@ -176,7 +178,7 @@ fn the_watchdog_hears_the_loop_and_nothing_else() {
     manager.wait_for(mark, "WATCHDOG=1");
     run.finish();
 
-    let (run, manager) = watched(Launch::standin(""), "1");
+    let (run, manager) = watched(Launch::standin(""), Some("1"));
     manager.wait_for(0, "READY=1");
     let heard = manager.heard_within(0, "WATCHDOG=1", Duration::from_secs(1));
     assert!(heard.is_none(), "it is for somebody else: {heard:?}");

@@ -8,6 +8,7 @@ pub(crate) mod command;
 pub(crate) mod http;
 pub(crate) mod load;
 
+pub(crate) mod main_process;
 pub(crate) mod nodes;
 pub(crate) mod output;
 pub(crate) mod port;

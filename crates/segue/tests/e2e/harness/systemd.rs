@@ -1,4 +1,5 @@
-//! A service manager for one test: the socket that it is told things at, and what it was told.
+//! A service manager for one test: the socket that it is told things at, what it was told, and the
+//! descriptors that it keeps.
 
 use std::fmt::Write as _;
 use std::os::fd::OwnedFd;
@@ -23,6 +24,8 @@ pub(crate) struct Manager {
 #[derive(Debug)]
 struct Shared {
     heard: Mutex<Vec<Message>>,
+    /// By name, each once, in the order in which they came.
+    store: Mutex<Vec<(String, OwnedFd)>>,
     changed: Condvar,
     begun: Instant,
 }
@@ -50,6 +53,7 @@ impl Manager {
         let (ended, going_on) = std::io::pipe().expect("make a pipe");
         let shared = Arc::new(Shared {
             heard: Mutex::default(),
+            store: Mutex::default(),
             changed: Condvar::new(),
             begun: Instant::now(),
         });
@@ -119,6 +123,30 @@ impl Manager {
         heard.iter().skip(mark).find(has).cloned()
     }
 
+    /// Copies of what it keeps.
+    pub(crate) fn kept(&self) -> Vec<(String, OwnedFd)> {
+        let copy = |(name, descriptor): &(String, OwnedFd)| {
+            let descriptor = descriptor.try_clone().expect("copy a descriptor");
+            (name.clone(), descriptor)
+        };
+        self.shared.store().iter().map(copy).collect()
+    }
+
+    /// Names of what it keeps, sorted.
+    pub(crate) fn kept_names(&self) -> Vec<String> {
+        let store = self.shared.store();
+        let mut names: Vec<String> = store.iter().map(|(name, _)| name.clone()).collect();
+        names.sort();
+        names
+    }
+
+    /// Closes what it keeps under names that begin so, as if there had been no room for it.
+    pub(crate) fn forget(&self, prefix: &str) {
+        self.shared
+            .store()
+            .retain(|(name, _)| !name.starts_with(prefix));
+    }
+
     /// The words that change the service's state, in order.
     pub(crate) fn states(&self) -> Vec<String> {
         let messages = self.messages();
@@ -148,10 +176,30 @@ impl Shared {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A barrier's descriptor is closed once it has been heard.
-    fn hear(&self, text: String, _descriptor: Option<OwnedFd>) {
+    fn store(&self) -> MutexGuard<'_, Vec<(String, OwnedFd)>> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As systemd does: what it has it keeps under its first name; a name may stand for several. A
+    /// barrier's descriptor is closed once it has been heard.
+    fn hear(&self, text: String, descriptor: Option<OwnedFd>) {
         let at = self.begun.elapsed();
-        self.heard().push(Message { text, at });
+        let message = Message { text, at };
+        let name = message.value("FDNAME").unwrap_or("stored").to_owned();
+        let inode = |descriptor: &OwnedFd| rustix::fs::fstat(descriptor).expect("look").st_ino;
+        let mut store = self.store();
+        if message.value("FDSTOREREMOVE") == Some("1") {
+            store.retain(|(kept, _)| *kept != name);
+        } else if message.value("FDSTORE") == Some("1")
+            && let Some(descriptor) = descriptor
+            && store
+                .iter()
+                .all(|(_, kept)| inode(kept) != inode(&descriptor))
+        {
+            store.push((name, descriptor));
+        }
+        drop(store);
+        self.heard().push(message);
         self.changed.notify_all();
     }
 }
