@@ -6,7 +6,8 @@
 //
 // It must not throw, keep a process alive outside a drain, be called on the path of a request
 // before a drain begins, or do anything in a process that is not a worker of segue (helpers the
-// app starts inherit both the option and the environment).
+// app starts inherit both the option and the environment). In a worker's threads it only says
+// where they listen, for what they bind is out of the supervisor's reach.
 //
 // Node's internals are used where there is no public way. Those are the same from 16 to 26; on
 // any other version connections are not moved.
@@ -19,7 +20,9 @@ const STATE_MS = 1000; // at most one state message in this time
 const MAX_OUTGOING = 16; // Node re-queues all waiting handles at every acknowledgement
 const HANDSHAKE_MS = 5000; // how long a TLS handshake may still take once nothing is accepted
 const WS_ANSWER_MS = 10000; // how long a WebSocket peer may take to answer our close frame
+const LINGER_MS = 5000; // how long an HTTP/2 peer may take to close its half once we have closed ours
 const MAX_TIMER_MS = 0x7fffffff;
+const THREADS = 'segue.threads'; // name of the channel between the threads of a worker
 
 // Packages that tie an identity to a connection: what they know of it would not move along.
 const CONNECTION_STATE = ['express-ntlm', 'node-sspi', 'node-expose-sspi', 'passport-negotiate',
@@ -44,6 +47,15 @@ function isOurWorker() {
   }
 }
 
+function isThreadOfOurWorker() {
+  try {
+    const { isMainThread, getEnvironmentData } = require('worker_threads');
+    return !isMainThread && getEnvironmentData(THREADS) === true;
+  } catch (_) {
+    return false;
+  }
+}
+
 // Nothing here may reach the app: a failed step leaves the connection to the plain rules.
 function safely(step) {
   return function guarded() {
@@ -55,8 +67,60 @@ function safely(step) {
   };
 }
 
+// `before` may change the arguments of net.Server.prototype.listen, `after` gets the server.
+function hookListen(before, after) {
+  const { prototype } = require('net').Server;
+  const original = prototype.listen;
+  const descriptor = Object.getOwnPropertyDescriptor(prototype, 'listen');
+  const listen = function() {
+    let args = arguments;
+    try {
+      args = before(this, arguments);
+    } catch (_) { /* as the app wrote it */ }
+    const result = Reflect.apply(original, this, args);
+    try {
+      after(this);
+    } catch (_) { /* not tracked: the plain rules */ }
+    return result;
+  };
+  Object.defineProperty(listen, 'name', { value: original.name, configurable: true });
+  descriptor.value = listen;
+  Object.defineProperty(prototype, 'listen', descriptor);
+}
+
+// The cluster module leaves threads alone: each binds what it asks for.
+function startInThread() {
+  const { BroadcastChannel } = require('worker_threads');
+  const net = require('net');
+  const places = [];
+  let channel = null;
+
+  function report(server, options) {
+    // Without a place of its own it cannot be meant for clients.
+    if (!(options.port > 0) && !options.path && !(options.fd >= 0) && !options._handle && !options.handle) return;
+    server.once('listening', safely(() => {
+      places.push(nameOf(server.address()));
+      if (channel === null) {
+        // It asks when it has not been there from the beginning.
+        channel = new BroadcastChannel(THREADS);
+        channel.onmessage = safely(({ data }) => { if (data === 'who') for (const place of places) channel.postMessage({ place }); });
+        channel.unref();
+      }
+      channel.postMessage({ place: places[places.length - 1] });
+    }));
+  }
+
+  hookListen((server, args) => {
+    report(server, net._normalizeArgs(Array.from(args))[0]);
+    return args;
+  }, ignore);
+}
+
+const nameOf = (at) => (at && typeof at === 'object' ? `${at.address}:${at.port}` : String(at));
+
 function start() {
   const net = require('net');
+  const threads = require('worker_threads');
   const major = parseInt(process.versions.node, 10);
   const canMigrate = major >= 16 && major <= 26;
   const sendToSupervisor = process.send; // the app may replace it
@@ -67,7 +131,7 @@ function start() {
   const internal = new WeakSet(); // servers that are the app's own affair
   const metas = new WeakMap(); // connection -> what the drain knows of it
   const outgoing = new Set(); // handles on their way to the supervisor
-  const totals = { moved: 0, announced: 0, cut: 0 };
+  const totals = { moved: 0, announced: 0, cut: 0, stalled: 0 };
   let adoption = null; // the connection that is being handed in right now
   let replacedSend = null; // the app's own process.send, while the cluster module works
   let drain = null;
@@ -89,25 +153,6 @@ function start() {
   }
 
   // ---- Servers and their connections -----------------------------------------------------
-
-  function hookListen() {
-    const original = net.Server.prototype.listen;
-    const descriptor = Object.getOwnPropertyDescriptor(net.Server.prototype, 'listen');
-    const listen = function() {
-      let args = arguments;
-      try {
-        args = ontoChannel(this, arguments);
-      } catch (_) { /* as the app wrote it */ }
-      const result = Reflect.apply(original, this, args);
-      try {
-        watch(this);
-      } catch (_) { /* not tracked: the plain rules */ }
-      return result;
-    };
-    Object.defineProperty(listen, 'name', { value: original.name, configurable: true });
-    descriptor.value = listen;
-    Object.defineProperty(net.Server.prototype, 'listen', descriptor);
-  }
 
   // `exclusive` and `reusePort` make a worker bind a socket of its own, which would collide with
   // the next generation. Without a port of its own a server cannot be meant for clients.
@@ -133,6 +178,7 @@ function start() {
     const live = new Map(); // connection -> when it came
     const entry = {
       server, live, handle: null, key: undefined, stopped: false, movable: true,
+      lingering: new Map(), // socket of a finished HTTP/2 session -> since when it waits for its peer
       secure: typeof server.setSecureContext === 'function',
       h2: typeof server.updateSettings === 'function',
       http: typeof server.keepAliveTimeout === 'number',
@@ -168,9 +214,24 @@ function start() {
       entries.add(entry);
       if (drain !== null && !drain.accept) stopAccepting(entry);
     } else if (!internal.has(entry.server)) {
-      const at = entry.server.address();
-      tell({ act: 'bypass', what: at && typeof at === 'object' ? `${at.address}:${at.port}` : String(at) });
+      tell({ act: 'bypass', what: nameOf(entry.server.address()) });
     }
+  }
+
+  // Nothing is there to be heard before there is a thread.
+  function hearThreads() {
+    threads.setEnvironmentData(THREADS, true);
+    process.once('worker', safely(() => {
+      const told = new Set();
+      const channel = new threads.BroadcastChannel(THREADS);
+      channel.onmessage = safely(({ data: { place } }) => {
+        if (!place || told.has(place)) return;
+        told.add(place);
+        tell({ act: 'bypass', what: `${place} in a worker thread` });
+      });
+      channel.unref();
+      channel.postMessage('who');
+    }));
   }
 
   // ---- Messages of the supervisor --------------------------------------------------------
@@ -326,7 +387,9 @@ function start() {
   function metaOf(connection) {
     let meta = metas.get(connection);
     if (meta === undefined) {
-      meta = { progress: -1, progressAt: 0, idleSince: 0, pinned: false, announced: false, wsAt: 0, wsSent: 0 };
+      meta = {
+        progress: -1, progressAt: 0, idleSince: 0, pinned: false, announced: false, over: false, wsAt: 0, wsSent: 0,
+      };
       metas.set(connection, meta);
     }
     return meta;
@@ -537,16 +600,20 @@ function start() {
       forgetDestroyed(entry.live);
       for (const [connection, since] of entry.live) {
         try {
-          state[serve(entry, connection, time)] += 1;
+          const kind = serve(entry, connection, time);
           if (time >= drain.cutAt) cut(connection);
+          if (!connection.destroyed) state[kind] += 1;
         } catch (_) {
           state.other += 1;
         }
         if (since < oldest) oldest = since;
         left += 1;
       }
+      const lingering = linger(entry, time);
+      state.h2 += lingering;
+      left += lingering;
       // Handshakes: the server counts them, nobody has announced them.
-      const unknown = Math.max(0, entry.server._connections - entry.live.size);
+      const unknown = Math.max(0, entry.server._connections - entry.live.size - lingering);
       if (drain.accept || time < Math.min(drain.stoppedAt + HANDSHAKE_MS, drain.cutAt)) {
         state.other += unknown;
         left += unknown;
@@ -572,7 +639,7 @@ function start() {
 
   // Gives one connection what its kind is due; returns the kind.
   function serve(entry, connection, time) {
-    if (typeof connection.goaway === 'function') return serveSession(connection, time);
+    if (typeof connection.goaway === 'function') return serveSession(entry, connection, time);
     const kind = entry.secure ? 'tls' : undefined;
     if (!entry.http && !entry.h2) {
       cutIfStalled(connection, connection, time);
@@ -604,16 +671,69 @@ function start() {
 
   // One GOAWAY with the exact last stream; what runs is finished. Never one with a higher stream
   // as a first notice: nghttp2 then leaves new streams without any answer.
-  function serveSession(session, time) {
+  function serveSession(entry, session, time) {
     if (session.destroyed) return 'h2';
     const meta = metaOf(session);
     if (!drain.accept && drain.idle !== 'keep' && !session.closed) {
       if (!meta.announced) totals.announced += 1;
       meta.announced = true;
-      session.close();
+      closeSession(session, meta);
     }
-    cutIfStalled(session, session.socket, time);
+    if (meta.over) {
+      endSession(entry, session, time);
+    } else {
+      if (hasStreamThatWaitsForApp(session)) meta.progress = -1;
+      cutIfStalled(session, session.socket, time);
+    }
     return 'h2';
+  }
+
+  // Node ends a closed session with its last stream, from within nghttp2's sending. Up to Node 18
+  // all that is not sent by then is dropped, answers and GOAWAY included. So that waits for a sweep.
+  function closeSession(session, meta) {
+    const { destroy } = session;
+    session.destroy = function(error) {
+      if (arguments.length !== 1 || error != null) return Reflect.apply(destroy, this, arguments);
+      meta.over = true;
+      return undefined;
+    };
+    session.close();
+  }
+
+  // A peer that still sends when we are gone is reset, and may lose what it has not read yet.
+  function endSession(entry, session, time) {
+    const socket = session.socket.removeListener('close', ignore); // the one behind the proxy
+    if (socket._handle && (session.state.outboundQueueSize > 0 || socket._handle.writeQueueSize > 0)) {
+      cutIfStalled(session, socket, time);
+      return;
+    }
+    delete session.destroy;
+    if (major < 18) closeAfterPeer(socket);
+    entry.lingering.set(socket, time);
+    session.destroy(null);
+  }
+
+  // Node 16 closes the socket once everything is written; from 18 on it waits by itself.
+  function closeAfterPeer(socket) {
+    socket.destroy = function(error) {
+      delete socket.destroy;
+      if (error || !socket._handle) return socket.destroy(error);
+      socket.once('end', () => socket.destroy());
+      socket.resume();
+      socket._handle.readStart();
+      return socket;
+    };
+  }
+
+  // How many sockets still wait for their peer.
+  function linger({ lingering }, time) {
+    for (const [socket, since] of lingering) {
+      if (!socket.destroyed && time - since < LINGER_MS && time < drain.cutAt) continue;
+      lingering.delete(socket);
+      delete socket.destroy;
+      socket.destroy();
+    }
+    return lingering.size;
   }
 
   // A WebSocket server (`ws`, and what is built on it) keeps its object on the socket.
@@ -646,8 +766,14 @@ function start() {
   // no transfer that could stall has begun.
   function waitsForApp(socket) {
     const response = socket._httpMessage;
-    const request = socket.parser && socket.parser.incoming;
-    return Boolean(response) && !response.headersSent && Boolean(request) && request.complete;
+    return Boolean(response) && !response.headersSent && Boolean(response.req) && response.req.complete;
+  }
+
+  function hasStreamThatWaitsForApp(session) {
+    const symbol = Object.getOwnPropertySymbols(session).find((key) => key.description === 'state');
+    if (!symbol) return false;
+    return Array.from(session[symbol].streams.values())
+      .some((stream) => !stream.headersSent && !stream.destroyed && stream.state.remoteClose === 1);
   }
 
   function cutIfStalled(connection, socket, time) {
@@ -658,6 +784,7 @@ function start() {
       meta.progress = progress;
       meta.progressAt = time;
     } else if (!drain.accept && drain.stall > 0 && time - meta.progressAt >= drain.stall) {
+      if (!connection.destroyed) totals.stalled += 1;
       cut(connection);
     }
   }
@@ -668,10 +795,12 @@ function start() {
     connection.destroy();
   }
 
-  hookListen();
+  hookListen(ontoChannel, watch);
+  safely(hearThreads)();
   process.prependListener('internalMessage', safely(beforeCluster));
   process.on('internalMessage', safely(afterCluster));
   tell({ act: 'hello', v: 1, node: process.versions.node, migrate: canMigrate });
 }
 
 if (isOurWorker()) safely(start)();
+else if (isThreadOfOurWorker()) safely(startInThread)();

@@ -12,11 +12,11 @@ const { Connection, pause } = require('./client.cjs');
 const ECHO = path.join(__dirname, 'apps', 'echo.cjs');
 const get = (number, more = '') => `GET /echo HTTP/1.1\r\nHost: x\r\nX-Number: ${number}\r\n${more}\r\n`;
 
-async function stage(node, app, body) {
+async function stage(node, app, body, file = ECHO) {
   const primary = new Primary(node);
   try {
-    const old = await primary.spawn(ECHO, [JSON.stringify(app)]);
-    await body(primary, old, () => primary.spawn(ECHO, [JSON.stringify(app)]));
+    const old = await primary.spawn(file, [JSON.stringify(app)]);
+    await body(primary, old, () => primary.spawn(file, [JSON.stringify(app)]));
   } finally {
     await primary.close();
   }
@@ -139,6 +139,36 @@ each('an app that takes longer for an answer than a transfer may stall is let fi
   connection.end();
 }));
 
+each('half a request behind one that the app is at work on is waited for as long', ({ node }) => stage(node, {}, async (primary, old) => {
+  const connection = await new Connection({ port: old.port }).ready;
+  await connection.write(`GET /think HTTP/1.1\r\nHost: x\r\nX-Number: 1\r\n\r\n${get(2).slice(0, 20)}`);
+  await pause(50);
+  primary.drain(old, { stall: 300 });
+  assert.strictEqual((await connection.response()).headers['x-number'], '1');
+  await connection.gone;
+  assert.strictEqual((await primary.drained(old)).cut, 1);
+}));
+
+// Nobody can tell whether a peer of an unknown protocol is waited for or is gone.
+each('a raw connection lives as long as bytes move', ({ node }) => stage(node, {}, async (primary, worker) => {
+  const [silent, busy] = await Promise.all([1, 2].map(() => new Connection({ port: worker.port }).ready));
+  for (const connection of [silent, busy]) {
+    await connection.write('x');
+    await connection.readBytes(1);
+  }
+  primary.drain(worker, { stall: 300 });
+  const over = silent.gone.then(() => 'over');
+  let echoes = 0;
+  while (await Promise.race([over, pause(50)]) !== 'over') {
+    await busy.write('y');
+    await busy.readBytes(1);
+    echoes += 1;
+  }
+  assert.ok(echoes > 2, `${echoes}`);
+  busy.end();
+  assert.strictEqual((await primary.drained(worker)).cut, 1);
+}, path.join(__dirname, 'apps', 'raw.cjs')));
+
 each('what is left at the deadline is cut', ({ node }) => stage(node, {}, async (primary, old) => {
   const connection = await new Connection({ port: old.port }).ready;
   await connection.write('GET /forever HTTP/1.1\r\nHost: x\r\n\r\n');
@@ -160,9 +190,10 @@ each('an announced idle connection stays for its keep-alive time and is then clo
 }));
 
 each('a moved connection that stays silent is closed after its keep-alive time', ({ node }) => stage(node, { keepAliveTimeout: 700 }, async (primary, old, next) => {
+  // Its keep-alive time begins with an answer, and a boot may take longer.
   const connection = await new Connection({ port: old.port }).ready;
-  await ask(connection, get(0));
   const young = await next();
+  await ask(connection, get(0), old);
   const began = Date.now();
   primary.drain(old);
   await primary.drained(old);

@@ -8,6 +8,7 @@ const { EventEmitter, once } = require('node:events');
 const net = require('node:net');
 const path = require('node:path');
 
+const LIMIT_MS = 60000; // how long anything may take
 const PRELOAD = path.join(__dirname, '..', 'preload.cjs');
 
 class Primary extends EventEmitter {
@@ -93,9 +94,16 @@ class Primary extends EventEmitter {
   said(worker, act) { return worker.said.filter((m) => m.act === act); }
 
   async until(worker, condition) {
-    while (!condition()) {
-      if (worker.exit !== null) throw new Error(`worker ended with ${JSON.stringify(worker.exit)}: ${worker.out}`);
-      await new Promise((resolve) => worker.wakers.push(resolve));
+    let late = false;
+    const limit = setTimeout(() => { late = true; worker.emit('said', {}); }, LIMIT_MS);
+    try {
+      while (!condition()) {
+        if (worker.exit !== null) throw new Error(`worker ended with ${JSON.stringify(worker.exit)}: ${worker.out}`);
+        if (late) throw new Error(`did not come: ${condition}; the worker said ${JSON.stringify(worker.said)}: ${worker.out}`);
+        await new Promise((resolve) => worker.wakers.push(resolve));
+      }
+    } finally {
+      clearTimeout(limit);
     }
   }
 

@@ -3,8 +3,10 @@
 // The preload inside a process: where it must be inert, what apps do to the channel, how it ends.
 
 const assert = require('node:assert');
+const fs = require('node:fs');
 const http = require('node:http');
 const net = require('node:net');
+const os = require('node:os');
 const path = require('node:path');
 const { each } = require('./nodes.cjs');
 const { Primary } = require('./primary.cjs');
@@ -41,17 +43,17 @@ each('it says hello once, with what it can', ({ node, version }) => stage(node, 
   assert.deepStrictEqual(primary.said(worker, 'hello'), [{ cmd: 'NODE_SEGUE', act: 'hello', v: 1, node: version, migrate: true }]);
 }));
 
-each('forks, threads and children of a worker are left alone', ({ node }) => stage(node, {}, async (primary) => {
-  const worker = await primary.spawn(PROCESS, [JSON.stringify({ fork: true, thread: true, spawn: true })]);
+each('forks and children of a worker are left alone', ({ node }) => stage(node, {}, async (primary) => {
+  const worker = await primary.spawn(PROCESS, [JSON.stringify({ fork: true, spawn: true })]);
   assert.deepStrictEqual(await heard(primary, worker, 'fork'), { hooked: false });
-  assert.deepStrictEqual(await heard(primary, worker, 'thread'), { hooked: false });
   assert.deepStrictEqual(await heard(primary, worker, 'spawn'), { hooked: false, error: null });
   worker.child.kill('SIGUSR2');
   assert.strictEqual(await heard(primary, worker, 'hooked'), true);
 }));
 
-each('a worker of another primary is left alone', ({ node }) => stage(node, { env: { SEGUE_APP: '' } }, async (primary) => {
-  const worker = await primary.spawn(PROCESS);
+each('a worker of another primary is left alone, and its threads are', ({ node }) => stage(node, { env: { SEGUE_APP: '' } }, async (primary) => {
+  const worker = await primary.spawn(PROCESS, [JSON.stringify({ thread: true })]);
+  assert.deepStrictEqual(await heard(primary, worker, 'thread'), { hooked: false });
   worker.child.kill('SIGUSR2');
   assert.strictEqual(await heard(primary, worker, 'hooked'), false);
   assert.deepStrictEqual(worker.said, []);
@@ -102,6 +104,57 @@ each('a server on a handle of its own is named', ({ node, major, t }) => {
   });
 });
 
+for (const block of [0, 500]) {
+  each(`what threads listen at is named${block ? ', also late' : ''}`, ({ node }) => stage(node, {}, async (primary) => {
+    const ports = [await freePort(), await freePort()];
+    const worker = await primary.spawn(PROCESS, [JSON.stringify({ listenInThread: ports, block })]);
+    const seen = await heard(primary, worker, 'listensInThread');
+    assert.deepStrictEqual([seen.own, seen.more.own], ports);
+    await primary.until(worker, () => primary.said(worker, 'bypass').length > 1);
+    assert.deepStrictEqual(primary.said(worker, 'bypass').map((said) => said.what).sort(),
+      ports.map((port) => `127.0.0.1:${port} in a worker thread`).sort());
+    // They neither hold up a drain nor keep the process alive after it.
+    primary.drain(worker);
+    await primary.drained(worker);
+    assert.deepStrictEqual(await primary.stop(worker), { code: null, signal: 'SIGTERM' });
+  }));
+}
+
+each('a thread that does not listen is not heard of, and the process ends with its work', ({ node }) => stage(node, {}, async (primary) => {
+  const worker = await primary.spawn(PROCESS, [JSON.stringify({ thread: true })]);
+  assert.deepStrictEqual(await heard(primary, worker, 'thread'), { hooked: true });
+  worker.child.kill('SIGHUP');
+  assert.deepStrictEqual(await worker.gone, { code: 0, signal: null });
+  assert.deepStrictEqual(primary.said(worker, 'bypass'), []);
+}));
+
+each('on a Node whose inside is not known connections are announced', ({ node }) => stage(node, {
+  execArgv: ['--require', path.join(__dirname, 'apps', 'future.cjs')],
+}, async (primary) => {
+  const worker = await primary.spawn(ECHO);
+  assert.deepStrictEqual(primary.said(worker, 'hello').map(({ node: version, migrate }) => [version, migrate]), [['99.0.0', false]]);
+  await isAnnounced(primary, worker);
+}));
+
+each('a package that ties an identity to connections keeps them where they are', ({ node }) => stage(node, {}, async (primary) => {
+  const dir = fs.mkdtempSync(path.join(os.tmpdir(), 'segue-preload-'));
+  const file = path.join(dir, 'node_modules', 'express-ntlm', 'index.js');
+  fs.mkdirSync(path.dirname(file), { recursive: true });
+  fs.writeFileSync(file, '');
+  await isAnnounced(primary, await primary.spawn(ECHO, [JSON.stringify({ load: file })]));
+}));
+
+async function isAnnounced(primary, worker) {
+  const connection = await new Connection({ port: worker.port }).ready;
+  await connection.write(get(0));
+  await connection.response();
+  primary.drain(worker);
+  await primary.until(worker, () => primary.said(worker, 'state').some((s) => s.idle === 1));
+  await connection.write(get(1));
+  assert.ok((await connection.response()).close);
+  assert.deepStrictEqual([primary.moves, (await primary.drained(worker)).announced], [0, 1]);
+}
+
 each('the app can still close a server that accepts no more', ({ node }) => stage(node, {}, async (primary) => {
   const worker = await primary.spawn(ECHO, [JSON.stringify({ sigterm: 'close' })]);
   primary.drain(worker);
@@ -119,7 +172,12 @@ each('a drained server still looks like a listening one', ({ node }) => stage(no
   const seen = worker.userMessages.find((m) => m.listening !== undefined);
   assert.strictEqual(seen.listening, true);
   assert.deepStrictEqual(seen.address, { address: '127.0.0.1', family: seen.address.family, port: worker.port });
-  await assert.rejects(new Connection({ port: worker.port }).ready.then((c) => c.write(get(1)).then(() => c.response())));
+  // The primary's socket is still there, but nobody accepts from it here.
+  const late = await new Connection({ port: worker.port }).ready;
+  await late.write(get(1));
+  await pause(300);
+  assert.strictEqual(late.buffer.length, 0);
+  late.end();
 }));
 
 each('an app that replaces process.send takes part, on both sides', ({ node }) => stage(node, {}, async (primary) => {
@@ -165,7 +223,7 @@ each('the state says what a drain waits for, with its age', ({ node }) => stage(
   assert.ok(state.oldest_ms >= 300 && state.oldest_ms < 10000, `${state.oldest_ms}`);
   delete state.oldest_ms;
   assert.deepStrictEqual(state, { cmd: 'NODE_SEGUE', act: 'state', idle: 0, busy: 1, upgraded: 0, tls: 0, h2: 0, other: 0,
-    outgoing: 0, moved: 0, announced: 0, cut: 0 });
+    outgoing: 0, moved: 0, announced: 0, cut: 0, stalled: 0 });
   connection.end();
   await primary.drained(worker);
 }));

@@ -5,6 +5,7 @@
 const assert = require('node:assert');
 const fs = require('node:fs');
 const http2 = require('node:http2');
+const net = require('node:net');
 const os = require('node:os');
 const path = require('node:path');
 const { each } = require('./nodes.cjs');
@@ -65,6 +66,111 @@ each('HTTP/2 streams finish; only those beyond GOAWAY are refused', ({ node, t }
   assert.strictEqual(counts.failed, 0, JSON.stringify(counts));
   assert.deepStrictEqual([drained.announced, drained.cut], [10, 0]);
   t.diagnostic(JSON.stringify(counts));
+}));
+
+// A client at the level of frames, which a session that is cut short cannot deceive.
+class Frames {
+  constructor(port) {
+    this.socket = net.connect({ port, host: '127.0.0.1', noDelay: true });
+    this.buffer = Buffer.alloc(0);
+    this.next = 1;
+    this.open = new Set();
+    this.last = null; // the last stream of GOAWAY
+    this.error = null;
+    this.socket.on('data', (data) => { this.buffer = Buffer.concat([this.buffer, data]); this.read(); });
+    this.socket.on('error', (error) => { this.error = error; });
+    this.ended = new Promise((resolve) => this.socket.on('close', resolve));
+    this.answered = new Promise((resolve) => { this.heard = resolve; });
+    this.socket.write('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n');
+    this.send(4, 0, 0, Buffer.alloc(0));
+  }
+
+  send(type, flags, stream, payload) {
+    const head = Buffer.from([0, 0, payload.length, type, flags, 0, 0, 0, 0]);
+    head.writeUInt32BE(stream, 5);
+    if (!this.socket.destroyed) this.socket.write(Buffer.concat([head, payload]));
+  }
+
+  ask() {
+    this.open.add(this.next);
+    this.send(1, 5, this.next, Buffer.concat([Buffer.from([0x82, 0x86, 0x84, 0x41, 1]), Buffer.from('x')]));
+    this.next += 2;
+  }
+
+  read() {
+    while (this.buffer.length >= 9 && this.buffer.length >= 9 + this.buffer.readUIntBE(0, 3)) {
+      const payload = this.buffer.subarray(9, 9 + this.buffer.readUIntBE(0, 3));
+      const [type, flags] = [this.buffer[3], this.buffer[4]];
+      const stream = this.buffer.readUInt32BE(5) & 0x7fffffff;
+      this.buffer = this.buffer.subarray(9 + payload.length);
+      if (type === 7) this.last = payload.readUInt32BE(0);
+      if ((type === 0 || type === 1) && (flags & 1)) { this.open.delete(stream); this.heard(); }
+      if (type === 3 && this.last !== null && stream > this.last) this.open.delete(stream);
+    }
+  }
+}
+
+each('an HTTP/2 session is not over before its last frame is out', ({ node, t }) => stage(node, async (primary) => {
+  const worker = await primary.spawn(H2);
+  const clients = Array.from({ length: 20 }, () => new Frames(worker.port));
+  for (const client of clients) client.ask();
+  await Promise.all(clients.map((client) => client.answered));
+  let asked = 0;
+  await Promise.all(clients.map(async (client) => {
+    while (client.last === null && !client.error && !client.socket.destroyed) {
+      for (let i = 0; i < 5; i += 1) client.ask();
+      asked += 5;
+      if (asked === 1000) primary.drain(worker);
+      await pause(Math.random() * 20);
+    }
+    // Frames that come late must not cost the answers that are on their way.
+    client.send(6, 0, 0, Buffer.alloc(8));
+    await client.ended;
+  }));
+  for (const client of clients) {
+    assert.strictEqual(client.error, null);
+    assert.notStrictEqual(client.last, null, 'a session ended without GOAWAY');
+    assert.deepStrictEqual([...client.open].filter((stream) => stream <= client.last), [], 'streams without their end');
+  }
+  assert.deepStrictEqual((await primary.drained(worker)).cut, 0);
+  t.diagnostic(`${asked} streams`);
+}));
+
+// One stream, and how it ended: its body, or null.
+async function stream(worker, path, { body } = {}) {
+  const session = http2.connect(`http://127.0.0.1:${worker.port}`);
+  session.on('error', () => {});
+  const request = session.request({ ':path': path, ':method': body === undefined ? 'GET' : 'POST' });
+  let answer = '';
+  const begun = new Promise((resolve) => session.on('remoteSettings', resolve));
+  const done = new Promise((resolve) => {
+    request.on('data', (data) => { answer += data; });
+    request.on('error', () => {});
+    request.on('close', () => resolve(answer === path ? answer : null));
+  });
+  if (body === undefined) request.end();
+  else request.write(body);
+  await begun;
+  return { session, request, done };
+}
+
+each('an app that takes longer for an answer over HTTP/2 than a transfer may stall is let finish', ({ node }) => stage(node, async (primary) => {
+  const worker = await primary.spawn(H2);
+  const { done } = await stream(worker, '/think');
+  await pause(50);
+  primary.drain(worker, { stall: 300 });
+  assert.strictEqual(await done, '/think');
+  assert.strictEqual((await primary.drained(worker)).cut, 0);
+}));
+
+each('HTTP/2 that moves no byte in either direction is cut at stall', ({ node }) => stage(node, async (primary) => {
+  const worker = await primary.spawn(H2);
+  const silent = await stream(worker, '/silent');
+  const upload = await stream(worker, '/think', { body: 'half' });
+  await pause(50);
+  primary.drain(worker, { stall: 300 });
+  assert.deepStrictEqual(await Promise.all([silent.done, upload.done]), [null, null]);
+  assert.strictEqual((await primary.drained(worker)).cut, 2);
 }));
 
 const HANDSHAKE = 'GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n' +

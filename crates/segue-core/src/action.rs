@@ -126,6 +126,8 @@ pub enum Outcome {
     Superseded { by: ReloadId },
     /// The number of slots, before and after.
     Scaled { from: u32, to: u32 },
+    /// Workers drain, clients wait.
+    Paused,
     /// Everything has drained.
     Stopped,
     /// Some workers were killed before they had drained.
@@ -196,6 +198,8 @@ pub enum Leaving {
     ScaledDown,
     /// The app stops.
     Stop,
+    /// The app is paused.
+    Pause,
     /// It belongs to a generation that was abandoned.
     Abandoned,
     /// It has reached its greatest age, and its successor is ready.
@@ -345,6 +349,8 @@ pub enum Notice {
         delay: Duration,
     },
     Stopping,
+    /// Workers drain, clients wait for the next reload.
+    Paused,
     /// The signal was understood and is not possible now.
     Refused(Refusal),
 }
@@ -372,7 +378,7 @@ portable_choice!(
 
 portable_choice!(
     Leaving
-    [Reload, ScaledDown, Stop, Abandoned, Aged, OverMemory, NotNeeded, ChannelLost, NotReady]
+    [Reload, ScaledDown, Stop, Pause, Abandoned, Aged, OverMemory, NotNeeded, ChannelLost, NotReady]
 );
 
 portable_choice!(Finish [GivenUp] { Stopped { killed } } (NeverStarted));

@@ -245,11 +245,13 @@ impl Address {
     }
 
     /// What to do with the queue of a socket.
-    pub(crate) fn desired_tend(&self, socket: &Socket, workers: &Workers) -> Tend {
-        let is_accepted_from = socket
-            .holders
-            .iter()
-            .any(|holder| workers.get(holder).is_some_and(Worker::accepts));
+    pub(crate) fn desired_tend(&self, id: AddressId, socket: &Socket, workers: &Workers) -> Tend {
+        let is_accepted_from = socket.holders.iter().any(|holder| {
+            workers.get(holder).is_some_and(|worker| {
+                // Without its channel it will not begin to listen there any more.
+                worker.accepts() && (worker.has_channel() || worker.listens.contains(&id))
+            })
+        });
         if is_accepted_from {
             Tend::Leave
         } else if !self.published.is_empty() {

@@ -3,7 +3,7 @@
 //! An event only records what it says; then `converge` moves every part one step towards what
 //! is wanted, until nothing moves. So no event can forget a consequence.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::action::{Action, Cause, Failure, Leaving, Notice, Outcome};
@@ -66,6 +66,11 @@ pub(crate) enum Phase {
         was_ready: bool,
     },
     Running,
+    /// Every worker leaves; new connections queue until a reload brings new workers.
+    Paused {
+        /// Where the worker of each slot listened.
+        listened: BTreeMap<SlotId, BTreeSet<AddressId>>,
+    },
     Stopping(Stop),
     Finished,
 }
@@ -78,6 +83,7 @@ impl Phase {
             | Self::Preparing { .. }
             | Self::Starting { .. }
             | Self::Running
+            | Self::Paused { .. }
             | Self::Finished => None,
         }
     }
@@ -139,6 +145,7 @@ impl App {
             Event::StartRequested { request } => self.start(request),
             Event::ReloadRequested { request } => self.request_reload(request),
             Event::ScaleRequested { request, to } => self.scale(request, to),
+            Event::PauseRequested { request } => self.request_pause(request),
             Event::StopRequested { request } => self.request_stop(request),
             Event::KillRequested { request } => self.request_kill(request),
             Event::Prepared {
@@ -255,7 +262,11 @@ impl App {
                 was_ready, failure, ..
             } => was_ready || failure.is_none(),
             Phase::Running => true,
-            Phase::New | Phase::Preparing { .. } | Phase::Stopping(_) | Phase::Finished => false,
+            Phase::New
+            | Phase::Preparing { .. }
+            | Phase::Paused { .. }
+            | Phase::Stopping(_)
+            | Phase::Finished => false,
         }
     }
 
@@ -448,7 +459,7 @@ impl App {
             self.begin_stop(stop);
         }
         match self.phase.clone() {
-            Phase::New | Phase::Finished => {}
+            Phase::New | Phase::Paused { .. } | Phase::Finished => {}
             Phase::Preparing { until, .. } => {
                 if self.now >= until {
                     self.started_preparing(true);
@@ -558,6 +569,7 @@ portable_choice!(
     {
         Preparing { request, since, until },
         Starting { start, failure, was_ready },
+        Paused { listened },
     }
     (Stopping)
 );

@@ -17,6 +17,7 @@ impl App {
             Phase::New
             | Phase::Starting { .. }
             | Phase::Running
+            | Phase::Paused { .. }
             | Phase::Stopping(_)
             | Phase::Finished => None,
         };
@@ -65,6 +66,7 @@ impl App {
                 Phase::New | Phase::Preparing { .. } => AppPhase::Starting,
                 Phase::Starting { .. } => AppPhase::Starting,
                 Phase::Running => AppPhase::Running,
+                Phase::Paused { .. } => AppPhase::Paused,
                 Phase::Stopping(_) => AppPhase::Stopping,
                 Phase::Finished => AppPhase::Finished,
             },

@@ -13,6 +13,8 @@ pub enum Event {
     ReloadRequested { request: RequestId },
     /// Change the number of slots.
     ScaleRequested { request: RequestId, to: Scale },
+    /// Drain every worker, and let clients wait until a reload brings new ones.
+    PauseRequested { request: RequestId },
     /// Drain everything, then finish. Asked again, it hurries.
     StopRequested { request: RequestId },
     /// End everything at once.
@@ -119,6 +121,7 @@ portable_choice!(
         StartRequested { request },
         ReloadRequested { request },
         ScaleRequested { request, to },
+        PauseRequested { request },
         StopRequested { request },
         KillRequested { request },
         Prepared { generation, changed },

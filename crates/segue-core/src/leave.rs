@@ -51,14 +51,19 @@ impl App {
             });
             return;
         }
-        if is_unproven {
-            // Connections have reached it only where they could not be kept away.
+        // Connections have reached an unproven one only where they could not be kept away. In a
+        // paused app, new ones and those on their way stay in the queues, for whoever comes.
+        if is_unproven || why == Leaving::Pause {
             self.notify(Notice::WorkerLeaving {
                 worker: id,
                 slot,
                 why,
             });
-            self.drain_until(id, why, kill_at);
+            let until = match is_unproven {
+                true => kill_at,
+                false => self.drain_deadline(),
+            };
+            self.drain_until(id, why, until);
             return;
         }
         self.quiet(id, why);
@@ -370,18 +375,20 @@ impl App {
     /// Ends the oldest generation when too many drain at once.
     pub(crate) fn hurry_generations(&mut self) {
         let now = self.now;
-        let is_leaving = |worker: &Worker| match worker.phase {
-            Phase::Quiet { why, .. } | Phase::Draining { why, .. } => why == Leaving::Reload,
+        let why = |worker: &Worker| match worker.phase {
+            Phase::Quiet { why, .. } | Phase::Draining { why, .. } => {
+                matches!(why, Leaving::Reload | Leaving::Pause).then_some(why)
+            }
             Phase::Booting { .. }
             | Phase::Ready
             | Phase::Drained { .. }
             | Phase::Stopping { .. }
-            | Phase::Killed { .. } => false,
+            | Phase::Killed { .. } => None,
         };
         let draining: BTreeSet<Generation> = self
             .workers
             .values()
-            .filter(|worker| is_leaving(worker))
+            .filter(|worker| why(worker).is_some())
             .map(|worker| worker.generation)
             .collect();
         let limit = self.settings.drain_generations.max(1);
@@ -393,21 +400,10 @@ impl App {
                 draining: count,
                 limit,
             });
-            let ids: Vec<WorkerId> = self
-                .workers
-                .iter()
-                .filter(|(_, worker)| worker.generation == generation && is_leaving(worker))
-                .map(|(id, _)| *id)
-                .collect();
-            for id in ids {
-                if let Some(worker) = self.workers.get_mut(&id) {
-                    worker.enter(
-                        now,
-                        Phase::Draining {
-                            why: Leaving::Reload,
-                            until: now,
-                        },
-                    );
+            let of_generation = |worker: &&mut Worker| worker.generation == generation;
+            for worker in self.workers.values_mut().filter(of_generation) {
+                if let Some(why) = why(worker) {
+                    worker.enter(now, Phase::Draining { why, until: now });
                 }
             }
         }

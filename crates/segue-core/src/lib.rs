@@ -20,6 +20,7 @@ mod deadline;
 mod event;
 mod ids;
 mod leave;
+mod pause;
 mod reload;
 mod replace;
 mod serve;

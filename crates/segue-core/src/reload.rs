@@ -91,7 +91,10 @@ impl App {
                 self.reply(request, Outcome::Refused(Refusal::Stopping));
                 return;
             }
-            AppState::Preparing { .. } | AppState::Starting { .. } | AppState::Running => {}
+            AppState::Preparing { .. }
+            | AppState::Starting { .. }
+            | AppState::Running
+            | AppState::Paused { .. } => {}
         }
         if self.delayed_stop.is_some() {
             self.reply(request, Outcome::Refused(Refusal::Stopping));
@@ -261,7 +264,7 @@ impl App {
     }
 
     /// Where a new worker must listen: where its slot's worker does now; if there is none that is
-    /// ready, where all that are ready do.
+    /// ready, where all that are ready do. In a paused app, where they did before.
     fn required(&self, id: WorkerId, worker: &Worker) -> BTreeSet<AddressId> {
         if let Some(slot) = self.slots.get(&worker.slot)
             && slot.successor == Some(id)
@@ -277,19 +280,21 @@ impl App {
         if worker.generation != reload.generation || reload.is_changed {
             return BTreeSet::new();
         }
-        let serving = |slot: &SlotId| {
-            let occupant = self.slots.get(slot)?.occupant?;
-            self.workers
-                .get(&occupant)
-                .filter(|worker| worker.is_ready())
+        let listens = |slot: &SlotId| match &self.phase {
+            AppState::Paused { listened } => listened.get(slot),
+            _ => {
+                let occupant = self.slots.get(slot)?.occupant?;
+                let worker = self.workers.get(&occupant)?;
+                worker.is_ready().then_some(&worker.listens)
+            }
         };
-        if let Some(predecessor) = serving(&worker.slot) {
-            return predecessor.listens.clone();
+        if let Some(listened) = listens(&worker.slot) {
+            return listened.clone();
         }
         self.slots
             .keys()
-            .filter_map(serving)
-            .map(|worker| worker.listens.clone())
+            .filter_map(listens)
+            .cloned()
             .reduce(|all, one| all.intersection(&one).copied().collect())
             .unwrap_or_default()
     }
@@ -369,7 +374,7 @@ impl App {
     fn start_waiting_reload(&mut self) {
         let may_start = match self.phase {
             AppState::Starting { was_ready, .. } => was_ready,
-            AppState::Running => true,
+            AppState::Running | AppState::Paused { .. } => true,
             AppState::New
             | AppState::Preparing { .. }
             | AppState::Stopping(_)
@@ -509,6 +514,9 @@ impl App {
             if let Some(predecessor) = predecessor {
                 self.leave(predecessor, Leaving::Reload);
             }
+        }
+        if matches!(self.phase, AppState::Paused { .. }) {
+            self.phase = AppState::Running;
         }
         self.leaving.push(old);
         self.notify(Notice::ReloadCommitted {

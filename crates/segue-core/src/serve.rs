@@ -25,6 +25,8 @@ const EMFILE: i32 = 24;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Prospect {
     Served,
+    /// Nobody does until somebody says so.
+    Paused,
     /// Nobody does yet; somebody will soon.
     Soon,
     /// Slots are vacant, and nobody will fill them soon.
@@ -41,9 +43,11 @@ impl App {
         address: AddressId,
         kind: AddressKind,
     ) {
-        if !self.workers.contains_key(&worker) {
+        let Some(asking) = self.workers.get_mut(&worker) else {
             return;
-        }
+        };
+        // It speaks.
+        asking.is_attached = true;
         let address = self
             .addresses
             .entry(address)
@@ -272,10 +276,14 @@ impl App {
 
     fn publish(&mut self, id: AddressId) {
         let front = self.front();
+        let is_paused = matches!(self.phase, Phase::Paused { .. });
         let Some(address) = self.addresses.get_mut(&id) else {
             return;
         };
-        let workers = address.desired_publication(id, front, &self.workers);
+        let workers = match is_paused {
+            true => Vec::new(),
+            false => address.desired_publication(id, front, &self.workers),
+        };
         if workers != address.published {
             address.published.clone_from(&workers);
             self.order(Action::Publish {
@@ -302,17 +310,18 @@ impl App {
                     self.notify(Notice::AddressServed { address: id });
                 }
             }
+            Prospect::Paused => {
+                address.hope_until = None;
+                address.unserved_since = None;
+                address.is_refusing = false;
+            }
             Prospect::Soon if now < *address.hope_until.get_or_insert(hope_ends) => {
                 address.unserved_since = None;
                 address.is_refusing = false;
             }
             Prospect::Soon | Prospect::Late => {
                 address.unserved_since = None;
-                address.is_refusing = true;
-                let is_news = !matches!(self.phase, Phase::Stopping(_) | Phase::Finished);
-                if is_news && !std::mem::replace(&mut address.is_announced_unserved, true) {
-                    self.notify(Notice::AddressUnserved { address: id });
-                }
+                self.refuse(id);
             }
             Prospect::Unwanted => {
                 let since = *address.unserved_since.get_or_insert(now);
@@ -320,10 +329,25 @@ impl App {
                     && address.asks.is_empty()
                     && !address.is_opening
                     && address.ordered.is_none();
+                let is_hopeless = now >= *address.hope_until.get_or_insert(hope_ends);
                 if is_idle && now >= since + SOON {
                     self.close(id);
+                } else if is_hopeless {
+                    // Somebody has it and does not listen.
+                    self.refuse(id);
                 }
             }
+        }
+    }
+
+    fn refuse(&mut self, id: AddressId) {
+        let is_news = !matches!(self.phase, Phase::Stopping(_) | Phase::Finished);
+        let Some(address) = self.addresses.get_mut(&id) else {
+            return;
+        };
+        address.is_refusing = true;
+        if is_news && !std::mem::replace(&mut address.is_announced_unserved, true) {
+            self.notify(Notice::AddressUnserved { address: id });
         }
     }
 
@@ -336,6 +360,9 @@ impl App {
         }
         if matches!(self.phase, Phase::Stopping(_) | Phase::Finished) {
             return Prospect::Late;
+        }
+        if matches!(self.phase, Phase::Paused { .. }) {
+            return Prospect::Paused;
         }
         let is_awaited = self.workers.iter().any(|(worker, state)| {
             let is_incoming = self
@@ -379,7 +406,13 @@ impl App {
         let changes: Vec<(SocketIndex, Tend)> = address
             .indexed()
             .take(address.sockets.len() - usize::from(address.is_opening))
-            .map(|(index, socket)| (index, address.desired_tend(socket, &self.workers), socket))
+            .map(|(index, socket)| {
+                (
+                    index,
+                    address.desired_tend(id, socket, &self.workers),
+                    socket,
+                )
+            })
             .filter(|(_, how, socket)| *how != socket.tend)
             .map(|(index, how, _)| (index, how))
             .collect();
@@ -416,9 +449,7 @@ impl App {
                 .filter(|_| !address.is_opening && address.ordered.is_none())
                 .map(|since| since + SOON);
             let retry = address.retry_at.filter(|_| address.ordered.is_none());
-            let hope = address
-                .hope_until
-                .filter(|_| !address.is_refusing && address.unserved_since.is_none());
+            let hope = address.hope_until.filter(|_| !address.is_refusing);
             closing.into_iter().chain(retry).chain(hope)
         })
     }

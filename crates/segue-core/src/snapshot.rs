@@ -73,6 +73,7 @@ impl App {
             Phase::New
             | Phase::Starting { .. }
             | Phase::Running
+            | Phase::Paused { .. }
             | Phase::Stopping(_)
             | Phase::Finished => self
                 .reload

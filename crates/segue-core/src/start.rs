@@ -144,12 +144,12 @@ impl App {
         let refusal = match self.phase {
             Phase::New | Phase::Preparing { .. } => Some(Refusal::Starting),
             Phase::Stopping(_) | Phase::Finished => Some(Refusal::Stopping),
-            Phase::Starting { .. } | Phase::Running if self.reload.is_some() => {
-                Some(Refusal::Reloading)
-            }
-            Phase::Starting { .. } | Phase::Running if to == 0 => Some(Refusal::NoWorkers),
-            Phase::Starting { .. } | Phase::Running if to > MAX_WORKERS => Some(Refusal::TooMany),
-            Phase::Starting { .. } | Phase::Running => None,
+            Phase::Starting { .. } | Phase::Running | Phase::Paused { .. } => match to {
+                _ if self.reload.is_some() => Some(Refusal::Reloading),
+                0 => Some(Refusal::NoWorkers),
+                to if to > MAX_WORKERS => Some(Refusal::TooMany),
+                _ => None,
+            },
         };
         if let Some(refusal) = refusal {
             self.reply(request, Outcome::Refused(refusal));

@@ -37,7 +37,11 @@ impl App {
                 stop.requests.push(request);
                 self.kill_all();
             }
-            Phase::New | Phase::Preparing { .. } | Phase::Starting { .. } | Phase::Running => {
+            Phase::New
+            | Phase::Preparing { .. }
+            | Phase::Starting { .. }
+            | Phase::Running
+            | Phase::Paused { .. } => {
                 if let Some((_, mut stop)) = self.delayed_stop.take() {
                     stop.requests.push(request);
                     self.begin_stop(stop);
@@ -88,7 +92,11 @@ impl App {
         let start = match self.phase {
             Phase::Preparing { request, since, .. } => Some(Start { request, since }),
             Phase::Starting { start, .. } => start,
-            Phase::New | Phase::Running | Phase::Stopping(_) | Phase::Finished => None,
+            Phase::New
+            | Phase::Running
+            | Phase::Paused { .. }
+            | Phase::Stopping(_)
+            | Phase::Finished => None,
         };
         self.phase = Phase::Stopping(stop);
         if let Some(Start { request, .. }) = start {

@@ -19,6 +19,8 @@ pub enum AppPhase {
     /// No worker has been ready yet.
     Starting,
     Running,
+    /// No worker serves; clients wait for the next reload.
+    Paused,
     Stopping,
     Finished,
 }

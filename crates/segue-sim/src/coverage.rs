@@ -26,11 +26,11 @@ kinds! {
         WorkerDrained, DrainTimedOut, WorkerKilled, WorkerLeft, AppReady, ReloadStarted,
         ReloadCommitted, ReloadFailed, ReloadSuperseded, GenerationGone, AddressOpened,
         AddressClosed, AddressUnserved, AddressServed, HeldReleased, SettleTimedOut, Scaled,
-        Stopping, Refused, GenerationHurried, StopDelayed,
+        Stopping, Refused, GenerationHurried, StopDelayed, Paused,
     }
     outcome, OUTCOMES: Outcome {
         Started, Reloaded, ReloadFailed, Superseded, Scaled, Stopped, StoppedHard, NeverStarted,
-        Refused,
+        Refused, Paused,
     }
     cause, CAUSES: Cause {
         ExitedBooting, ExitedReady, NeverListened, NotListeningAt, NeverSaidReady, Wrapper,

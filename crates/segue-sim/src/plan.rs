@@ -98,6 +98,7 @@ pub enum OnStop {
 pub enum Request {
     Reload,
     Scale(Scale),
+    Pause,
     Stop,
     Kill,
     /// SIGKILL from outside to the nth living worker.
@@ -284,8 +285,9 @@ fn settings(r: &mut Random) -> Settings {
 
 fn request(r: &mut Random) -> Request {
     let small = u32::try_from(r.below(5)).unwrap_or(0);
-    match r.below(20) {
+    match r.below(21) {
         0..=8 => Request::Reload,
+        20 => Request::Pause,
         9..=10 => Request::Scale(Scale::To(small)),
         11 => Request::Scale(Scale::Up(small)),
         12 => Request::Scale(Scale::Down(small)),

@@ -261,6 +261,8 @@ impl Rules {
                 ensure(!self.forgotten.contains(generation), || {
                     format!("{worker} is spawned of a forgotten generation")
                 })?;
+                let is_wanted = view.phase != AppPhase::Paused || view.reload.is_some();
+                ensure(is_wanted, || format!("{worker} is spawned in a paused app"))?;
                 ensure(self.workers.insert(*worker, known).is_none(), || {
                     format!("{worker} is spawned twice")
                 })
@@ -288,7 +290,8 @@ impl Rules {
                 socket,
                 how: segue_core::Tend::Reset,
             } => ensure(
-                self.stopping.is_some() || self.unserved.contains(&socket.address),
+                self.stopping.is_some()
+                    || (self.unserved.contains(&socket.address) && view.phase != AppPhase::Paused),
                 || format!("{socket} is reset, and nobody was told that it is not served"),
             ),
             Action::Tend {
@@ -305,6 +308,9 @@ impl Rules {
             }),
             Action::Close { address } => {
                 self.unserved.remove(address);
+                ensure(view.phase != AppPhase::Paused, || {
+                    format!("{address} is closed in a paused app")
+                })?;
                 let holders = app
                     .holders()
                     .filter(|(socket, _)| socket.address == *address);
@@ -475,17 +481,22 @@ impl Rules {
             if !was_serving || is_serving {
                 continue;
             }
-            let is_explained = actions.iter().any(|action| match action {
-                Action::Notify(
-                    Notice::WorkerFailed { worker: id, .. }
-                    | Notice::WorkerLeaving {
-                        worker: id,
-                        why: Leaving::ScaledDown | Leaving::Aged | Leaving::OverMemory,
-                        ..
-                    },
-                ) => *id == worker.worker,
-                _ => false,
-            });
+            let is_explained =
+                actions.iter().any(|action| match action {
+                    Action::Notify(
+                        Notice::WorkerFailed { worker: id, .. }
+                        | Notice::WorkerLeaving {
+                            worker: id,
+                            why:
+                                Leaving::ScaledDown
+                                | Leaving::Aged
+                                | Leaving::OverMemory
+                                | Leaving::Pause,
+                            ..
+                        },
+                    ) => *id == worker.worker,
+                    _ => false,
+                });
             ensure(is_explained, || {
                 format!(
                     "{} does not serve any more, and nobody said why",

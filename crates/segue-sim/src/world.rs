@@ -24,8 +24,9 @@ use crate::trace;
 /// How long the world is left alone after the load has ended, in ms.
 pub(crate) const CALM: u64 = 150_000;
 
-/// No run needs more steps than this; one that does spins.
-const MOST_STEPS: u32 = 60_000;
+/// No run needs more steps than this; one that does spins. Workers that always use too much memory
+/// and take long to drain need the most.
+const MOST_STEPS: u32 = 240_000;
 
 /// Something that will happen.
 #[derive(Clone, Debug)]
@@ -350,6 +351,10 @@ impl<'a> World<'a> {
             Request::Scale(to) => {
                 let request = self.request();
                 self.tell(Event::ScaleRequested { request, to })
+            }
+            Request::Pause => {
+                let request = self.request();
+                self.tell(Event::PauseRequested { request })
             }
             Request::Stop => {
                 let request = self.request();

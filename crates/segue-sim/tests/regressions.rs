@@ -152,3 +152,16 @@ fn handshakes_after_the_settling_began_keep_a_socket_from_the_unproven() {
         check(&plan, &[]);
     }
 }
+
+#[test]
+fn nobody_waits_for_a_worker_that_will_not_listen_any_more() {
+    let script = Script::listening(200, &[0])
+        .then(400, Step::Ask(1))
+        .then(400, Step::CloseChannel);
+    let mut plan = Plan::calm(1, vec![Release::of(vec![script])]).at(0.45, Request::Connect(1));
+    plan.places = vec![AddressKind::Steered; 2];
+    plan.settings.ready = ReadyRule::Alive;
+    plan.settings.ready_timeout = Duration::from_secs(3);
+    plan.horizon = 1_000;
+    check(&plan, &["AddressUnserved address 1", "how Reset"]);
+}

@@ -497,3 +497,59 @@ fn scaling_up_and_down() {
         ",
     );
 }
+
+#[test]
+fn a_pause_and_the_reload_that_ends_it() {
+    let plan = Plan::calm(1, vec![good(), good()])
+        .at(2.0, Request::Pause)
+        .at(3.0, Request::Connect(0))
+        .at(4.0, Request::Reload);
+    check(
+        &plan,
+        2.0..6.4,
+        "
+        2.000s > PauseRequested request 2
+        2.000s < Paused
+        2.000s < WorkerLeaving worker 1, slot 0, why Pause
+        2.000s < Disconnect worker 1
+        2.000s < Reply request 2, outcome Paused
+        2.000s < Publish address 0, workers []
+        2.002s > Closed worker 1, address 0
+        2.002s > ChannelEnded worker 1
+        2.002s < WorkerDrained worker 1, slot 0, took 2ms
+        2.002s   worker 1 dies
+        2.003s > Exited worker 1, status Code(0)
+        2.003s < WorkerLeft worker 1, slot 0, status Code(0)
+        3.002s   connection 0 queued at address 0#0
+        4.000s > ReloadRequested request 3
+        4.000s < ReloadStarted reload 1, generation 2
+        4.000s < Prepare generation 2
+        4.001s > Prepared generation 2, changed false
+        4.001s < Spawn worker 2, slot 0, generation 2
+        4.001s < WorkerSpawned worker 2, slot 0, generation 2
+        4.002s > Spawned worker 2
+        4.303s > Attached worker 2
+        4.303s > Asked worker 2, ask 2, address 0, kind Steered
+        4.303s < Open socket address 0, index 1
+        4.304s > Opened socket address 0, index 1, steered true
+        4.304s < Give worker 2, ask 2, socket address 0, index 1
+        4.306s > Listened worker 2, address 0
+        4.306s < WorkerReady worker 2, slot 0, took 305ms
+        6.306s > DeadlineReached
+        6.306s < Steer address 0, set [1]
+        6.307s > Steered address 0
+        6.307s < ReloadCommitted reload 1, generation 2, took 2.307s
+        6.307s < Reply request 3, outcome Reloaded reload 1, generation 2, took 2.307s
+        6.307s < Forget generation 1
+        6.307s < GenerationGone generation 1
+        6.307s < Publish address 0, workers [2]
+        6.307s < Tend socket address 0, index 0, how HandOver
+        6.308s   connection 0 handed to worker 2
+        6.308s > StopRequested request 4
+        6.308s < Stopping
+        6.308s < ShutGate address 0
+        6.308s < WorkerLeaving worker 2, slot 0, why Stop
+        6.308s < BeginSettle worker 2
+        ",
+    );
+}

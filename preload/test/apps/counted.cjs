@@ -14,10 +14,7 @@ const calls = () => {
   let counts = 0;
   session.post('Profiler.takePreciseCoverage', (error, { result }) => {
     for (const script of result.filter((s) => s.url.endsWith('preload.cjs'))) {
-      for (const { functionName, ranges } of script.functions) {
-        if (functionName !== '') counts += ranges[0].count;
-        else counts += ranges[0].count;
-      }
+      for (const { ranges } of script.functions) counts += ranges[0].count;
     }
   });
   return counts;

@@ -4,6 +4,7 @@
 
 const child = require('child_process');
 const http = require('http');
+const path = require('path');
 const options = JSON.parse(process.argv[2] || '{}');
 
 const hooked = () => !/\[native code\]|normalizeArgs/.test(String(require('net').Server.prototype.listen));
@@ -22,6 +23,12 @@ if (process.env.ROLE === 'fork' || options.role === 'fork') {
       !/\\[native code\\]|normalizeArgs/.test(String(net.Server.prototype.listen)))`;
     new Worker(code, { eval: true }).on('message', (is) => process.send({ thread: { hooked: is } }));
   }
+  if (options.listenInThread) {
+    const { Worker } = require('worker_threads');
+    const thread = new Worker(path.join(__dirname, 'thread.cjs'), { workerData: options.listenInThread });
+    thread.on('message', (message) => process.send({ listensInThread: message }));
+    if (options.block) for (const until = Date.now() + options.block; Date.now() < until;);
+  }
   if (options.spawn) {
     child.execFile(process.execPath, process.execArgv.concat('-p',
       '!/\\[native code\\]|normalizeArgs/.test(String(require("net").Server.prototype.listen))'),
@@ -35,6 +42,7 @@ if (process.env.ROLE === 'fork' || options.role === 'fork') {
     const own = require('net')._createServerHandle('127.0.0.1', 0, 4);
     http.createServer().listen(own, () => process.send({ handle: true }));
   }
+  process.on('SIGHUP', () => { server.close(); process.disconnect(); });
   process.on('SIGUSR2', () => process.send({ hooked: hooked(), listeners: {
     message: process.listenerCount('message'), disconnect: process.listenerCount('disconnect'),
     sigterm: process.listenerCount('SIGTERM'), connection: server.listenerCount('connection'), upgrade: server.listenerCount('upgrade') },

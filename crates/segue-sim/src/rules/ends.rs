@@ -8,8 +8,11 @@ use crate::kernel::Kernel;
 impl Rules {
     /// After a long calm: nothing waits that should not.
     pub(crate) fn after_calm(&self, app: &App, now: u64, kernel: &Kernel) -> Verdict {
-        self.judge_waiting(now, kernel)?;
         let view = app.view();
+        // In a paused app clients wait for as long as it is.
+        if view.phase != AppPhase::Paused {
+            self.judge_waiting(now, kernel)?;
+        }
         for (ask, asked) in &self.asks {
             let is_owed = !asked.is_answered
                 && now > asked.at + LONGEST_ANSWER

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use segue_core::{AppView, Failure, Leaving, Notice, Time, WorkerId, WorkerPhase};
+use segue_core::{AppPhase, AppView, Failure, Leaving, Notice, Time, WorkerId, WorkerPhase};
 
 use super::{Rules, Verdict, ensure};
 
@@ -37,6 +37,9 @@ impl Rules {
                     | Leaving::Stop
                     | Leaving::ChannelLost
                     | Leaving::NotReady => Ok(()),
+                    Leaving::Pause => ensure(view.phase == AppPhase::Paused, || {
+                        format!("{worker} leaves for a pause that is not one")
+                    }),
                 }
             }
             Notice::RespawnDue { slot, .. } => {
@@ -120,6 +123,7 @@ impl Rules {
             | Notice::HeldReleased { .. }
             | Notice::StopDelayed { .. }
             | Notice::Stopping
+            | Notice::Paused
             | Notice::Refused(_) => Ok(()),
         }
     }

@@ -144,6 +144,8 @@ pub enum OutcomeKind {
     /// A later reload overtook this one.
     Superseded,
     Scaled,
+    /// Workers drain, clients wait for the next reload.
+    Paused,
     /// Everything has drained.
     Stopped,
     /// Some workers were killed before they had drained.

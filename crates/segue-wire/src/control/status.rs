@@ -72,6 +72,8 @@ pub enum AppPhase {
     /// No worker has been ready yet.
     Starting,
     Running,
+    /// No worker serves; clients wait for the next reload.
+    Paused,
     Stopping,
     Finished,
     /// A word of a newer release.
@@ -196,6 +198,8 @@ pub struct Draining {
     pub announced: u64,
     /// Cut off, because they stalled or at the deadline.
     pub cut: u64,
+    /// Of those, the ones that stalled.
+    pub stalled: u64,
 }
 
 /// Where a worker is in its life.
@@ -247,7 +251,7 @@ impl Draining {
         Some(text)
     }
 
-    /// What became of the others, in words: `120 moved, 1 cut off`. `None` for nothing.
+    /// What became of the others, in words: `120 moved, 2 cut off (1 stalled)`. `None` for nothing.
     #[must_use]
     pub fn gone(&self) -> Option<String> {
         let fates = [
@@ -260,7 +264,11 @@ impl Draining {
             .filter(|(count, _)| *count > 0)
             .map(|(count, fate)| format!("{count} {fate}"))
             .collect();
-        (!gone.is_empty()).then(|| gone.join(", "))
+        let stalled = match self.stalled {
+            0 => String::new(),
+            stalled => format!(" ({stalled} stalled)"),
+        };
+        (!gone.is_empty()).then(|| gone.join(", ") + &stalled)
     }
 }
 
@@ -296,6 +304,7 @@ impl AppPhase {
         match self {
             Self::Starting => "starting",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Stopping => "stopping",
             Self::Finished => "finished",
             Self::Unknown => "unknown",
@@ -346,9 +355,16 @@ mod tests {
             cut: 1,
             ..nothing
         };
+        let stalled = Draining {
+            cut: 3,
+            stalled: 2,
+            ..some
+        };
         let left = some.left(human);
         assert_eq!(left.as_deref(), Some("3 busy, 1 websocket; oldest 12 s"));
         assert_eq!(some.gone().as_deref(), Some("120 moved, 1 cut off"));
+        let gone = stalled.gone();
+        assert_eq!(gone.as_deref(), Some("120 moved, 3 cut off (2 stalled)"));
     }
 
     #[test]
@@ -366,6 +382,7 @@ mod tests {
         for phase in [
             AppPhase::Starting,
             AppPhase::Running,
+            AppPhase::Paused,
             AppPhase::Stopping,
             AppPhase::Finished,
         ] {

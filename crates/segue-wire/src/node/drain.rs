@@ -73,6 +73,8 @@ pub struct Totals {
     pub announced: u64,
     /// Cut off, because they stalled or at the deadline.
     pub cut: u64,
+    /// Of those, the ones that stalled.
+    pub stalled: u64,
 }
 
 /// A socket beside the cluster's.
@@ -252,6 +254,7 @@ struct Body {
     moved: Loose,
     announced: Loose,
     cut: Loose,
+    stalled: Loose,
     what: Loose,
 }
 
@@ -261,6 +264,7 @@ impl Body {
             moved: count(&self.moved),
             announced: count(&self.announced),
             cut: count(&self.cut),
+            stalled: count(&self.stalled),
         }
     }
 }
@@ -280,6 +284,7 @@ mod tests {
             moved: 7,
             announced: 8,
             cut: 9,
+            stalled: 4,
         };
         let cases = [
             (
@@ -300,7 +305,7 @@ mod tests {
             ),
             (
                 json!({"act": "state", "idle": 1, "busy": 2, "upgraded": 3, "tls": 4, "h2": 5, "other": 6,
-                    "outgoing": 10, "oldest_ms": 11, "moved": 7, "announced": 8, "cut": 9, "more": []}),
+                    "outgoing": 10, "oldest_ms": 11, "moved": 7, "announced": 8, "cut": 9, "stalled": 4, "more": []}),
                 Said::State(DrainState {
                     idle: 1,
                     busy: 2,
@@ -318,7 +323,7 @@ mod tests {
                 Said::State(DrainState::default()),
             ),
             (
-                json!({"act": "drained", "moved": 7, "announced": 8, "cut": 9}),
+                json!({"act": "drained", "moved": 7, "announced": 8, "cut": 9, "stalled": 4}),
                 Said::Drained(totals),
             ),
             (

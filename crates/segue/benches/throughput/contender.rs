@@ -23,6 +23,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(40);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Contender {
     SegueSpread,
+    /// Not compared with Node, but with the one before.
+    SegueWithoutPreload,
     SegueShared,
     NodeRoundRobin,
     NodeNone,
@@ -39,6 +41,7 @@ impl Contender {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::SegueSpread => "segue spread",
+            Self::SegueWithoutPreload => "segue without the preload script",
             Self::SegueShared => "segue shared",
             Self::NodeRoundRobin => "node SCHED_RR",
             Self::NodeNone => "node SCHED_NONE",
@@ -51,8 +54,9 @@ impl Contender {
         let port = free_port()?;
         let control = directory.path().join("control.sock");
         let mut command = match self {
-            Self::SegueSpread => segue(&control, workers, "spread"),
-            Self::SegueShared => segue(&control, workers, "shared"),
+            Self::SegueSpread => segue(&control, workers, &["--distribution", "spread"]),
+            Self::SegueWithoutPreload => segue(&control, workers, &["--preload", "off"]),
+            Self::SegueShared => segue(&control, workers, &["--distribution", "shared"]),
             Self::NodeRoundRobin => node("rr", workers),
             Self::NodeNone => node("none", workers),
         };
@@ -79,22 +83,17 @@ impl Contender {
     fn own_processes(self) -> usize {
         match self {
             // Keeper and supervisor.
-            Self::SegueSpread | Self::SegueShared => 2,
+            Self::SegueSpread | Self::SegueWithoutPreload | Self::SegueShared => 2,
             Self::NodeRoundRobin | Self::NodeNone => 1,
         }
     }
 }
 
-fn segue(control: &Path, workers: usize, distribution: &str) -> Command {
+fn segue(control: &Path, workers: usize, flags: &[&str]) -> Command {
     let mut command = Command::new(SEGUE);
     command.arg("run").arg("--control").arg(control);
-    command.args([
-        "--workers",
-        &workers.to_string(),
-        "--distribution",
-        distribution,
-    ]);
-    command.args(["--min-uptime", "0s", APP]);
+    command.args(["--workers", &workers.to_string()]);
+    command.args(flags).args(["--min-uptime", "0s", APP]);
     command
 }
 

@@ -1,5 +1,6 @@
 //! segue against Node's own cluster primary: connections/s, keep-alive requests/s, processor time
-//! for each request, memory of the supervisor, time of a reload. `cargo bench -p segue`.
+//! for each request, memory of the supervisor, time of a reload; and what its preload script costs.
+//! `cargo bench -p segue`.
 //!
 //! All contenders run the same app on the same machine in turn, launch by launch, so that a busy
 //! minute hits all of them; medians of all launches are shown with their spread.
@@ -12,6 +13,7 @@
 
 mod client;
 mod contender;
+mod preload;
 mod proc;
 
 use std::path::Path;
@@ -19,7 +21,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 
 use client::{Client, Task};
 use contender::{Contender, Launched, SEGUE, boot_time};
@@ -41,9 +43,20 @@ struct Args {
     /// End with 1 if a ratio is below what is promised
     #[arg(long)]
     check: bool,
+    /// One part instead of all
+    #[arg(long)]
+    only: Option<Part>,
     /// Given by cargo
     #[arg(long, hide = true)]
     bench: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    Throughput,
+    Preload,
+    Memory,
+    Reload,
 }
 
 /// What one launch gave.
@@ -67,10 +80,18 @@ fn main() -> anyhow::Result<ExitCode> {
         client.name(),
         std::thread::available_parallelism().map_or(0, usize::from)
     );
-    let samples = throughput(&args, client)?;
-    let is_met = report(&samples);
-    memory()?;
-    reloads(args.launches, args.workers)?;
+    let runs = |part| args.only.is_none_or(|only| only == part);
+    let is_met = !runs(Part::Throughput) || report(&throughput(&args, client)?);
+    if runs(Part::Preload) {
+        let time = Duration::from_secs(args.seconds);
+        preload::compare(2 * args.launches, time, client)?;
+    }
+    if runs(Part::Memory) {
+        memory()?;
+    }
+    if runs(Part::Reload) {
+        reloads(args.launches, args.workers)?;
+    }
     let fails = args.check && !is_met;
     Ok(if fails {
         ExitCode::FAILURE

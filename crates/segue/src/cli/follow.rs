@@ -112,6 +112,7 @@ pub(super) fn exit_of(outcome: &Outcome) -> Exit {
         | OutcomeKind::Started
         | OutcomeKind::Reloaded
         | OutcomeKind::Scaled
+        | OutcomeKind::Paused
         | OutcomeKind::Stopped
         | OutcomeKind::Upgraded => Exit::Done,
         OutcomeKind::ReloadFailed

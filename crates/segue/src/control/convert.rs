@@ -21,6 +21,7 @@ pub(crate) fn app(view: &AppView, now: Time, measures: &impl Measures) -> wire::
         phase: match view.phase {
             AppPhase::Starting => wire::AppPhase::Starting,
             AppPhase::Running => wire::AppPhase::Running,
+            AppPhase::Paused => wire::AppPhase::Paused,
             AppPhase::Stopping => wire::AppPhase::Stopping,
             AppPhase::Finished => wire::AppPhase::Finished,
         },
@@ -158,6 +159,7 @@ pub(crate) fn notice(notice: &Notice, names: &impl Names, at: SystemTime) -> wir
         Notice::Scaled { .. }
         | Notice::StopDelayed { .. }
         | Notice::Stopping
+        | Notice::Paused
         | Notice::Refused(_) => {}
     }
     told.pid = told
@@ -207,6 +209,10 @@ pub(crate) fn outcome(outcome: &Outcome, names: &impl Names) -> wire::Outcome {
             kind: wire::OutcomeKind::Scaled,
             from: Some(*from),
             to: Some(*to),
+            ..blank
+        },
+        Outcome::Paused => wire::Outcome {
+            kind: wire::OutcomeKind::Paused,
             ..blank
         },
         Outcome::Stopped => wire::Outcome {
@@ -336,6 +342,7 @@ const fn notice_kind(notice: &Notice) -> &'static str {
         Notice::SettleTimedOut { .. } => "settle_timed_out",
         Notice::Scaled { .. } => "scaled",
         Notice::Stopping => "stopping",
+        Notice::Paused => "paused",
         Notice::Refused(_) => "refused",
     }
 }

@@ -92,12 +92,16 @@ pub(crate) fn notice(notice: &Notice, names: &impl Names) -> (Level, String) {
             let draining = names.draining(*worker).unwrap_or_default();
             let left = draining.left(|ms| human(Duration::from_millis(ms)));
             let left = left.map(|left| format!(" ({left})")).unwrap_or_default();
+            // Whoever is hurried has no time left at all.
+            let after = match limit.is_zero() {
+                true => String::new(),
+                false => format!(" after {}", human(*limit)),
+            };
             (
                 Level::Warn,
                 format!(
-                    "{} still had connections after {}{left}: they are cut off",
-                    who(worker, slot),
-                    human(*limit)
+                    "{} still had connections{after}{left}: they are cut off",
+                    who(worker, slot)
                 ),
             )
         }
@@ -215,6 +219,13 @@ pub(crate) fn notice(notice: &Notice, names: &impl Names) -> (Level, String) {
             Level::Info,
             format!("{} stops: connections drain", names.app()),
         ),
+        Notice::Paused => (
+            Level::Warn,
+            format!(
+                "{} is paused: its workers drain, and clients wait in the queues until a reload (segue reload, or HUP) brings new ones",
+                names.app()
+            ),
+        ),
         Notice::Refused(why) => (Level::Warn, format!("refused: {}", refusal(*why))),
     }
 }
@@ -249,6 +260,10 @@ pub(crate) fn outcome(outcome: &Outcome, names: &impl Names) -> (String, String)
         Outcome::Scaled { from, to } => {
             done(format!("scaled from {from} to {}", count(*to, "worker")))
         }
+        Outcome::Paused => (
+            format!("{} is paused", names.app()),
+            "segue reload, or HUP to the main process, brings new workers".to_owned(),
+        ),
         Outcome::Stopped => done(format!(
             "{} has stopped; every connection was finished",
             names.app()
@@ -442,6 +457,7 @@ const fn leaving(why: Leaving) -> &'static str {
         Leaving::Reload => "a newer generation serves",
         Leaving::ScaledDown => "fewer workers are wanted",
         Leaving::Stop => "the app stops",
+        Leaving::Pause => "the app is paused",
         Leaving::Abandoned => "its generation was given up",
         Leaving::Aged => "it has reached its greatest age, and its successor is ready",
         Leaving::OverMemory => "it uses too much memory, and its successor is ready",

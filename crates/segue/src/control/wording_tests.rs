@@ -143,6 +143,16 @@ fn notices() {
             "worker 7 (slot 1, pid 4007) still had connections after 5 min: they are cut off",
         ),
         (
+            Notice::DrainTimedOut {
+                worker: W,
+                slot: S,
+                limit: Duration::ZERO,
+            },
+            Level::Warn,
+            "drain_timed_out",
+            "worker 7 (slot 1, pid 4007) still had connections: they are cut off",
+        ),
+        (
             Notice::WorkerKilled { worker: W, slot: S },
             Level::Warn,
             "worker_killed",
@@ -280,6 +290,12 @@ fn notices() {
             Level::Info,
             "stopping",
             "web stops: connections drain",
+        ),
+        (
+            Notice::Paused,
+            Level::Warn,
+            "paused",
+            "web is paused: its workers drain, and clients wait in the queues until a reload (segue reload, or HUP) brings new ones",
         ),
         (
             Notice::Refused(Refusal::Reloading),
@@ -473,6 +489,12 @@ fn outcomes() {
             wire::OutcomeKind::Scaled,
             "scaled from 1 to 4 workers",
             "",
+        ),
+        (
+            Outcome::Paused,
+            wire::OutcomeKind::Paused,
+            "web is paused",
+            "segue reload, or HUP to the main process, brings new workers",
         ),
         (
             Outcome::Stopped,

@@ -2,20 +2,28 @@
 
 use std::time::Duration;
 
-/// One that dies sooner after it has begun to serve has failed at its start, too.
+/// One that dies sooner after it has begun to serve has had a short life.
 const PROVEN: Duration = Duration::from_secs(1);
 
 /// So many failed starts in a row are followed by another one at once.
-const AT_ONCE: u32 = 2;
+const FAILED_AT_ONCE: u32 = 2;
 
-/// The longest wait; it doubles from one second.
+/// So many short lives in a row are followed by another one at once: somebody may be killing it.
+const SHORT_AT_ONCE: u32 = 10;
+
+/// The first wait, and the one after short lives.
+const WAIT: Duration = Duration::from_secs(1);
+
+/// The longest wait after failed starts; it doubles.
 const LONGEST: Duration = Duration::from_secs(30);
 
 /// The deaths so far. Time is what has passed since any fixed moment.
 #[derive(Debug, Default)]
 pub(super) struct Deaths {
-    /// Failed starts in a row.
+    /// Starts in a row that came to nothing.
     failed: u32,
+    /// Short lives in a row.
+    short: u32,
     /// When the present one began to serve.
     ready: Option<Duration>,
 }
@@ -25,7 +33,7 @@ pub(super) struct Deaths {
 pub(super) struct Sequel {
     /// Until the next start.
     pub(super) wait: Duration,
-    /// Failed starts in a row, this one included.
+    /// Failed starts and short lives in a row, this one included.
     pub(super) failed: u32,
     /// It had never served.
     pub(super) was_unready: bool,
@@ -41,23 +49,26 @@ impl Deaths {
     }
 
     pub(super) fn died(&mut self, now: Duration) -> Sequel {
-        let is_proven = self
-            .ready
-            .is_some_and(|ready| now.saturating_sub(ready) >= PROVEN);
-        self.failed = match is_proven {
-            true => 0,
-            false => self.failed.saturating_add(1),
-        };
-        let wait = match self.failed.checked_sub(AT_ONCE) {
-            None | Some(0) => Duration::ZERO,
-            Some(beyond) => Duration::from_secs(1)
-                .saturating_mul(1_u32.checked_shl(beyond - 1).unwrap_or(u32::MAX))
-                .min(LONGEST),
+        let lived = self.ready.map(|ready| now.saturating_sub(ready));
+        match lived {
+            None => self.failed = self.failed.saturating_add(1),
+            Some(lived) if lived < PROVEN => self.short = self.short.saturating_add(1),
+            Some(_) => (self.failed, self.short) = (0, 0),
+        }
+        let wait = match lived {
+            None => match self.failed.checked_sub(FAILED_AT_ONCE) {
+                None | Some(0) => Duration::ZERO,
+                Some(beyond) => WAIT
+                    .saturating_mul(1_u32.checked_shl(beyond - 1).unwrap_or(u32::MAX))
+                    .min(LONGEST),
+            },
+            Some(_) if self.short > SHORT_AT_ONCE => WAIT,
+            Some(_) => Duration::ZERO,
         };
         Sequel {
             wait,
-            failed: self.failed,
-            was_unready: self.ready.is_none(),
+            failed: self.failed.saturating_add(self.short),
+            was_unready: lived.is_none(),
         }
     }
 }
@@ -87,10 +98,17 @@ mod tests {
     #[test]
     fn one_that_has_served_is_followed_at_once() {
         assert_eq!(waits(&[Some(1000); 20]), [0; 20]);
-        assert_eq!(
-            waits(&[Some(5), Some(1000), Some(5), Some(5), Some(5)]),
-            [0, 0, 0, 0, 1]
-        );
+        assert_eq!(waits(&[Some(5), Some(1000), Some(5)]), [0; 3]);
+    }
+
+    #[test]
+    fn many_short_lives_are_followed_more_slowly() {
+        let mut expected = vec![0; 10];
+        expected.extend([1; 5]);
+        assert_eq!(waits(&[Some(5); 15]), expected);
+        let mut lives = vec![Some(5); 10];
+        lives.extend([Some(1000), Some(5)]);
+        assert_eq!(waits(&lives), [0; 12]);
     }
 
     #[test]
@@ -101,5 +119,7 @@ mod tests {
             waits(&[None, None, None, Some(2000), None]),
             [0, 0, 1, 0, 0]
         );
+        // To serve for a moment proves little.
+        assert_eq!(waits(&[None, None, Some(5), None]), [0, 0, 0, 1]);
     }
 }

@@ -308,7 +308,7 @@ impl Kept {
 
     /// Reads what the supervisor says, and says what is to be said.
     fn talk(&mut self) {
-        for _ in 0..TURN {
+        for turn in 0..TURN {
             let Supervisor::Runs { link, .. } = &self.supervisor else {
                 return;
             };
@@ -322,6 +322,10 @@ impl Kept {
                 }
                 // It is about to be reaped, and then all of it has been read.
                 Ok(None) | Err(_) => break,
+            }
+            if turn + 1 == TURN {
+                // What a burst took is given back.
+                memory::forget_code();
             }
         }
         if let Supervisor::Runs { link, .. } = &self.supervisor {
@@ -354,6 +358,8 @@ impl Kept {
                 self.deaths.ready(self.began.elapsed());
                 self.set_taking_over(false);
                 self.held.drop(FALLBACK);
+                // From here on there is little to do for long.
+                memory::forget_code();
             }
             (ToKeeper::Leads(pid), _) => {
                 self.leaders.insert(pid);

@@ -28,6 +28,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use segue_core::{AddressId, SocketRef, Tend, WorkerId};
+use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc, watch as published};
 use tokio::time::Instant;
 
@@ -75,7 +76,8 @@ pub(crate) struct Migrant {
 pub(crate) type Receipt = Box<dyn Debug + Send + Sync>;
 
 /// What became of stragglers so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
 pub(crate) struct Counts {
     /// Accepted by a worker, from a queue.
     pub(crate) handed_over: u64,
@@ -274,6 +276,19 @@ impl<H: HandOver> Stragglers<H> {
     /// Whether a connection is on its way to this worker.
     pub(crate) fn is_offering(&self, worker: WorkerId) -> bool {
         self.tally.offered().contains_key(&worker)
+    }
+
+    /// Goes on counting where a predecessor has ended.
+    pub(crate) fn count_from(&self, counts: Counts) {
+        let tally = &self.tally;
+        for (counter, before) in [
+            (&tally.handed_over, counts.handed_over),
+            (&tally.migrated, counts.migrated),
+            (&tally.reset, counts.reset),
+            (&tally.expired, counts.expired),
+        ] {
+            counter.fetch_add(before, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn counts(&self) -> Counts {

@@ -17,7 +17,7 @@ pub(crate) fn is_up(view: &AppView) -> bool {
             let slots = || view.slots.iter();
             slots().any(is_ready) && slots().all(|slot| is_ready(slot) || slot.restarts > 0)
         }
-        AppPhase::Running => true,
+        AppPhase::Running | AppPhase::Paused => true,
         AppPhase::Stopping | AppPhase::Finished => false,
     }
 }
@@ -50,6 +50,9 @@ pub(crate) fn line(
             reload.generation.0,
             view.serving.0
         ),
+        (Phase::Reloading(_) | Phase::Running, _) if view.phase == AppPhase::Paused => {
+            format!("{app} is paused: clients wait for a reload{places}")
+        }
         (Phase::Reloading(_) | Phase::Running, _) => {
             let count = match (serving, slots) {
                 (1, 1) => "1 worker".to_owned(),
@@ -194,6 +197,12 @@ mod tests {
             &worse,
             Phase::Running,
             "web serves: 1 of 3 workers of generation 1 at [::]:80; 2 workers drain; refuses connections at [::]:80; 1 given up",
+        );
+        let paused = view(AppPhase::Paused, 2, &[(0, 1, Draining)]);
+        check(
+            &paused,
+            Phase::Running,
+            "web is paused: clients wait for a reload at [::]:80; 1 worker drains",
         );
         let alone = view(AppPhase::Running, 1, &[(0, 1, Ready)]);
         assert_eq!(

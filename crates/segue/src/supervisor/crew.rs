@@ -78,6 +78,8 @@ pub(super) struct DrainRecord {
     pub(super) hello: Option<Hello>,
     /// What it has said last, once a drain has begun.
     pub(super) state: Option<DrainState>,
+    /// When it said so, in milliseconds of the monotonic clock.
+    pub(super) heard: u64,
     pub(super) bypasses: Vec<String>,
 }
 

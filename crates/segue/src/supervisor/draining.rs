@@ -36,11 +36,15 @@ impl Supervisor {
         });
     }
 
-    /// When the app stops there is nobody left to take a connection.
+    /// When the app stops or is paused there is nobody left to take a connection.
     fn idle_rule(&self, why: Leaving) -> Idle {
-        let stops = why == Leaving::Stop || self.core.view().phase == AppPhase::Stopping;
+        let is_alone = matches!(why, Leaving::Stop | Leaving::Pause)
+            || matches!(
+                self.core.view().phase,
+                AppPhase::Stopping | AppPhase::Paused
+            );
         match self.plan.drain.idle {
-            IdleRule::Migrate if !stops => Idle::Migrate,
+            IdleRule::Migrate if !is_alone => Idle::Migrate,
             IdleRule::Migrate | IdleRule::Close => Idle::Close,
         }
     }
@@ -75,8 +79,10 @@ impl Supervisor {
     }
 
     pub(super) fn hear_drain_state(&mut self, worker: WorkerId, state: DrainState) {
+        let now = self.now();
         if let Some(member) = self.crew.member_mut(worker) {
             member.drain.state = Some(state);
+            member.drain.heard = now.0;
         }
         self.crew.note(worker);
     }
@@ -92,9 +98,9 @@ impl Supervisor {
 
     pub(super) fn hear_bypass(&mut self, worker: WorkerId, bypass: Bypass) {
         let place = bypass.place;
-        if self.records.note_bypass(&place) {
+        if self.records.note_bypass(worker, &place) {
             self.say(format!(
-                "{}the app listens at {place} on a socket of its own (exclusive or reusePort): a reload cannot hand that port over, and connections to it are lost with their worker",
+                "{}the app listens at {place} on a socket of its own: a reload cannot hand that port over, and connections to it are lost with their worker",
                 lines::PREFIX
             ));
         }
@@ -108,7 +114,8 @@ impl Supervisor {
 
     /// What a worker's drain has said last, for people.
     pub(super) fn shown_drain(&self, worker: WorkerId) -> Option<wire::Draining> {
-        let state = self.crew.member(worker)?.drain.state?;
+        let drain = &self.crew.member(worker)?.drain;
+        let state = drain.state?;
         Some(wire::Draining {
             idle: state.idle,
             busy: state.busy,
@@ -117,10 +124,14 @@ impl Supervisor {
             http2: state.http2,
             other: state.other,
             outgoing: state.outgoing,
-            oldest_ms: state.oldest,
+            oldest_ms: match state.oldest {
+                0 => 0,
+                oldest => oldest.saturating_add(millis(self.now().since(Time(drain.heard)))),
+            },
             moved: state.totals.moved,
             announced: state.totals.announced,
             cut: state.totals.cut,
+            stalled: state.totals.stalled,
         })
     }
 

@@ -212,9 +212,12 @@ impl Supervisor {
             }
             Intent::Stop => self.hear_stop_signal(),
             Intent::Reopen => self.reopen_log(),
+            Intent::Pause => {
+                let request = self.new_request();
+                self.feed(Event::PauseRequested { request });
+            }
             Intent::Grow => self.hear_scale(Scale::Up(1)),
             Intent::Shrink => self.hear_scale(Scale::Down(1)),
-            Intent::NotYet(what) => self.say(format!("{}{what}", lines::PREFIX)),
             Intent::Nothing => {}
         }
     }

@@ -17,8 +17,8 @@ pub(super) enum Intent {
     Grow,
     /// One worker fewer.
     Shrink,
-    /// Understood, and not possible in this release.
-    NotYet(&'static str),
+    /// Drain every worker; clients wait for the next reload.
+    Pause,
     /// Nothing to do: sent by the kernel about a terminal, or internal.
     Nothing,
 }
@@ -36,9 +36,7 @@ pub(super) fn of(received: Received) -> Intent {
         Handled::Ttou => Intent::Shrink,
         Handled::Usr1 => Intent::Reopen,
         Handled::Usr2 => Intent::Upgrade,
-        Handled::Winch => {
-            Intent::NotYet("WINCH (drain all workers, keep the ports): not in this release")
-        }
+        Handled::Winch => Intent::Pause,
         Handled::Chld | Handled::Pipe => Intent::Nothing,
     }
 }
@@ -69,6 +67,6 @@ mod tests {
         }
         assert_eq!(sent(Handled::Usr1, false), Intent::Reopen);
         assert_eq!(sent(Handled::Usr2, false), Intent::Upgrade);
-        assert!(matches!(sent(Handled::Winch, false), Intent::NotYet(_)));
+        assert_eq!(sent(Handled::Winch, false), Intent::Pause);
     }
 }

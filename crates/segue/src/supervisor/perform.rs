@@ -4,6 +4,7 @@ use segue_core::{
     Action, AppPhase, AskId, Event, Generation, Notice, Outcome, RequestId, Signal, SlotId,
     SocketRef, WorkerId,
 };
+use segue_sys::memory;
 use segue_wire::control as wire;
 use segue_wire::node::HandleType;
 
@@ -261,6 +262,13 @@ impl Supervisor {
         self.callers.tell(&told);
         if matches!(notice, Notice::AppReady { .. }) {
             self.say_unclaimed();
+        }
+        if matches!(
+            notice,
+            Notice::AppReady { .. } | Notice::GenerationGone { .. }
+        ) {
+            // From here on there is little to do for long.
+            memory::forget_code();
         }
     }
 

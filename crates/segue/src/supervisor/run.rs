@@ -362,6 +362,12 @@ impl Supervisor {
         logging::take_over(&supervisor.plan.writer, &inherited)?;
         supervisor.facts = facts;
         supervisor.releases = succession::releases(&journal, &inherited)?;
+        supervisor.records = Records::restore(journal.clone(), &inherited)?;
+        supervisor.stragglers.count_from(
+            inherited
+                .value(&journal.full(succession::COUNTS))?
+                .unwrap_or_default(),
+        );
         supervisor.requests = Requests::restore(&journal, &inherited)?;
         supervisor.asks = succession::asks(&journal, &inherited)?;
         supervisor.take_over(&mut inherited, &registry)?;
@@ -411,7 +417,7 @@ impl Supervisor {
             callers: Callers::default(),
             requests: Requests::default(),
             upgrade: None,
-            records: Records::default(),
+            records: Records::new(journal.clone()),
             inputs,
             news,
             facts: VecDeque::new(),

@@ -18,11 +18,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::crew::{self, DESCRIPTORS, Recruit};
+use super::records::Records;
 use super::requests::Requests;
 use super::run::{Asking, PLAN, Supervisor};
 use crate::config::app::AppConfig;
 use crate::handoff::{Deposit, InheritError, Inherited, Journal, tree};
-use crate::listener::{Pool, Registry, Resumed, Traveller};
+use crate::listener::{Counts, Pool, Registry, Resumed, Traveller};
 use crate::worker::channel::{self, Channel, Offered, Predecessor};
 use crate::worker::launch::Release;
 use crate::worker::output::{Label, Output, Unfinished};
@@ -32,6 +33,7 @@ const MOST_EVENTS: usize = 256;
 
 const CORE: &str = "core";
 const EVENTS: &str = "events";
+pub(super) const COUNTS: &str = "counts";
 
 /// Numbers of one supervisor begin so far above those of the one before.
 const EPOCH: u32 = 32;
@@ -112,6 +114,7 @@ impl Supervisor {
         if self.journal.length(EVENTS) >= MOST_EVENTS {
             self.note_core();
         }
+        self.journal.put(COUNTS, &self.stragglers.counts());
         self.journal.commit();
     }
 
@@ -136,6 +139,8 @@ pub(crate) fn check(contents: Contents) -> Result<(), InheritError> {
     releases(&journal, &inherited)?;
     asks(&journal, &inherited)?;
     Requests::restore(&journal, &inherited)?;
+    Records::restore(journal.clone(), &inherited)?;
+    inherited.value::<Counts>(&journal.full(COUNTS))?;
     Pool::check(&journal, &inherited)?;
     by_name::<Traveller>(&inherited, &journal.full("connection/"))?;
     let prefix = journal.full("worker/");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use segue_load::{Builder, Contract, FailureKind, Load, Mixed, Phase, Report, Think};
 
 use crate::harness::load::{Clients, assert_flawless, render};
-use crate::harness::nodes::{next_site, nodes};
+use crate::harness::nodes::{each_node, next_site};
 use crate::harness::record::Record;
 use crate::harness::run::{LIMIT, Launch, Run};
 use crate::harness::{heavy, skip};
@@ -75,16 +75,9 @@ fn unnoticed(launch: Launch, fixture: &str, connections: u32, reloads: u32, answ
 
 fn unnoticed_with_every_node(fixture: &str) {
     let _turn = heavy();
-    for node in nodes() {
-        eprintln!("{node}");
-        unnoticed(
-            Launch::node(fixture).with_node(&node),
-            fixture,
-            200,
-            4,
-            1500,
-        );
-    }
+    each_node(|node| {
+        unnoticed(Launch::node(fixture).with_node(node), fixture, 200, 4, 1500);
+    });
 }
 
 #[test]
@@ -115,35 +108,42 @@ fn keep_alive_clients_notice_nothing_with_one_socket_for_all() {
     unnoticed(launch, "plain.js", 100, 2, 1000);
 }
 
+fn twenty_reloads_with_every_node(fixture: &str) {
+    let _turn = heavy();
+    each_node(|node| {
+        let launch = Launch::node(fixture).with_node(node);
+        unnoticed(launch, fixture, 200, 20, 5000);
+    });
+}
+
 #[test]
 #[ignore = "long"]
-fn twenty_reloads_and_a_hundred_thousand_requests_go_unnoticed() {
-    let _turn = heavy();
-    for fixture in ["plain.js", "graceful.js", "abrupt.js"] {
-        for node in nodes() {
-            eprintln!("{node}");
-            unnoticed(
-                Launch::node(fixture).with_node(&node),
-                fixture,
-                200,
-                20,
-                5000,
-            );
-        }
-    }
+fn twenty_reloads_and_a_hundred_thousand_requests_go_unnoticed_without_a_signal_handler() {
+    twenty_reloads_with_every_node("plain.js");
+}
+
+#[test]
+#[ignore = "long"]
+fn twenty_reloads_and_a_hundred_thousand_requests_go_unnoticed_when_the_app_closes_its_server() {
+    twenty_reloads_with_every_node("graceful.js");
+}
+
+#[test]
+#[ignore = "long"]
+fn twenty_reloads_and_a_hundred_thousand_requests_go_unnoticed_when_the_app_exits_on_sigterm() {
+    twenty_reloads_with_every_node("abrupt.js");
 }
 
 fn framework(fixture: &str, connections: u32, reloads: u32, answers: u64) {
     let _turn = heavy();
-    for node in nodes() {
+    each_node(|node| {
         if node.major < 20 {
             skip("the frameworks of the lock file ask for Node 20");
-            continue;
+            return;
         }
-        eprintln!("{node}");
-        let launch = Launch::node(fixture).with_node(&node).with_frameworks();
+        let launch = Launch::node(fixture).with_node(node).with_frameworks();
         unnoticed(launch, fixture, connections, reloads, answers);
-    }
+    });
 }
 
 #[test]
@@ -179,19 +179,18 @@ fn keep_alive_clients_of_every_framework_notice_nothing_for_longer() {
 fn keep_alive_clients_of_a_next_server_notice_nothing() {
     let _turn = heavy();
     let site = next_site();
-    for node in nodes() {
+    each_node(|node| {
         if node.major < 20 {
             skip("Next.js asks for Node 20");
-            continue;
+            return;
         }
-        eprintln!("{node}");
         let launch = Launch::node("next.js")
-            .with_node(&node)
+            .with_node(node)
             .env("NODE_ENV", "production")
             .env("NEXT_DIR", &site.to_string_lossy())
             .env("NODE_PATH", &site.join("node_modules").to_string_lossy());
         unnoticed(launch, "next.js", 100, 5, 1000);
-    }
+    });
 }
 
 /// No pipelines: what a client has sent behind a request whose answer announces the end is lost by the protocol.
@@ -262,36 +261,40 @@ fn scaling_down_goes_unnoticed_by_keep_alive_clients() {
 }
 
 /// Whoever is in the middle of something is answered, with an announcement of the end; then the door is shut.
+pub(crate) fn stop_under_keep_alive_load(mut run: Run) {
+    let kind = Mixed {
+        clients: 100,
+        pipeline: 1,
+        ..Mixed::default()
+    };
+    let load = Load::builder().with(kind).contract(contract());
+    let clients = Clients::start(load, run.address());
+    clients.wait_for_answers(1000);
+    clients.mark("stop", Phase::Reload);
+    run.segue(&["stop"]).expect(0);
+    let status = run.wait_for_end(LIMIT);
+    assert_eq!(status.code(), Some(0), "{}", run.log.render());
+    let report = clients.stop();
+    eprintln!("{}", render(&report));
+    let at_the_door =
+        report.failed_by(FailureKind::Refused) + report.failed_by(FailureKind::ConnectTimeout);
+    assert!(at_the_door > 0, "it has stopped");
+    assert_eq!(
+        report.failed(),
+        at_the_door,
+        "{}\n{}",
+        render(&report),
+        run.log.render()
+    );
+    run.expect_nothing_left();
+}
+
 #[test]
 fn stopping_under_keep_alive_load_loses_no_request() {
     let _turn = heavy();
     for fixture in ["plain.js", "graceful.js", "abrupt.js"] {
-        let mut run = Launch::node(fixture).start();
-        let kind = Mixed {
-            clients: 100,
-            pipeline: 1,
-            ..Mixed::default()
-        };
-        let load = Load::builder().with(kind).contract(contract());
-        let clients = Clients::start(load, run.address());
-        clients.wait_for_answers(1000);
-        clients.mark("stop", Phase::Reload);
-        run.segue(&["stop"]).expect(0);
-        let status = run.wait_for_end(LIMIT);
-        assert_eq!(status.code(), Some(0), "{}", run.log.render());
-        let report = clients.stop();
-        eprintln!("{fixture}: {}", render(&report));
-        let at_the_door =
-            report.failed_by(FailureKind::Refused) + report.failed_by(FailureKind::ConnectTimeout);
-        assert!(at_the_door > 0, "it has stopped");
-        assert_eq!(
-            report.failed(),
-            at_the_door,
-            "{}\n{}",
-            render(&report),
-            run.log.render()
-        );
-        run.expect_nothing_left();
+        eprintln!("{fixture}");
+        stop_under_keep_alive_load(Launch::node(fixture).start());
     }
 }
 

@@ -10,7 +10,7 @@ use segue_load::{
 };
 
 use crate::harness::load::{Clients, render};
-use crate::harness::nodes::{frameworks, nodes};
+use crate::harness::nodes::{each_node, frameworks, nodes};
 use crate::harness::output::{Log, Stream};
 use crate::harness::port::Port;
 use crate::harness::primary::Primary;
@@ -62,7 +62,7 @@ fn address(port: &Port) -> SocketAddr {
 
 #[test]
 fn the_fixtures_keep_the_contract_of_the_load_client() {
-    for node in nodes() {
+    each_node(|node| {
         let port = Port::lease();
         let alone = Alone::start(&node.path, "plain.js", &port);
         let load = Load::builder()
@@ -105,17 +105,17 @@ fn the_fixtures_keep_the_contract_of_the_load_client() {
             assert!(class.answers > 0 || class.cut > 0, "{node}: {class:?}");
         }
         assert_eq!(report.versions.keys().collect::<Vec<_>>(), ["alone"]);
-    }
+    });
 }
 
 /// So many right answers, and nothing else.
 fn keeps_the_contract(fixture: &str, load: Builder, target: impl Fn(SocketAddr) -> Target) {
     // The frameworks' pinned releases run on Node 20 and newer.
     let is_framework = ["express.js", "fastify.js", "koa.js", "hapi.js"].contains(&fixture);
-    for node in nodes() {
+    each_node(|node| {
         if is_framework && node.major < 20 {
             skip(&format!("{node}, {fixture}: the framework needs Node 20"));
-            continue;
+            return;
         }
         let port = Port::lease();
         let alone = Alone::start(&node.path, fixture, &port);
@@ -141,7 +141,7 @@ fn keeps_the_contract(fixture: &str, load: Builder, target: impl Fn(SocketAddr) 
                 "{node}, {fixture}: {class:?}"
             );
         }
-    }
+    });
 }
 
 fn mixed(pipeline: u64) -> Builder {
@@ -254,9 +254,9 @@ fn the_stand_in_says_what_node_says() {
     let (stand_in, code) = life(command);
     assert_eq!(code, Some(0));
     assert!(stand_in.len() > 4, "{stand_in:?}");
-    for node in nodes() {
+    each_node(|node| {
         let mut command = Command::new(&node.path);
         command.arg(fixtures().join("plain.js"));
         assert_eq!(life(command), (stand_in.clone(), Some(0)), "{node}");
-    }
+    });
 }

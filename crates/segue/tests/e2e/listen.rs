@@ -10,20 +10,19 @@ use segue_load::{Fresh, Load, Phase, Target};
 use crate::harness::command::Pending;
 use crate::harness::http;
 use crate::harness::load::{Clients, assert_flawless};
-use crate::harness::nodes::{installed, nodes};
+use crate::harness::nodes::{each_node, installed};
 use crate::harness::run::{LIMIT, Launch, Run};
 use crate::harness::{fixtures, is_root, skip};
 
 /// Starts a fixture with every Node version, checks it, reloads it, checks the new version, stops.
 fn with_every_node(fixture: &str, check: impl Fn(&Run, &str)) {
-    for node in nodes() {
-        eprintln!("{node}");
-        let run = Launch::node(fixture).with_node(&node).start();
+    each_node(|node| {
+        let run = Launch::node(fixture).with_node(node).start();
         check(&run, "v1");
         run.roll("v2", fixture);
         check(&run, "v2");
         run.finish();
-    }
+    });
 }
 
 fn answers(run: &Run, version: &str) {
@@ -121,33 +120,31 @@ fn explicit_commonjs() {
 
 #[test]
 fn typescript_where_node_runs_it() {
-    let able = nodes().into_iter().filter(|node| node.major >= 24);
-    let mut ran = false;
-    for node in able {
-        let run = Launch::node("typed.ts").with_node(&node).start();
+    each_node(|node| {
+        if node.major < 24 {
+            skip(&format!("{node} does not run TypeScript by itself"));
+            return;
+        }
+        let run = Launch::node("typed.ts").with_node(node).start();
         answers(&run, "v1");
         run.roll("v2", "typed.ts");
         answers(&run, "v2");
         run.finish();
-        ran = true;
-    }
-    if !ran {
-        skip("none of the Node versions runs TypeScript by itself");
-    }
+    });
 }
 
 /// Frameworks live beside the release, as after an installation.
 fn with_framework(fixture: &str, oldest: u32) {
-    for node in nodes() {
+    each_node(|node| {
         if node.major < oldest {
             skip(&format!(
                 "{fixture} needs Node {oldest}, not {}",
                 node.major
             ));
-            continue;
+            return;
         }
         let run = Launch::node(fixture)
-            .with_node(&node)
+            .with_node(node)
             .with_frameworks()
             .start();
         assert_eq!(run.get("/").version(), "v1");
@@ -164,7 +161,7 @@ fn with_framework(fixture: &str, oldest: u32) {
         clients.wait_for_answers(50);
         assert_flawless(&clients.stop(), &run);
         run.finish();
-    }
+    });
 }
 
 #[test]
@@ -297,8 +294,8 @@ fn a_late_listen() {
 
 #[test]
 fn closing_and_listening_again() {
-    for node in nodes() {
-        let run = Launch::node("listen-again.js").with_node(&node).start();
+    each_node(|node| {
+        let run = Launch::node("listen-again.js").with_node(node).start();
         run.log.wait_for(0, "listening again", LIMIT);
         run.until("both listen again", |_| {
             run.log
@@ -312,13 +309,13 @@ fn closing_and_listening_again() {
             assert_eq!(run.get("/").version(), "v1");
         }
         run.finish();
-    }
+    });
 }
 
 #[test]
 fn a_unix_socket_path() {
-    for node in nodes() {
-        let launch = Launch::node("unix-path.js").with_node(&node);
+    each_node(|node| {
+        let launch = Launch::node("unix-path.js").with_node(node);
         let path = launch.site.path("app.sock");
         let run = launch
             .env("SOCKET_PATH", path.to_str().expect("a plain path"))
@@ -340,14 +337,14 @@ fn a_unix_socket_path() {
         assert_flawless(&clients.stop(), &run);
         run.finish();
         assert!(!path.exists(), "the path is removed at the end");
-    }
+    });
 }
 
 #[test]
 fn a_unix_socket_path_that_every_worker_unlinks_and_opens_up() {
     use std::os::unix::fs::PermissionsExt;
-    for node in nodes() {
-        let launch = Launch::node("unix-path.js").with_node(&node).workers("3");
+    each_node(|node| {
+        let launch = Launch::node("unix-path.js").with_node(node).workers("3");
         let path = launch.site.path("app.sock");
         let run = launch
             .env("SOCKET_PATH", path.to_str().expect("a plain path"))
@@ -366,7 +363,7 @@ fn a_unix_socket_path_that_every_worker_unlinks_and_opens_up() {
         );
         run.finish();
         assert!(!path.exists(), "the path is removed at the end");
-    }
+    });
 }
 
 #[test]
@@ -481,8 +478,8 @@ fn an_app_with_cluster_code_of_its_own_is_a_worker() {
 
 #[test]
 fn children_and_threads_of_a_worker_are_not_workers() {
-    for node in nodes() {
-        let run = Launch::node("grandchildren.js").with_node(&node).start();
+    each_node(|node| {
+        let run = Launch::node("grandchildren.js").with_node(node).start();
         let seen = run.get("/seen").json();
         for who in ["forked", "thread"] {
             assert_eq!(seen[who]["isWorker"], false, "{who}: {seen}");
@@ -505,19 +502,19 @@ fn children_and_threads_of_a_worker_are_not_workers() {
             assert_eq!(answer.text(), "alone");
         }
         run.finish();
-    }
+    });
 }
 
 #[test]
 fn messages_of_every_shape_do_no_harm() {
-    for node in nodes() {
-        let run = Launch::node("messages.js").with_node(&node).start();
+    each_node(|node| {
+        let run = Launch::node("messages.js").with_node(node).start();
         let before = run.ready_pids();
         run.log.wait_for(0, "messages sent", LIMIT);
         assert_eq!(run.get("/").version(), "v1");
         assert_eq!(run.ready_pids(), before);
         run.finish();
-    }
+    });
 }
 
 #[test]

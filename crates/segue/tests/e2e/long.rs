@@ -8,7 +8,7 @@ use segue_wire::control::WorkerPhase;
 
 use crate::harness::heavy;
 use crate::harness::load::{Clients, render};
-use crate::harness::nodes::nodes;
+use crate::harness::nodes::{each_node, nodes};
 use crate::harness::process::Process;
 use crate::harness::run::Launch;
 
@@ -24,11 +24,13 @@ fn duration() -> Duration {
 #[ignore = "long"]
 fn reloads_broken_releases_kills_and_scaling_for_a_long_time() {
     let _turn = heavy();
-    let nodes = nodes();
-    for node in &nodes {
+    let share = duration() / u32::try_from(nodes().len()).expect("a few");
+    each_node(|node| {
         let run = Launch::node("plain.js")
             .with_node(node)
             .workers("3")
+            // A download outlives several of the reloads below, and none may be hurried.
+            .flag("--drain-generations", "30")
             .start();
         let name = run.app().name;
         let load = Load::builder()
@@ -47,7 +49,6 @@ fn reloads_broken_releases_kills_and_scaling_for_a_long_time() {
                 ..Download::default()
             });
         let clients = Clients::start(load, run.address());
-        let share = duration() / u32::try_from(nodes.len()).expect("a few");
         let end = Instant::now() + share;
         let mut round = 1;
         while Instant::now() < end {
@@ -99,5 +100,5 @@ fn reloads_broken_releases_kills_and_scaling_for_a_long_time() {
             render(&report)
         );
         run.finish();
-    }
+    });
 }

@@ -7,7 +7,7 @@ use segue_wire::control::{App, WorkerPhase};
 
 use crate::harness::heavy;
 use crate::harness::load::{Clients, render};
-use crate::harness::nodes::nodes;
+use crate::harness::nodes::each_node;
 use crate::harness::process::Process;
 use crate::harness::record::Record;
 use crate::harness::run::{LIMIT, Launch, Run};
@@ -58,9 +58,9 @@ fn judge(clients: Clients, victims: &[String], run: &Run) {
 #[test]
 fn kill_9_under_keep_alive_load_costs_what_the_worker_had_in_hand() {
     let _turn = heavy();
-    for node in nodes() {
+    each_node(|node| {
         let run = Launch::node("recorded.js")
-            .with_node(&node)
+            .with_node(node)
             .recording()
             .start();
         let clients = Clients::start(mixed(100), run.address());
@@ -81,15 +81,15 @@ fn kill_9_under_keep_alive_load_costs_what_the_worker_had_in_hand() {
         clients.wait_for_answers(2000);
         judge(clients, &[format!("v1-{victim}")], &run);
         run.finish();
-    }
+    });
 }
 
 /// A reload under load; once the old generation is being quieted, one worker of `generation` is killed.
 fn kill_in_the_migration(generation: u32) {
     let _turn = heavy();
-    for node in nodes() {
+    each_node(|node| {
         let run = Launch::node("recorded.js")
-            .with_node(&node)
+            .with_node(node)
             .recording()
             .start();
         let clients = Clients::start(mixed(300), run.address());
@@ -130,7 +130,7 @@ fn kill_in_the_migration(generation: u32) {
         judge(clients, &[format!("v{generation}-{victim}")], &run);
         assert_eq!(run.get("/").version(), "v2");
         run.finish();
-    }
+    });
 }
 
 #[test]

@@ -13,11 +13,15 @@
 mod harness;
 
 mod activation;
+mod bypass;
 mod control;
 mod crash;
 mod drain;
+mod farewell;
 mod faults;
 mod ground;
+mod idle;
+mod leaks;
 mod limits;
 mod listen;
 mod logs;
@@ -25,6 +29,7 @@ mod long;
 mod losses;
 mod output;
 mod peers;
+mod preload;
 mod release;
 mod reload;
 mod run;
@@ -33,3 +38,4 @@ mod signals;
 mod stop;
 mod streams;
 mod takeover;
+mod upgrade;

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Instant;
 
-use crate::harness::nodes::nodes;
+use crate::harness::nodes::each_node;
 use crate::harness::run::{LIMIT, Launch, Run};
 
 fn connect(run: &Run) -> TcpStream {
@@ -57,8 +57,8 @@ const WARM: &str = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 
 #[test]
 fn a_client_of_http_1_0_keeps_its_connection_or_is_told_that_it_ends() {
-    for node in nodes() {
-        let run = Launch::node("plain.js").with_node(&node).start();
+    each_node(|node| {
+        let run = Launch::node("plain.js").with_node(node).start();
         let ask = "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";
         let mut kept = connect(&run);
         say(&mut kept, ask);
@@ -77,14 +77,14 @@ fn a_client_of_http_1_0_keeps_its_connection_or_is_told_that_it_ends() {
         drop((kept, cut));
         run.until("the old generation is gone", |app| app.workers.len() == 2);
         run.finish();
-    }
+    });
 }
 
 /// Node ends such a connection, also under a request; a reload must not make a hang of it.
 #[test]
 fn connections_whose_client_has_closed_its_half_end() {
-    for node in nodes() {
-        let run = Launch::node("plain.js").with_node(&node).start();
+    each_node(|node| {
+        let run = Launch::node("plain.js").with_node(node).start();
         let warm = || {
             let mut stream = connect(&run);
             say(&mut stream, WARM);
@@ -104,14 +104,14 @@ fn connections_whose_client_has_closed_its_half_end() {
         run.until("the old generation is gone", |app| app.workers.len() == 2);
         assert_eq!(run.get("/").version(), "v2");
         run.finish();
-    }
+    });
 }
 
 #[test]
 fn half_a_request_is_waited_for_and_silence_ends_at_the_deadline() {
-    for node in nodes() {
+    each_node(|node| {
         let run = Launch::node("plain.js")
-            .with_node(&node)
+            .with_node(node)
             .flag("--drain-timeout", "4s")
             .start();
         let old = run.ready_pids();
@@ -146,7 +146,7 @@ fn half_a_request_is_waited_for_and_silence_ends_at_the_deadline() {
             assert!(rest.is_empty() || rest.starts_with(b"HTTP/1.1 408"));
         }
         run.finish();
-    }
+    });
 }
 
 /// Told `Connection: close`, it goes on asking on the same connection.

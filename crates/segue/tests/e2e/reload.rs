@@ -7,7 +7,7 @@ use segue_load::{Cut, Download, Fresh, Load, Phase, Post};
 use segue_wire::control::WorkerPhase;
 
 use crate::harness::load::{Clients, apache_bench, assert_flawless, render};
-use crate::harness::nodes::nodes;
+use crate::harness::nodes::each_node;
 use crate::harness::run::{LIMIT, Launch, Run};
 use crate::harness::{heavy, skip};
 
@@ -21,8 +21,8 @@ fn fresh(clients: u32) -> segue_load::Builder {
 /// So many reloads in a row under 200 clients that connect anew for each request.
 fn reload_in_a_row(fixture: &str, reloads: u32) {
     let _turn = heavy();
-    for node in nodes() {
-        let run = Launch::node(fixture).with_node(&node).start();
+    each_node(|node| {
+        let run = Launch::node(fixture).with_node(node).start();
         let clients = Clients::start(fresh(200), run.address());
         clients.wait_for_answers(1000);
         for number in 0..reloads {
@@ -41,7 +41,7 @@ fn reload_in_a_row(fixture: &str, reloads: u32) {
             "every version answered"
         );
         run.finish();
-    }
+    });
 }
 
 #[test]

@@ -3,10 +3,15 @@
 use std::time::Duration;
 
 use rustix::process::Signal;
+use segue_load::Phase;
+use segue_wire::control::AppPhase;
 
+use crate::drain::mixed;
+use crate::harness::load::{Clients, assert_flawless};
 use crate::harness::process::{self, Process};
+use crate::harness::record::Record;
 use crate::harness::run::{LIMIT, Launch};
-use crate::harness::{is_root, skip};
+use crate::harness::{heavy, is_root, skip};
 
 #[test]
 fn ttin_and_ttou_change_the_number_of_workers() {
@@ -33,17 +38,13 @@ fn ttin_and_ttou_change_the_number_of_workers() {
 }
 
 #[test]
-fn a_signal_whose_function_does_not_exist_yet_says_so_and_kills_nobody() {
+fn a_signal_that_finds_nothing_to_do_says_so_and_kills_nobody() {
     let run = Launch::standin("").start();
     let before = run.ready_pids();
-    for (signal, name) in [
-        (Signal::USR1, "USR1"),
-        (Signal::USR2, "upgraded"),
-        (Signal::WINCH, "WINCH"),
-    ] {
+    for (signal, says) in [(Signal::USR1, "--log FILE"), (Signal::USR2, "upgraded")] {
         let mark = run.log.mark();
         run.signal(signal);
-        run.log.wait_for(mark, name, LIMIT);
+        run.log.wait_for(mark, says, LIMIT);
     }
     for signal in [Signal::PIPE, Signal::CHILD] {
         run.signal(signal);
@@ -156,5 +157,58 @@ fn without_a_place_for_a_control_socket_signals_are_enough() {
     run.signal(Signal::HUP);
     run.log.wait_for(0, "committed", LIMIT);
     assert_eq!(run.get("/").version(), "v2");
+    run.finish();
+}
+
+#[test]
+fn a_paused_app_lets_clients_wait_until_hup_brings_new_workers() {
+    let _turn = heavy();
+    let run = Launch::node("recorded.js").recording().start();
+    let clients = Clients::start(mixed(50), run.address());
+    clients.wait_for_answers(500);
+
+    clients.mark("pause", Phase::Fault);
+    run.signal(Signal::WINCH);
+    run.until("all have drained, and clients queue", |app| {
+        app.phase == AppPhase::Paused
+            && app.workers.is_empty()
+            && app
+                .addresses
+                .iter()
+                .any(|address| address.queued.unwrap_or(0) > 0 && !address.refusing)
+    });
+    // Asked again, nothing changes; nor does a killed supervisor.
+    run.signal(Signal::WINCH);
+    Process::open(run.status().supervisor.pid)
+        .expect("the supervisor")
+        .signal(Signal::KILL);
+    run.until("it is still paused", |app| app.phase == AppPhase::Paused);
+
+    run.site.deploy("v2", "recorded.js");
+    run.signal(Signal::HUP);
+    clients.wait_for_answers(500);
+    clients.committed("v2");
+    run.until("it runs", |app| app.phase == AppPhase::Running);
+    let report = clients.stop();
+    assert_flawless(&report, &run);
+    Record::read(&run).expect_each_once(report.requests(), &run);
+    run.finish();
+}
+
+#[test]
+fn a_broken_release_leaves_a_paused_app_paused() {
+    let run = Launch::node("plain.js").start();
+    run.signal(Signal::WINCH);
+    run.until("paused", |app| {
+        app.phase == AppPhase::Paused && app.workers.is_empty()
+    });
+    run.roll_and_fail("v2", "throws-at-boot.js");
+    run.until("still paused", |app| {
+        app.phase == AppPhase::Paused && app.workers.is_empty()
+    });
+    run.roll("v3", "plain.js");
+    assert_eq!(run.get("/").version(), "v3");
+    run.signal(Signal::WINCH);
+    run.until("paused again", |app| app.phase == AppPhase::Paused);
     run.finish();
 }

@@ -11,7 +11,7 @@ use segue_load::{
 };
 
 use crate::harness::load::{Clients, assert_flawless, render};
-use crate::harness::nodes::{frameworks, installed, nodes};
+use crate::harness::nodes::{each_node, frameworks, installed};
 use crate::harness::output::{Log, Stream};
 use crate::harness::record::Record;
 use crate::harness::run::{LIMIT, Launch, Run};
@@ -34,11 +34,8 @@ fn tls(address: SocketAddr) -> Target {
 #[test]
 fn keep_alive_over_tls_loses_no_request() {
     let _turn = heavy();
-    for node in nodes() {
-        let run = Launch::node("https.js")
-            .with_node(&node)
-            .recording()
-            .start();
+    each_node(|node| {
+        let run = Launch::node("https.js").with_node(node).recording().start();
         let kind = Mixed {
             clients: 50,
             pipeline: 1,
@@ -68,7 +65,7 @@ fn keep_alive_over_tls_loses_no_request() {
         );
         Record::read(&run).expect_each_once(report.requests(), &run);
         run.finish();
-    }
+    });
 }
 
 fn http2() -> Builder {
@@ -78,11 +75,8 @@ fn http2() -> Builder {
 /// Streams may be refused, which is to say that nothing was done for them, and the workers' record agrees.
 fn http2_across_reloads(target: impl Fn(&Run) -> Target) {
     let _turn = heavy();
-    for node in nodes() {
-        let run = Launch::node("http2.js")
-            .with_node(&node)
-            .recording()
-            .start();
+    each_node(|node| {
+        let run = Launch::node("http2.js").with_node(node).recording().start();
         let clients = Clients::start(http2(), target(&run));
         clients.wait_for_answers(1000);
         for version in ["v2", "v3"] {
@@ -109,7 +103,7 @@ fn http2_across_reloads(target: impl Fn(&Run) -> Target) {
         );
         Record::read(&run).expect_each_once(report.answers(), &run);
         run.finish();
-    }
+    });
 }
 
 #[test]
@@ -131,9 +125,9 @@ fn http2_over_tls_loses_only_streams_that_were_refused() {
 #[test]
 fn websockets_are_closed_with_a_handshake_and_come_back() {
     let _turn = heavy();
-    for node in nodes() {
+    each_node(|node| {
         let run = Launch::node("ws.js")
-            .with_node(&node)
+            .with_node(node)
             .with_frameworks()
             .flag("--websocket-close-after", "1s")
             .start();
@@ -163,7 +157,7 @@ fn websockets_are_closed_with_a_handshake_and_come_back() {
         assert_flawless(&report, &run);
         assert_eq!(report.versions.len(), 3, "{}", render(&report));
         run.finish();
-    }
+    });
 }
 
 /// Clients of socket.io in a process of their own.

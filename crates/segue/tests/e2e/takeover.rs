@@ -9,6 +9,7 @@ use segue_load::Phase;
 use segue_wire::control::WorkerPhase;
 
 use crate::drain::{assert_unnoticed, mixed};
+use crate::harness::everything::{self, Everything};
 use crate::harness::heavy;
 use crate::harness::load::{Clients, render};
 use crate::harness::nodes::nodes;
@@ -187,5 +188,130 @@ fn a_supervisor_that_fails_again_and_again_is_held_back() {
     );
     assert_eq!(run.get("/").status, 200, "the app goes on serving");
     assert_eq!(run.ready_pids(), workers);
+    run.finish();
+}
+
+fn killed_under_the_whole_load(kills: u32) {
+    let _turn = heavy();
+    for node in nodes() {
+        let run = everything::app(&node).start();
+        let workers = run.ready_pids();
+        let clients = Everything::start(&run);
+        clients.wait_for_answers(300);
+        for number in 0..kills {
+            clients.mark(&format!("kill {number}"), Phase::Fault);
+            kill_supervisor(&run);
+            clients.wait_for_answers(100);
+            assert_eq!(run.ready_pids(), workers, "no worker was restarted");
+            clients.assert_unharmed(&run);
+        }
+        run.roll("v2", "everything.js");
+        clients.committed("v2");
+        clients.wait_for_answers(300);
+        clients.stop(&run);
+        run.finish();
+    }
+}
+
+#[test]
+fn no_kind_of_client_misses_a_killed_supervisor() {
+    killed_under_the_whole_load(2);
+}
+
+#[test]
+#[ignore = "long"]
+fn no_kind_of_client_misses_twenty_killed_supervisors() {
+    killed_under_the_whole_load(20);
+}
+
+fn main_process_killed_under_the_whole_load(kills: u32) {
+    let _turn = heavy();
+    for node in nodes() {
+        let mut run = everything::app(&node).start();
+        let workers = run.ready_pids();
+        let clients = Everything::start(&run);
+        clients.wait_for_answers(300);
+        for number in 0..kills {
+            clients.mark(&format!("kill {number}"), Phase::Fault);
+            run.kill_main();
+            clients.wait_for_answers(100);
+            assert_eq!(run.ready_pids(), workers, "no worker was restarted");
+            clients.assert_unharmed(&run);
+            // The new one keeps as the old one did.
+            kill_supervisor(&run);
+            assert_eq!(run.ready_pids(), workers);
+        }
+        let version = "v2";
+        run.site.deploy(version, "everything.js");
+        run.signal(Signal::HUP);
+        run.until("the reload is over", |app| {
+            app.generation == 2 && app.workers.len() == 2
+        });
+        clients.committed(version);
+        clients.wait_for_answers(300);
+        clients.stop(&run);
+        run.finish();
+    }
+}
+
+#[test]
+fn a_killed_main_process_is_replaced_and_not_missed() {
+    main_process_killed_under_the_whole_load(1);
+}
+
+#[test]
+#[ignore = "long"]
+fn ten_killed_main_processes_are_not_missed() {
+    main_process_killed_under_the_whole_load(10);
+}
+
+#[test]
+fn the_pid_file_names_the_main_process_that_took_the_place() {
+    let launch = Launch::standin("");
+    let path = launch.site.path("segue.pid");
+    let mut run = launch.flag("--pid-file", &path).start();
+    run.kill_main();
+    let text = std::fs::read_to_string(&path).expect("read the pid file");
+    assert_eq!(text.trim().parse(), Ok(run.main.pid));
+    run.finish();
+    assert!(!path.exists());
+}
+
+#[test]
+fn when_both_are_gone_workers_do_not_run_on_by_themselves() {
+    let mut run = Launch::node("plain.js").start();
+    // Stopped, it does not start another supervisor meanwhile.
+    run.signal(Signal::STOP);
+    kill(run.status().supervisor.pid);
+    run.signal(Signal::KILL);
+    run.wait_for_end(LIMIT);
+    run.expect_nothing_left();
+}
+
+#[test]
+fn what_is_asked_during_a_take_over_is_done_once() {
+    let run = Launch::standin("").workers("1").start();
+    let name = run.app().name;
+    let mut slots = 1;
+    for round in 0..6 {
+        let asked = run.segue_beside(&["scale", &name, "+1"]);
+        let take_over = match round % 2 {
+            0 => None,
+            _ => Some(run.segue_beside(&["upgrade", "--binary", env!("CARGO_BIN_EXE_segue")])),
+        };
+        if take_over.is_none() {
+            kill(supervisor_of(&run).expect("a supervisor"));
+        }
+        run.signal(Signal::TTIN);
+        let asked_meanwhile = run.segue_beside(&["scale", &name, "+1"]);
+        if let Some(upgrade) = take_over {
+            upgrade.wait(LIMIT).expect(0);
+        }
+        asked.wait(LIMIT).expect(0);
+        asked_meanwhile.wait(LIMIT).expect(0);
+        slots += 3;
+        run.until("all are done", |app| app.slots.len() >= slots);
+        assert_eq!(run.app().slots.len(), slots, "round {round}");
+    }
     run.finish();
 }

@@ -24,7 +24,8 @@ pub(crate) const AS_MAIN: [&str; 4] = [
 #[derive(Debug)]
 pub(crate) enum Main {
     Command(Child),
-    Service(spawn::Child),
+    /// With how it ended, once that is known.
+    Service(spawn::Child, Option<ExitStatus>),
 }
 
 /// A service that has been started.
@@ -66,9 +67,16 @@ impl Main {
         let child = child.start().expect("start it");
         Started {
             pid: child.pid,
-            main: Self::Service(child),
+            main: Self::Service(child, None),
             out,
             err,
+        }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        match self {
+            Self::Command(child) => child.id(),
+            Self::Service(child, _) => child.pid,
         }
     }
 
@@ -76,15 +84,17 @@ impl Main {
     pub(crate) fn wait(&mut self) -> ExitStatus {
         match self {
             Self::Command(child) => child.wait().expect("reap the main process"),
-            Self::Service(child) => {
-                let mut ended = [PollFd::new(&child.pidfd, PollFlags::IN)];
-                poll(&mut ended, None).expect("wait for its end");
-                match spawn::reap(&child.pidfd).expect("reap the main process") {
-                    Some(Exit::Code(code)) => ExitStatus::from_raw(code << 8),
-                    Some(Exit::Signal(signal)) => ExitStatus::from_raw(signal),
-                    other => panic!("it ended, but {other:?}"),
-                }
-            }
+            Self::Service(child, ended) => *ended.get_or_insert_with(|| reap(child)),
         }
+    }
+}
+
+fn reap(child: &spawn::Child) -> ExitStatus {
+    let mut ended = [PollFd::new(&child.pidfd, PollFlags::IN)];
+    poll(&mut ended, None).expect("wait for its end");
+    match spawn::reap(&child.pidfd).expect("reap the main process") {
+        Some(Exit::Code(code)) => ExitStatus::from_raw(code << 8),
+        Some(Exit::Signal(signal)) => ExitStatus::from_raw(signal),
+        other => panic!("it ended, but {other:?}"),
     }
 }

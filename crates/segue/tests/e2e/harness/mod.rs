@@ -5,6 +5,7 @@
 //! failed test that shows the supervisor's whole output.
 
 pub(crate) mod command;
+pub(crate) mod everything;
 pub(crate) mod http;
 pub(crate) mod load;
 
@@ -40,11 +41,17 @@ pub(crate) fn kept(name: &str) -> PathBuf {
 /// The stand-in worker: an example of this package, beside the binary in `examples`. `cargo test`
 /// builds it, but `cargo test --test e2e` does not, and would run a stale one.
 pub(crate) fn standin() -> PathBuf {
-    static BUILT: LazyLock<PathBuf> = LazyLock::new(build_standin);
+    static BUILT: LazyLock<PathBuf> = LazyLock::new(|| build_example("standin"));
     BUILT.clone()
 }
 
-fn build_standin() -> PathBuf {
+/// A binary that reads the state as well as segue does, and then does not do its work.
+pub(crate) fn impostor() -> PathBuf {
+    static BUILT: LazyLock<PathBuf> = LazyLock::new(|| build_example("impostor"));
+    BUILT.clone()
+}
+
+fn build_example(example: &str) -> PathBuf {
     let profile = Path::new(env!("CARGO_BIN_EXE_segue")).parent();
     let profile = profile.expect("the binary lies in the directory of its profile");
     let name = match profile.file_name().and_then(|name| name.to_str()) {
@@ -59,13 +66,13 @@ fn build_standin() -> PathBuf {
         "--package",
         env!("CARGO_PKG_NAME"),
         "--example",
-        "standin",
+        example,
     ]);
     command
         .args(["--profile", name, "--target-dir"])
         .arg(kept(""));
     command.current_dir(env!("CARGO_MANIFEST_DIR"));
-    let path = profile.join("examples/standin");
+    let path = profile.join("examples").join(example);
     let output = command.output().expect("run cargo");
     assert!(
         output.status.success() && path.is_file(),

@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -41,6 +42,21 @@ pub(crate) fn nodes() -> Vec<Node> {
             fetched(major.expect("SEGUE_TEST_NODES lists major versions, such as 16,26"))
         })
         .collect()
+}
+
+/// Runs a test with each of them, also after it has failed with one, and then fails with the names
+/// of those that it failed with.
+#[track_caller]
+pub(crate) fn each_node(test: impl Fn(&Node)) {
+    let mut failed = Vec::new();
+    for node in nodes() {
+        eprintln!("{node}");
+        // What a failed run has damaged is its own: each has a directory, a port and processes.
+        if catch_unwind(AssertUnwindSafe(|| test(&node))).is_err() {
+            failed.push(node.to_string());
+        }
+    }
+    assert!(failed.is_empty(), "failed with {}", failed.join(", "));
 }
 
 /// The node on the PATH.

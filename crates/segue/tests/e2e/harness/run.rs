@@ -134,6 +134,12 @@ impl Launch {
         self
     }
 
+    /// Another file than the one under test itself: a copy, say, that is to be replaced.
+    pub(crate) fn binary(mut self, path: PathBuf) -> Self {
+        self.binary = path;
+        self
+    }
+
     /// A program that starts the supervisor, with its arguments.
     pub(crate) fn under(mut self, prefix: &[&str]) -> Self {
         self.prefix = prefix.iter().map(OsString::from).collect();
@@ -387,6 +393,17 @@ impl Run {
         outcome
     }
 
+    /// `segue upgrade` to the binary under test.
+    #[track_caller]
+    pub(crate) fn upgrade(&self) -> Outcome {
+        self.upgrade_to(Path::new(env!("CARGO_BIN_EXE_segue")))
+    }
+
+    #[track_caller]
+    pub(crate) fn upgrade_to(&self, binary: &Path) -> Outcome {
+        self.segue(&["upgrade", "--binary", &binary.to_string_lossy()])
+    }
+
     /// The status, or why there is none.
     pub(crate) fn try_status(&self) -> Result<Status, String> {
         let answer =
@@ -480,6 +497,29 @@ impl Run {
         process::marked(&self.mark)
     }
 
+    /// The main process is killed, and the supervisor's takes its place.
+    #[track_caller]
+    pub(crate) fn kill_main(&mut self) {
+        let heir = Process::open(self.status().supervisor.pid).expect("the supervisor");
+        self.signal(Signal::KILL);
+        self.child.wait();
+        self.main = heir;
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let keeper = self.try_status().map(|status| status.supervisor.keeper_pid);
+            if keeper == Ok(Some(self.main.pid)) {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "no new keeper: {keeper:?}\n{}",
+                self.log.render()
+            );
+            self.log
+                .wait_for_news(self.log.mark(), Duration::from_millis(50));
+        }
+    }
+
     /// Waits for the end of the main process.
     #[track_caller]
     pub(crate) fn wait_for_end(&mut self, limit: Duration) -> ExitStatus {
@@ -507,8 +547,12 @@ impl Run {
     #[track_caller]
     pub(crate) fn finish(mut self) {
         self.signal(Signal::TERM);
+        let is_child = self.main.pid == self.child.id();
         let status = self.wait_for_end(LIMIT);
-        assert_eq!(status.code(), Some(0), "{status}\n{}", self.log.render());
+        // How one ends that is not our child we are not told.
+        if is_child {
+            assert_eq!(status.code(), Some(0), "{status}\n{}", self.log.render());
+        }
         self.expect_nothing_left();
     }
 }
