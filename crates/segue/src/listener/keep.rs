@@ -8,14 +8,14 @@ use std::collections::BTreeSet;
 use segue_core::AddressId;
 
 use super::inherit::stored_name;
-use super::pool::{Nature, Open, Pool};
+use super::pool::{Gate, Nature, Open, Pool};
 use crate::service::Notifier;
 
 /// The way to the keeper of our sockets.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     notifier: Notifier,
-    /// It is to have them when we are gone, although we end in order.
+    /// It is to have all of them when we are gone, paths too, although we end in order.
     stays: bool,
 }
 
@@ -48,9 +48,14 @@ impl Pool {
         }
     }
 
-    /// The address is on its way out: who listens there afterwards must find it free.
+    /// The address is on its way out: who listens there afterwards must find it free. Unless it is
+    /// the whole app that ends: whether that is a stop or a restart only the service manager knows,
+    /// which closes what it keeps when it is a stop. A path is taken away in either case.
     pub(super) fn keep_no_more(&self, address: AddressId, open: &Open) {
-        if !self.kept.notifier.is_there() || self.kept.stays {
+        let app_ends = !matches!(open.gate, Gate::Open);
+        let is_path = matches!(open.nature, Nature::Path(_));
+        let stays = self.kept.stays || (app_ends && !is_path);
+        if !self.kept.notifier.is_there() || stays {
             return;
         }
         let names = (0..open.sockets.len()).filter_map(|index| self.kept_name(address, index));

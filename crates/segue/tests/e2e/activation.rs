@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 use rustix::process::Signal;
-use segue_load::{Fresh, Load, Phase};
+use segue_load::{Download, Fresh, Load, Phase};
 
 use crate::drain::{assert_unnoticed, mixed};
 use crate::harness::load::{Clients, assert_flawless};
@@ -331,13 +331,46 @@ fn when_all_processes_are_killed_connections_wait_for_the_next_start() {
     for client in between {
         assert_eq!(client.version(&run), "v3");
     }
+    let expected = names(&run, 4);
     run.finish();
-    assert_eq!(
-        manager.kept_names(),
-        Vec::<String>::new(),
-        "{}",
-        manager.render()
-    );
+    assert_eq!(manager.kept_names(), expected, "{}", manager.render());
+}
+
+/// `systemctl restart`: TERM, and a new start when all is over.
+#[test]
+fn a_whole_restart_refuses_nobody() {
+    let _turn = heavy();
+    let (launch, manager) = managed(Launch::node("plain.js").flag("--settle", "100ms"));
+    let mut run = launch.clone().start();
+    let address = run.address();
+    wait_until_kept(&run, &manager, 2);
+    // What is under way is let finish, what comes meanwhile waits, new processes answer it.
+    let load = Load::builder()
+        .with(Fresh {
+            clients: 20,
+            ..Fresh::default()
+        })
+        .with(Download::default())
+        .connect_timeout(LIMIT);
+    let clients = Clients::start(load, address);
+    for round in 2..5 {
+        clients.wait_for_answers(200);
+        let mark = manager.mark();
+        run.signal(Signal::TERM);
+        manager.wait_for(mark, "STOPPING=1");
+        let status = run.wait_for_end(LIMIT);
+        assert_eq!(status.code(), Some(0), "{}", run.log.render());
+        run.expect_nothing_left();
+        drop(run);
+        let between = ask(address);
+        launch.site.deploy(&format!("v{round}"), "plain.js");
+        run = launch.clone().start_with(manager.kept());
+        assert_eq!(between.version(&run), format!("v{round}"));
+        assert!(run.app().addresses[0].steered);
+    }
+    clients.wait_for_answers(200);
+    assert_flawless(&clients.stop(), &run);
+    run.finish();
 }
 
 #[test]
@@ -368,13 +401,9 @@ fn a_store_that_is_too_small_costs_no_connection_that_is_in_it() {
     run.roll("v2", "");
     run.until("the first generation is gone", |app| app.workers.len() == 4);
     assert_eq!(ask(address).version(&run), "v2");
+    let expected = names(&run, 1);
     run.finish();
-    assert_eq!(
-        manager.kept_names(),
-        Vec::<String>::new(),
-        "{}",
-        manager.render()
-    );
+    assert_eq!(manager.kept_names(), expected, "{}", manager.render());
 }
 
 #[test]
@@ -478,13 +507,9 @@ fn sockets_of_workers_that_come_later_are_kept_too() {
     wait_until_kept(&run, &manager, 1);
     run.segue(&["scale", "3"]).expect(0);
     wait_until_kept(&run, &manager, 3);
+    let expected = names(&run, 3);
     run.finish();
-    assert_eq!(
-        manager.kept_names(),
-        Vec::<String>::new(),
-        "{}",
-        manager.render()
-    );
+    assert_eq!(manager.kept_names(), expected, "{}", manager.render());
 }
 
 #[test]
