@@ -5,6 +5,7 @@
 //!   told        what is to be said, and when     ─▶ notifier   says it, sooner or later
 //!   line        the app in one line
 //!   activation  descriptors that it has left for us
+//!   unit        how it is to run us
 //! ```
 //!
 //! Without a service manager nothing of this does anything. With one, nothing of it can fail or
@@ -14,6 +15,7 @@ pub(crate) mod activation;
 mod line;
 mod notifier;
 mod told;
+pub(crate) mod unit;
 
 pub(crate) use line::{is_up, line};
 pub(crate) use notifier::Notifier;

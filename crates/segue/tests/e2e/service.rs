@@ -1,13 +1,17 @@
 //! Under a service manager: what it is told, and when.
 
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::harness::command::{Outcome, Pending};
 use crate::harness::main_process::AS_MAIN;
 use crate::harness::process::Process;
 use crate::harness::run::{LIMIT, Launch, Run};
+use crate::harness::skip;
 use crate::harness::systemd::Manager;
 
 /// A launch under a service manager.
@@ -96,6 +100,56 @@ fn a_reload_by_signal_is_told_with_its_beginning_and_its_end() {
     manager.wait_for(mark, "READY=1");
     assert_eq!(run.app().generation, 2);
     run.finish();
+}
+
+/// A manager that has sent HUP waits for both words, however soon it is over.
+#[test]
+fn a_reload_that_cannot_begin_is_told_as_one_that_failed() {
+    let (launch, manager) = managed(Launch::node("plain.js"));
+    let run = launch.start();
+    manager.wait_for(0, "READY=1");
+    for _ in 0..3 {
+        std::fs::remove_file(run.site.path("current")).expect("remove the link");
+        let mark = manager.mark();
+        run.signal(Signal::HUP);
+        manager.wait_for(mark, "RELOADING=1");
+        let ready = manager.wait_for(mark, "READY=1");
+        let status = ready.value("STATUS").expect("a status");
+        assert!(status.contains("failed"), "{status}");
+        run.site.turn("v1");
+    }
+    let mark = manager.mark();
+    run.signal(Signal::HUP);
+    manager.wait_for(mark, "READY=1");
+    run.finish();
+}
+
+/// A pause is for people: the service goes on, and says what it waits for.
+#[test]
+fn a_pause_is_told_in_words() {
+    let (launch, manager) = managed(Launch::standin(""));
+    let run = launch.start();
+    manager.wait_for(0, "READY=1");
+    let mark = manager.mark();
+    run.signal(Signal::WINCH);
+    let said = |message: &str| manager.heard_within(mark, message, LIMIT).is_some();
+    let port = run.site.port.number();
+    assert!(
+        said(&format!(
+            "STATUS=standin is paused: clients wait for a reload at [::]:{port}"
+        )),
+        "{}",
+        manager.render()
+    );
+    run.signal(Signal::HUP);
+    manager.wait_for(mark, "RELOADING=1");
+    manager.wait_for(mark, "READY=1");
+    assert_eq!(run.get("/").version(), "v1");
+    run.finish();
+    assert_eq!(
+        manager.states(),
+        ["READY", "RELOADING", "READY", "STOPPING"]
+    );
 }
 
 #[test]
@@ -215,4 +269,161 @@ fn a_service_manager_that_does_not_listen_is_no_obstacle() {
         .start();
     assert_eq!(run.get("/").version(), "v1");
     run.finish();
+}
+
+/// Runs `segue service` in the site's current release.
+fn service(launch: &Launch, words: &[&str]) -> Outcome {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_segue"));
+    command.arg("service").args(words);
+    command.current_dir(launch.site.path("current"));
+    command.env("PWD", launch.site.path("current"));
+    command.env("XDG_CONFIG_HOME", launch.site.path("config"));
+    command.env_remove("SEGUE_CONTROL");
+    Pending::start(command).wait(LIMIT)
+}
+
+/// What systemd has to say about units of ours; `None` where it is not installed.
+fn complaints(directory: &Path, units: &[&str], flags: &[&str]) -> Option<Vec<String>> {
+    let mut command = Command::new("systemd-analyze");
+    command.arg("verify").arg("--man=no").args(flags);
+    command.args(units.iter().map(|unit| directory.join(unit)));
+    command.env("XDG_RUNTIME_DIR", directory);
+    let output = command.output().ok()?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    // Units of the machine may have faults, too.
+    let about =
+        |line: &&str| !output.status.success() || units.iter().any(|unit| line.contains(unit));
+    Some(text.lines().filter(about).map(str::to_owned).collect())
+}
+
+#[test]
+fn systemd_accepts_the_units_and_would_not_accept_others() {
+    let launch = Launch::node("plain.js");
+    let directory = launch.site.path("");
+    let script = launch.site.path("current/odd %n $HOME \"name\".js");
+    std::fs::write(&script, "").expect("write a script");
+    let script = script.to_string_lossy().into_owned();
+    let check = |words: &[&str], flags: &[&str]| {
+        let words: Vec<&str> = ["print"].iter().chain(words).copied().collect();
+        let printed = service(&launch, &words).expect(0).out.clone();
+        std::fs::write(directory.join("web.service"), &printed).expect("write the unit");
+        complaints(&directory, &["web.service"], flags).map(|found| (printed, found))
+    };
+    let accepted = |words: &[&str], flags: &[&str]| match check(words, flags) {
+        Some((printed, found)) => {
+            assert_eq!(found, Vec::<String>::new(), "{printed}");
+            true
+        }
+        None => {
+            skip("systemd-analyze is not installed");
+            false
+        }
+    };
+    if !accepted(&["--name", "web", "plain.js", "--port", "80"], &[]) {
+        return;
+    }
+    accepted(
+        &[
+            "--run-as",
+            "daemon",
+            "--log",
+            "/var/log/web.log",
+            "plain.js",
+        ],
+        &[],
+    );
+    accepted(&["--run-as", "daemon", "-w", "4", &script, "", ";"], &[]);
+    accepted(&["--user", "plain.js"], &["--user"]);
+
+    let units = ["shop.service", "shop.socket"];
+    let words = [
+        "--socket",
+        "80",
+        "--socket",
+        "/run/shop.sock",
+        "--name",
+        "shop",
+        "plain.js",
+    ];
+    let printed = service(&launch, &[&["print"], &words[..]].concat())
+        .expect(0)
+        .out
+        .clone();
+    let mut texts = printed.split("# /etc/systemd/system/shop.").skip(1);
+    for unit in units {
+        let (kind, text) = texts
+            .next()
+            .and_then(|text| text.split_once('\n'))
+            .expect("a unit");
+        assert!(unit.ends_with(kind), "{printed}");
+        std::fs::write(directory.join(unit), text).expect("write the unit");
+    }
+    assert_eq!(
+        complaints(&directory, &units, &[]),
+        Some(Vec::new()),
+        "{printed}"
+    );
+
+    let wrong = printed.replace("KillMode", "KillMood");
+    std::fs::write(directory.join("web.service"), wrong).expect("write the unit");
+    let found = complaints(&directory, &["web.service"], &[]);
+    assert!(
+        found.is_some_and(|found| !found.is_empty()),
+        "it is looked at"
+    );
+}
+
+#[test]
+fn a_unit_is_installed_once_and_not_over_another_one() {
+    let launch = Launch::node("plain.js");
+    let words = [
+        "install", "--user", "--socket", "3000", "--name", "shop", "plain.js",
+    ];
+    let outcome = service(&launch, &words);
+    outcome
+        .expect(0)
+        .says(&["systemctl --user enable --now shop.socket shop.service"]);
+    let units = launch.site.path("config/systemd/user");
+    if let Some(found) = complaints(&units, &["shop.service", "shop.socket"], &["--user"]) {
+        assert_eq!(found, Vec::<String>::new());
+    } else {
+        skip("systemd-analyze is not installed");
+    }
+    let unit = units.join("shop.service");
+    let text = std::fs::read_to_string(&unit).expect("read the unit");
+    // The link, not where it leads: it is followed again at each reload.
+    let current = launch.site.path("current");
+    let start = format!(" run --cwd {} --name shop plain.js\n", current.display());
+    assert!(text.contains(&start), "{text}");
+    service(&launch, &words).expect(0);
+    std::fs::write(&unit, "by hand").expect("write the unit");
+    service(&launch, &words)
+        .expect(1)
+        .says(&["something else", "--force"]);
+    assert_eq!(std::fs::read_to_string(&unit).expect("read it"), "by hand");
+    let forced = [&["install", "--force"], &words[1..]].concat();
+    service(&launch, &forced).expect(0);
+    assert_eq!(std::fs::read_to_string(&unit).expect("read it"), text);
+}
+
+#[test]
+fn a_command_line_that_run_would_refuse_makes_no_unit() {
+    let launch = Launch::node("plain.js");
+    for (words, says) in [
+        (
+            &["print", "-w", "0", "plain.js"][..],
+            "write a number from 1",
+        ),
+        (&["print", "--socket", "here", "plain.js"], "write a port"),
+        (&["print", "missing.js"], "missing.js"),
+        (
+            &["print", "--user", "--run-as", "web", "plain.js"],
+            "cannot be used with",
+        ),
+        (&["print", "--run-as", "a\nb", "plain.js"], "is no user"),
+    ] {
+        let outcome = service(&launch, words);
+        outcome.expect(2).says(&[says]);
+        assert_eq!(outcome.out, "");
+    }
 }
