@@ -1,5 +1,6 @@
 //! segue against Node's own cluster primary: connections/s, keep-alive requests/s, processor time
-//! for each request, memory of the supervisor, time of a reload; and what its preload script costs.
+//! for each request, memory of the supervisor, time of a reload, an upgrade and a take-over; and what its preload script
+//! costs.
 //! `cargo bench -p segue`.
 //!
 //! All contenders run the same app on the same machine in turn, launch by launch, so that a busy
@@ -15,6 +16,7 @@ mod client;
 mod contender;
 mod preload;
 mod proc;
+mod takeover;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -25,7 +27,7 @@ use clap::{Parser, ValueEnum};
 
 use client::{Client, Task};
 use contender::{Contender, Launched, SEGUE, boot_time};
-use proc::{available_memory, cpu, pss, pss_of_binary};
+use proc::{available_memory, cpu, pss, pss_of_binary, rss};
 
 /// Memory in KiB that a small Node process needs.
 const WORKER_NEEDS: u64 = 50 * 1024;
@@ -57,6 +59,7 @@ enum Part {
     Preload,
     Memory,
     Reload,
+    Takeover,
 }
 
 /// What one launch gave.
@@ -91,6 +94,9 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     if runs(Part::Reload) {
         reloads(args.launches, args.workers)?;
+    }
+    if runs(Part::Takeover) {
+        takeover::measure(args.launches)?;
     }
     let fails = args.check && !is_met;
     Ok(if fails {
@@ -228,12 +234,14 @@ fn memory() -> anyhow::Result<()> {
         }
         let segue = Contender::SegueSpread.launch(workers)?;
         let ours = pss_of_binary(&segue.processes(), Path::new(SEGUE))?;
+        let keeper = rss(segue.main_process())?;
         drop(segue);
         let node = Contender::NodeNone.launch(workers)?;
         let theirs = pss(node.main_process())?;
         println!(
-            "{workers:>3} workers: segue {:.1} MiB (keeper and supervisor), node's primary {:.1} MiB",
+            "{workers:>3} workers: segue {:.1} MiB (keeper and supervisor; the keeper's RSS {:.1} MiB), node's primary {:.1} MiB",
             ours as f64 / 1024.0,
+            keeper as f64 / 1024.0,
             theirs as f64 / 1024.0
         );
     }

@@ -67,13 +67,22 @@ pub(crate) fn pss_of_binary(processes: &[u32], binary: &Path) -> anyhow::Result<
 
 /// Proportional set size in KiB (proc_pid_smaps(5), "Pss").
 pub(crate) fn pss(pid: u32) -> anyhow::Result<u64> {
+    mapped(pid, "Pss:")
+}
+
+/// Resident set size in KiB (proc_pid_smaps(5), "Rss").
+pub(crate) fn rss(pid: u32) -> anyhow::Result<u64> {
+    mapped(pid, "Rss:")
+}
+
+fn mapped(pid: u32, what: &str) -> anyhow::Result<u64> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+    let line = text.lines().find_map(|line| line.strip_prefix(what));
     let number = line.and_then(|line| line.split_whitespace().next());
     number
         .and_then(|number| number.parse().ok())
-        .with_context(|| format!("no Pss in {path}"))
+        .with_context(|| format!("no {what} in {path}"))
 }
 
 /// Memory in KiB that can be used without swapping.
