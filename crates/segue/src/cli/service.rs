@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use super::args::{Cli, Command, RunArgs};
@@ -23,6 +24,9 @@ Examples:
   segue service print --run-as web -w 4 server.js --port 80
   segue service install --user --name web server.js
   segue service print --user --socket 3000 server.js   systemd listens, from before the first start";
+
+/// Flags that come before those of `run`.
+const OURS: [&str; 4] = ["--user", "--run-as", "--socket", "--force"];
 
 #[derive(Args, Debug)]
 pub(crate) struct ServiceArgs {
@@ -87,14 +91,29 @@ impl What {
 
 impl UnitArgs {
     fn run_args(&self) -> Result<RunArgs, clap::Error> {
+        let ours = |word: &&OsString| {
+            let name = word.to_string_lossy();
+            let name = name.split_once('=').map_or(&*name, |(name, _)| name);
+            OURS.contains(&name)
+        };
         let words = ["segue", "run"].into_iter().map(OsString::from);
-        let cli = Cli::try_parse_from(words.chain(self.words.iter().cloned()))?;
+        let parsed = Cli::try_parse_from(words.chain(self.words.iter().cloned()));
+        if parsed
+            .as_ref()
+            .is_err_and(|error| error.kind() == ErrorKind::UnknownArgument)
+            && let Some(misplaced) = self.words.iter().find(ours)
+        {
+            let why = format!(
+                "{} is no flag of run: write it before those that are\n",
+                misplaced.display()
+            );
+            return Err(Cli::command().error(ErrorKind::UnknownArgument, why));
+        }
+        let cli = parsed?;
         cli.command.check()?;
         match cli.command {
             Command::Run(args) => Ok(*args),
-            _ => {
-                Err(Cli::command().error(clap::error::ErrorKind::InvalidValue, "no command of run"))
-            }
+            _ => Err(Cli::command().error(ErrorKind::InvalidValue, "no command of run")),
         }
     }
 }

@@ -150,6 +150,29 @@ fn it_goes_on_when_the_supervisor_is_killed_or_upgraded() {
 }
 
 #[test]
+fn who_passes_sockets_on_need_not_be_told_anything() {
+    let launch = Launch::standin("");
+    let other = launch.site.other_port.number();
+    let unused = TcpListener::bind(("127.0.0.1", other)).expect("the test's own port");
+    let (theirs, address) = listener(&launch);
+    let sockets = vec![passed(copy(&theirs)), ("odd".to_owned(), unused.into())];
+    let mut run = launch.clone().start_with(sockets);
+    // Without a NOTIFY_SOCKET the main process is replaced, and what it held goes on.
+    run.kill_main();
+    assert_eq!(ask(address).version(&run), "v1");
+    run.until("all sockets are known", |_| {
+        let odd = format!("127.0.0.1:{other} (odd)");
+        run.status().supervisor.unclaimed == [odd]
+    });
+    run.roll("v2", "");
+    run.finish();
+    let late = ask(address);
+    let run = launch.start_with(vec![passed(theirs)]);
+    assert_eq!(late.version(&run), "v2");
+    run.finish();
+}
+
+#[test]
 fn what_nobody_asks_for_stays_open_and_is_named() {
     let launch = Launch::node("plain.js").workers("1");
     let other = launch.site.other_port.number();

@@ -414,6 +414,10 @@ fn a_command_line_that_run_would_refuse_makes_no_unit() {
             &["print", "-w", "0", "plain.js"][..],
             "write a number from 1",
         ),
+        (
+            &["print", "-w", "2", "--socket=80", "plain.js"],
+            "before those that are",
+        ),
         (&["print", "--socket", "here", "plain.js"], "write a port"),
         (&["print", "missing.js"], "missing.js"),
         (
