@@ -9,7 +9,9 @@
 pub mod clock;
 pub mod diag;
 pub mod exec;
+pub mod inherited;
 pub mod memory;
+pub mod notify;
 pub mod passing;
 pub mod process;
 pub mod readable;

@@ -283,6 +283,12 @@ pub fn local_address(socket: impl AsFd) -> io::Result<SocketAddr> {
     Ok(SocketAddr::try_from(rustix::net::getsockname(socket)?)?)
 }
 
+/// Whether it is an IPv6 socket that takes no IPv4 connections.
+pub fn is_v6_only(socket: impl AsFd) -> io::Result<bool> {
+    let socket = socket.as_fd();
+    Ok(sockopt::socket_domain(socket)? == AddressFamily::INET6 && sockopt::ipv6_v6only(socket)?)
+}
+
 /// The number of a network interface, for the zone of a link-local address such as `fe80::1%eth0`.
 pub fn interface_index(name: &str) -> io::Result<u32> {
     let any = rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, FLAGS, None)?;

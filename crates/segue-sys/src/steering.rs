@@ -42,6 +42,29 @@ pub fn attach_filter(socket: impl AsFd, program: &[Instruction]) -> io::Result<(
     attach(socket, libc::SO_ATTACH_FILTER, program)
 }
 
+/// Takes the filter of a socket away (`SO_DETACH_FILTER` in socket(7)).
+///
+/// # Errors
+/// `ENOENT` where there is none, `EPERM` where it is locked.
+pub fn detach_filter(socket: impl AsFd) -> io::Result<()> {
+    let ignored: libc::c_int = 0;
+    // SAFETY: `ignored` lives until the call returns; the kernel reads an integer at most.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_DETACH_FILTER,
+            (&raw const ignored).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 fn attach(socket: impl AsFd, option: libc::c_int, program: &[Instruction]) -> io::Result<()> {
     let len =
         u16::try_from(program.len()).map_err(|_| io::Error::from_raw_os_error(libc::E2BIG))?;

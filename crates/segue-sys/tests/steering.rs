@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use segue_sys::diag::queue_length;
 use segue_sys::socket;
-use segue_sys::steering::{Instruction, attach_filter, attach_group_program};
+use segue_sys::steering::{Instruction, attach_filter, attach_group_program, detach_filter};
 
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
@@ -251,6 +251,12 @@ fn a_filter_drops_packets() {
     let mut buffer = [0; 16];
     let length = receiver.recv(&mut buffer).unwrap();
     assert_eq!(&buffer[..length], b"kept");
+    attach_filter(&receiver, &always(0)).unwrap();
+    detach_filter(&receiver).unwrap();
+    sender.send_to(b"kept again", to).unwrap();
+    let length = receiver.recv(&mut buffer).unwrap();
+    assert_eq!(&buffer[..length], b"kept again");
+    assert!(detach_filter(&receiver).is_err(), "there is none");
 }
 
 #[test]
@@ -281,4 +287,57 @@ fn the_kernel_rejects_a_bad_program() {
         attach_group_program(&alone, &always(0)).is_err(),
         "no group"
     );
+}
+
+#[test]
+fn a_listener_from_elsewhere_becomes_the_first_of_a_group() {
+    // As a service manager makes it: alone, listening, with connections in its queue.
+    let first = socket::bind_tcp(ANY_PORT, false).unwrap();
+    socket::listen(&first).unwrap();
+    let address = socket::local_address(&first).unwrap();
+    let early = TcpStream::connect(address).unwrap();
+    eventually(|| queue_length(&first).unwrap() == 1);
+    let refused = socket::join_tcp(address, false).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::AddrInUse);
+
+    socket::share_port(&first, true).unwrap();
+    let refused = attach_group_program(&first, &always(0)).unwrap_err();
+    assert_eq!(
+        refused.kind(),
+        ErrorKind::InvalidInput,
+        "there is no group yet"
+    );
+    // Nor can the other one bring it along: it would be in a group of its own.
+    let second = socket::join_tcp(address, false).unwrap();
+    attach_group_program(&second, &always(0)).unwrap();
+    let refused = socket::listen(&second).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::AddrInUse);
+    drop(second);
+    let second = socket::join_tcp(address, false).unwrap();
+    socket::listen(&second).unwrap();
+    attach_group_program(&first, &always(0)).unwrap();
+    let sockets = [first, second];
+    assert_eq!(empty(&sockets[0]), 1, "what was queued still is");
+    assert_eq!(shares(&sockets, address, 20), [20, 0]);
+    attach_group_program(&sockets[0], &always(1)).unwrap();
+    assert_eq!(shares(&sockets, address, 20), [0, 20]);
+    drop(early);
+}
+
+#[test]
+fn a_group_outlives_the_processes_that_made_it() {
+    let (sockets, address) = group(4);
+    attach_group_program(&sockets[0], &always(2)).unwrap();
+    let kept: Vec<OwnedFd> = sockets.iter().map(|one| one.try_clone().unwrap()).collect();
+    drop(sockets);
+    assert_eq!(shares(&kept, address, 10), [0, 0, 10, 0]);
+    // Of a group whose last members are gone the others keep their places.
+    let kept: Vec<OwnedFd> = kept.into_iter().take(3).collect();
+    attach_group_program(&kept[0], &always(1)).unwrap();
+    assert_eq!(shares(&kept, address, 10), [0, 10, 0]);
+    let next = socket::join_tcp(address, false).unwrap();
+    socket::listen(&next).unwrap();
+    let kept: Vec<OwnedFd> = kept.into_iter().chain([next]).collect();
+    attach_group_program(&kept[0], &always(3)).unwrap();
+    assert_eq!(shares(&kept, address, 10), [0, 0, 0, 10]);
 }

@@ -5,6 +5,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -21,10 +22,14 @@ use crate::control::socket;
 use crate::exit::Exit;
 use crate::handoff::{InheritError, Inherited};
 use crate::keeper::{KEEPER_ARGUMENT, Keeper, Opened, SUPERVISOR_ARGUMENT};
-use crate::supervisor::{self, Beginning, Ended, PLAN, PROBE_ARGUMENT, PROBE_STATE, Plan, Probed};
+use crate::service::activation::{self, Passed};
+use crate::supervisor::{
+    self, Beginning, Ended, PLAN, PROBE_ARGUMENT, PROBE_STATE, Plan, Probed, tell_failure,
+};
+use crate::telemetry;
 use crate::telemetry::lines::PREFIX;
-use crate::telemetry::log;
 use crate::worker::launch::Release;
+use crate::worker::log;
 use crate::worker::preload::Shelf;
 use crate::worker::writer::{Stream, Writer};
 
@@ -64,6 +69,14 @@ pub(crate) fn run(role: Role, args: &RunArgs) -> u8 {
 
 /// The main process: refuses what cannot run, then keeps a supervisor and mirrors its end.
 fn keep(args: &RunArgs) -> u8 {
+    // Before anything is opened: they are where a descriptor of ours would be.
+    let Passed {
+        descriptors: passed,
+        complaint,
+    } = activation::take();
+    if let Some(complaint) = complaint {
+        complain(&complaint);
+    }
     let prepared = match Prepared::of(args) {
         Ok(prepared) => prepared,
         Err(why) => return refuse(&why),
@@ -84,6 +97,10 @@ fn keep(args: &RunArgs) -> u8 {
             "no control socket: {why}; only signals reach this supervisor, HUP reloads"
         )),
     }
+    let log_file = match prepared.app.log.as_deref().map(open_log).transpose() {
+        Ok(log) => log,
+        Err(why) => return refuse(&why),
+    };
     let pid_file = args.pid_file.as_deref();
     if let Some(path) = pid_file
         && let Err(error) = fs::write(path, format!("{}\n", std::process::id()))
@@ -95,7 +112,14 @@ fn keep(args: &RunArgs) -> u8 {
     }
     let mut words = std::env::args_os();
     let name = words.next().unwrap_or_else(|| "segue".into());
-    stay(Keeper::new(name, words), pid_file)
+    let mut keeper = Keeper::new(name, words);
+    if let Some(log) = log_file {
+        keeper = keeper.holding(log::HELD.to_owned(), log);
+    }
+    for (name, descriptor) in passed {
+        keeper = keeper.holding(name, descriptor);
+    }
+    stay(keeper, pid_file)
 }
 
 /// The main process in place of one that has died: nothing is checked any more, the app runs.
@@ -135,30 +159,37 @@ fn stay(keeper: Keeper, pid_file: Option<&Path>) -> u8 {
 fn supervise(args: &RunArgs) -> u8 {
     // It was started by a link in /proc, whose name it would bear.
     let _ = process::set_name(c"segue");
-    // Threads inherit the mask, so before any thread.
-    let (signals, writer) = match Signals::block().and_then(|signals| {
-        let writer = Writer::inherited()?;
-        Ok((signals, writer))
-    }) {
-        Ok(both) => both,
-        Err(error) => {
-            complain(&format!("cannot start the supervisor: {error}"));
-            return Exit::Failed.code();
-        }
+    let cannot_start = |error: io::Error| {
+        complain(&format!("cannot start the supervisor: {error}"));
+        Exit::Failed.code()
     };
-    let descriptor_limit =
-        process::raise_descriptor_limit().unwrap_or_else(|_| process::descriptor_limit());
-    let lines = writer.clone();
-    log::install(args.verbosity(), move |line| {
-        lines.push(Stream::Err, format!("{line}\n").as_bytes());
-    });
-    let (beginning, app, control) = match begin(args) {
+    // Threads inherit the mask, so before any thread.
+    let signals = match Signals::block() {
+        Ok(signals) => signals,
+        Err(error) => return cannot_start(error),
+    };
+    let Begun {
+        beginning,
+        app,
+        control,
+        log_file,
+    } = match begin(args) {
         Ok(begun) => begun,
         Err(failed) => {
             complain(&failed.why);
             return failed.exit.code();
         }
     };
+    let writer = match Writer::inherited(app.log.clone().zip(log_file)) {
+        Ok(writer) => writer,
+        Err(error) => return cannot_start(error),
+    };
+    let descriptor_limit =
+        process::raise_descriptor_limit().unwrap_or_else(|_| process::descriptor_limit());
+    let lines = writer.clone();
+    telemetry::log::install(args.verbosity(), move |line| {
+        lines.push(Stream::Err, format!("{line}\n").as_bytes());
+    });
     let plan = Plan {
         app,
         settings: args.settings.core(available_processors()),
@@ -174,10 +205,9 @@ fn supervise(args: &RunArgs) -> u8 {
         Ok(Ended::AsAsked) => Exit::Done,
         Ok(Ended::NeverStarted | Ended::GivenUp | Ended::KeeperLost) => Exit::Failed,
         Err(error) => {
-            writer.push(
-                Stream::Err,
-                format!("{PREFIX}cannot run: {error}\n").as_bytes(),
-            );
+            let why = format!("cannot run: {error}");
+            tell_failure(&why, error.errno());
+            writer.push(Stream::Err, format!("{PREFIX}{why}\n").as_bytes());
             Exit::Failed
         }
     };
@@ -215,6 +245,14 @@ pub(crate) fn probe() -> ExitCode {
     }
 }
 
+/// What a supervisor is to run, and with what.
+struct Begun {
+    beginning: Beginning,
+    app: AppConfig,
+    control: Option<PathBuf>,
+    log_file: Option<OwnedFd>,
+}
+
 /// Why there is no beginning.
 struct NotBegun {
     why: String,
@@ -223,13 +261,16 @@ struct NotBegun {
 
 /// What a predecessor has left goes before what the command line says: it may say something else
 /// by now, or nothing that can be done.
-fn begin(args: &RunArgs) -> Result<(Beginning, AppConfig, Option<PathBuf>), NotBegun> {
+fn begin(args: &RunArgs) -> Result<Begun, NotBegun> {
     let failed = |why: String| NotBegun {
         why,
         exit: Exit::Failed,
     };
-    let (link, holdings) = Opened::take_up()
+    let (link, mut holdings) = Opened::take_up()
         .map_err(|error| failed(format!("cannot start the supervisor: {error}")))?;
+    let log_file = holdings.descriptors.remove(log::HELD);
+    let is_passed = |name: &String, _: &mut OwnedFd| name.starts_with(activation::PREFIX);
+    let passed = holdings.descriptors.extract_if(.., is_passed).collect();
     let inherited = Inherited::of(holdings.descriptors)
         .map_err(|error| failed(format!("cannot take over: {error}")))?;
     let prepared = Prepared::of(args);
@@ -250,7 +291,23 @@ fn begin(args: &RunArgs) -> Result<(Beginning, AppConfig, Option<PathBuf>), NotB
             (prepared.app, prepared.control.ok())
         }
     };
-    Ok((Beginning { link, inherited }, app, control))
+    let log_file = match (&app.log, log_file) {
+        (Some(path), None) => Some(open_log(path).map_err(failed)?),
+        (_, held) => held,
+    };
+    let log_copy = log_file.as_ref().map(OwnedFd::try_clone).transpose();
+    let beginning = Beginning {
+        link,
+        inherited,
+        log_file: log_copy.map_err(|error| failed(format!("cannot take over: {error}")))?,
+        passed,
+    };
+    Ok(Begun {
+        beginning,
+        app,
+        control,
+        log_file,
+    })
 }
 
 /// Everything that follows from the command line and the surroundings.
@@ -294,6 +351,7 @@ impl Prepared {
             caller_env: std::env::vars_os().collect(),
             env_files: given.env_files.clone(),
             env,
+            log: given.log.as_ref().map(|path| here.join(path)),
         };
         let control = match &args.control {
             Some(path) => Ok(here.join(path)),
@@ -303,6 +361,15 @@ impl Prepared {
         };
         Ok(Self { app, control })
     }
+}
+
+fn open_log(path: &Path) -> Result<OwnedFd, String> {
+    log::open(path).map_err(|error| {
+        format!(
+            "cannot open the log file {}: {error}; choose another one with --log",
+            path.display()
+        )
+    })
 }
 
 /// A successor may have written its own pid by now.
@@ -316,6 +383,7 @@ fn remove_own_pid_file(path: &Path) {
 
 fn refuse(why: &str) -> u8 {
     complain(why);
+    tell_failure(why, None);
     Exit::Usage.code()
 }
 

@@ -11,6 +11,7 @@ mod foreground;
 mod handoff;
 mod keeper;
 mod listener;
+mod service;
 mod supervisor;
 mod telemetry;
 mod worker;

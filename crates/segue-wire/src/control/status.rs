@@ -28,6 +28,9 @@ pub struct Supervisor {
     pub since_ms: u64,
     /// The control socket that it listens at.
     pub control: Option<String>,
+    /// Sockets that a service manager has passed on and no worker has asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unclaimed: Vec<String>,
 }
 
 /// One app.

@@ -11,6 +11,7 @@ use segue_wire::control::{ScaleBody, Wait};
 
 use super::demo::DemoArgs;
 use super::output::Output;
+use super::service::ServiceArgs;
 use crate::config::quantity;
 use crate::config::settings::{AppSettings, KEYS};
 use crate::telemetry::log::Verbosity;
@@ -33,7 +34,8 @@ Examples:
   segue run --cwd /srv/web/current server.js   the symlink is followed again at each reload
   segue run                                    the start script of package.json
 
-Signals: HUP reload; TERM, QUIT, INT stop gracefully (again: at once); TTIN, TTOU one worker more, fewer.
+Signals: HUP reload; TERM, QUIT, INT stop gracefully (again: at once); TTIN, TTOU one worker more, fewer;
+USR1 opens the log file anew; USR2 upgrades; WINCH pauses.
 DURATION is a number with a unit: 500ms, 2s, 1m30s, 24h.";
 
 const RELOAD_HELP: &str = "\
@@ -83,6 +85,8 @@ pub(crate) enum Command {
     /// Replace the supervisor itself, in place: no worker and no client notices
     #[command(after_help = UPGRADE_HELP)]
     Upgrade(UpgradeArgs),
+    /// Print or install a systemd unit for an app
+    Service(ServiceArgs),
     /// See it at work: a built-in app, reloaded, broken and killed under load
     Demo(DemoArgs),
 }
@@ -218,6 +222,7 @@ impl Command {
                 .parse()
                 .map(drop)
                 .map_err(|reason| invalid("scale", &reason)),
+            Self::Service(args) => args.check(),
             Self::Reload(_)
             | Self::Status(_)
             | Self::Stop(_)

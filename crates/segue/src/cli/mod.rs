@@ -8,6 +8,7 @@ mod follow;
 pub(crate) mod output;
 mod reload;
 mod scale;
+pub(crate) mod service;
 mod status;
 mod stop;
 mod upgrade;
@@ -45,6 +46,7 @@ pub(crate) fn main(words: Vec<OsString>, run: impl FnOnce(RunArgs) -> u8) -> Exi
         Ok(Command::Upgrade(args)) => {
             drive(args.common.output(), |output| upgrade::run(args, output))
         }
+        Ok(Command::Service(args)) => drive(args.output(), |output| service::run(args, output)),
         Ok(Command::Demo(args)) => drive(args.output(), |output| demo::run(args, output)),
         Err(exit) => exit,
     }

@@ -59,6 +59,10 @@ fn show(status: &Status, output: &Output) {
     for app in &status.apps {
         show_app(app, output);
     }
+    for unclaimed in &status.supervisor.unclaimed {
+        let line = format!("nobody listens at {unclaimed}, which the service manager does");
+        output.line(&output.tone(&line, Tone::Careful));
+    }
     output.line(&output.tone(&supervisor_line(&status.supervisor), Tone::Faint));
 }
 
@@ -351,6 +355,7 @@ mod tests {
                 keeper_pid: Some(3998),
                 since_ms: 11_100_000,
                 control: Some("/run/segue/web.sock".to_owned()),
+                unclaimed: Vec::new(),
             },
             apps: vec![app()],
         };

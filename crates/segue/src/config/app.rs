@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::command::Command;
-use crate::handoff::text::{pairs, word, words};
+use crate::handoff::text::{optional_word, pairs, word, words};
 
 /// One app.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -35,4 +35,7 @@ pub(crate) struct AppConfig {
     pub(crate) env_files: Vec<PathBuf>,
     #[serde(with = "pairs")]
     pub(crate) env: Vec<(OsString, OsString)>,
+    /// Where its output goes, if not to ours. Absolute.
+    #[serde(with = "optional_word", default)]
+    pub(crate) log: Option<PathBuf>,
 }

@@ -36,6 +36,8 @@ pub(crate) struct AppSettings {
     pub(crate) stop_delay: Duration,
     pub(crate) kill_after: Duration,
     pub(crate) drain: DrainSettings,
+    /// Where workers' output goes instead of our stdout and stderr.
+    pub(crate) log: Option<PathBuf>,
     pub(crate) backoff_min: Duration,
     pub(crate) backoff_max: Duration,
     pub(crate) intensity: Intensity,
@@ -272,6 +274,14 @@ pub(crate) const KEYS: &[Key] = &[
         "How a worker is told to end once it has drained; with message:shutdown the app hears 'shutdown' in process.on('message')",
     ),
     key(
+        "log.out",
+        "log",
+        "FILE",
+        None,
+        |s, t| put(&mut s.log, path(t).map(Some)),
+        "Append what workers print to this file instead of stdout and stderr; USR1 opens it anew, for rotation",
+    ),
+    key(
         "restart.backoff.min",
         "backoff-min",
         "DURATION",
@@ -347,6 +357,7 @@ impl Default for AppSettings {
             stop_delay: core.stop_delay,
             kill_after: core.kill_after,
             drain: DrainSettings::default(),
+            log: None,
             backoff_min: core.backoff_min,
             backoff_max: core.backoff_max,
             intensity: core.intensity,

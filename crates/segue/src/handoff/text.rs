@@ -82,6 +82,26 @@ pub(crate) mod word {
     }
 }
 
+/// A word or a path that may be absent.
+pub(crate) mod optional_word {
+    use super::{Deserialize, Deserializer, OsStr, OsString, Serialize, Serializer, Word};
+
+    pub(crate) fn serialize<S: Serializer, T: AsRef<OsStr>>(
+        word: &Option<T>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let word = word.as_ref().map(|word| Word::from(word.as_ref()));
+        word.serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, T: From<OsString>, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<T>, D::Error> {
+        let word = Option::<Word>::deserialize(deserializer)?;
+        Ok(word.map(|word| word.0.into()))
+    }
+}
+
 /// Words or paths.
 pub(crate) mod words {
     use super::{Deserialize, Deserializer, OsStr, OsString, Serializer, Word};
@@ -156,6 +176,8 @@ mod tests {
         list: Vec<OsString>,
         #[serde(with = "pairs")]
         map: BTreeMap<OsString, OsString>,
+        #[serde(with = "optional_word", default)]
+        perhaps: Option<PathBuf>,
     }
 
     #[test]
@@ -165,10 +187,23 @@ mod tests {
             let all = All {
                 path: word.clone().into(),
                 list: vec![word.clone(), "b".into()],
-                map: BTreeMap::from([(word.clone(), word)]),
+                map: BTreeMap::from([(word.clone(), word.clone())]),
+                perhaps: Some(word.into()),
             };
             let json = serde_json::to_string(&all).unwrap();
             assert_eq!(serde_json::from_str::<All>(&json).unwrap(), all, "{json}");
+            let none = All {
+                perhaps: None,
+                ..all
+            };
+            let json = serde_json::to_string(&none).unwrap();
+            assert_eq!(serde_json::from_str::<All>(&json).unwrap(), none, "{json}");
+            let short = json.replace(r#","perhaps":null"#, "");
+            assert_eq!(
+                serde_json::from_str::<All>(&short).unwrap(),
+                none,
+                "{short}"
+            );
         }
     }
 }

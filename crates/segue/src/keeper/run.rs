@@ -50,6 +50,16 @@ pub(crate) struct Estate {
 /// Rust's exit code of a panic in `main`: an end that nobody planned, like a signal.
 const PANICKED: i32 = 101;
 
+/// Variables that are for this process: what they speak of is held, and has other numbers elsewhere.
+const OURS_ALONE: [&str; 6] = [
+    KEEPER_FD,
+    HELD_FD,
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "LISTEN_PID",
+    "LISTEN_PIDFDID",
+];
+
 /// Packets that are read before anything else is looked at.
 const TURN: usize = 64;
 
@@ -79,6 +89,12 @@ impl Keeper {
             leaders: BTreeSet::new(),
             limit: process::raise_descriptor_limit().ok(),
         }
+    }
+
+    /// Holds this from the beginning, for the first supervisor.
+    pub(crate) fn holding(mut self, name: String, descriptor: OwnedFd) -> Self {
+        self.held.store(name, descriptor);
+        self
     }
 
     /// The same, in place of a keeper that has died, with what it held: our predecessor in this
@@ -184,7 +200,7 @@ impl Kept {
             None,
         )?;
         let mut env: Vec<_> = std::env::vars_os()
-            .filter(|(name, _)| name != KEEPER_FD && name != HELD_FD)
+            .filter(|(name, _)| !OURS_ALONE.iter().any(|ours| name == ours))
             .collect();
         env.push((KEEPER_FD.into(), LINK_NUMBER.to_string().into()));
         let program = self.program();

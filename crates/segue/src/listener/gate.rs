@@ -84,7 +84,8 @@ impl Shut {
         })
     }
 
-    /// Closes the group's members, and opens the gate to nobody before all are closed.
+    /// Closes the group's members, and opens the gate to nobody before all are closed. Of members that
+    /// a service manager keeps, the first one gets connections from then on, which wait there.
     pub(super) fn close(self, members: Vec<OwnedFd>) {
         let mut members = members.into_iter();
         drop(members.next());

@@ -6,6 +6,8 @@
 //!     bind      makes TCP, UDP and abstract sockets
 //!     path      makes Unix-domain sockets and moves them onto their path
 //!     steer     who of a TCP group gets new connections
+//!     inherit   sockets that were there before us
+//!     keep      sockets that are there after us
 //!     gate      holds back new TCP connections at the end
 //!     settle    whether a quieted worker has connections coming
 //!     succession  what a successor of this process must know of all that
@@ -18,6 +20,8 @@
 
 mod bind;
 mod gate;
+mod inherit;
+mod keep;
 mod path;
 mod place;
 mod pool;
@@ -28,6 +32,7 @@ mod succession;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use inherit::Inheritance;
 pub(crate) use place::Place;
 pub(crate) use pool::Pool;
 pub(crate) use steer::allowed_by_environment;

@@ -9,11 +9,13 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{AtFlags, RenameFlags};
 use rustix::io::Errno;
 use segue_core::SocketIndex;
+use segue_sys::inherited::{self, Listener};
 use segue_sys::socket::{self, Inode, Occupant, Permissions};
 
 use serde::{Deserialize, Serialize};
@@ -96,6 +98,45 @@ impl Names {
             members: members.collect(),
             on_path: record.on_path.map(SocketIndex),
         }
+    }
+
+    /// Those of sockets that an earlier life of ours has bound beside this path, which are listening.
+    /// The one that is on the path comes first; one whose own name is gone cannot be used any more.
+    ///
+    /// # Errors
+    /// None is left; `EADDRINUSE` if none is on the path and the path is somebody else's.
+    pub(super) fn adopt(path: &Path, sockets: Vec<OwnedFd>) -> io::Result<(Self, Vec<OwnedFd>)> {
+        let mut names = Self::new(path)?;
+        let directory = names.directory.as_fd();
+        let on_path = socket::path_inode(directory, &names.name)?;
+        let mut found: Vec<(Member, OwnedFd)> = Vec::new();
+        for socket in sockets {
+            let Some(Listener::Path(bound)) = inherited::identify(&socket)? else {
+                continue;
+            };
+            let Some(private) = Path::new(OsStr::from_bytes(&bound)).file_name() else {
+                continue;
+            };
+            let Some(inode) = socket::path_inode(directory, private)? else {
+                continue;
+            };
+            socket::listen(&socket)?;
+            let member = Member {
+                inode,
+                private: private.to_owned(),
+                permissions: socket::path_permissions(directory, private)?,
+            };
+            found.push((member, socket));
+        }
+        found.sort_by_key(|(member, _)| Some(member.inode) != on_path);
+        let (first, _) = found.first().ok_or(Errno::NOENT)?;
+        if Some(first.inode) != on_path {
+            names.claim(&first.private)?;
+        }
+        names.on_path = Some(SocketIndex(0));
+        let (members, sockets) = found.into_iter().unzip();
+        names.members = members;
+        Ok((names, sockets))
     }
 
     pub(super) fn directory(&self) -> &OwnedFd {

@@ -148,13 +148,6 @@ impl Place {
             Self::Udp(_) | Self::Abstract(_) | Self::Descriptor(_) => AddressKind::Single,
         }
     }
-
-    pub(crate) fn is_v6_only(&self) -> bool {
-        match self {
-            Self::Tcp(inet) | Self::Udp(inet) => inet.v6_only,
-            Self::Path(_) | Self::Abstract(_) | Self::Descriptor(_) => false,
-        }
-    }
 }
 
 /// As it is written in messages to people.

@@ -17,6 +17,8 @@ use segue_wire::node::{self, QueryServer, TicketKeys};
 use serde_json::Value;
 
 use super::gate::{self, Shut};
+use super::inherit::Inheritance;
+use super::keep::Kept;
 use super::path::Names;
 use super::place::{Manner, Place, Places, Wish};
 use super::settle::{self, Handshakes, Settling, Watched};
@@ -34,6 +36,8 @@ pub(crate) struct Pool {
     pub(super) tickets: BTreeMap<AddressId, TicketKeys>,
     /// Descriptors of workers that are to become an address's socket.
     adopted: BTreeMap<AddressId, OwnedFd>,
+    pub(super) inheritance: Inheritance,
+    pub(super) kept: Kept,
     pub(super) open: BTreeMap<AddressId, Open>,
     settling: Settling,
 }
@@ -48,7 +52,10 @@ pub(crate) struct Opened {
 /// An address in use.
 #[derive(Debug)]
 pub(super) struct Open {
+    /// All of its group, in the kernel's order.
     pub(super) sockets: Vec<OwnedFd>,
+    /// So many of them have been opened; the others were there before, and are opened next.
+    pub(super) known: usize,
     /// Sockets that get new connections.
     pub(super) set: Vec<SocketIndex>,
     pub(super) gate: Gate,
@@ -94,6 +101,8 @@ impl Pool {
             manners: BTreeMap::new(),
             tickets: BTreeMap::new(),
             adopted: BTreeMap::new(),
+            inheritance: Inheritance::nothing(),
+            kept: Kept::default(),
             open: BTreeMap::new(),
             settling: Settling::default(),
         }
@@ -105,8 +114,8 @@ impl Pool {
     /// `EINVAL` for a question that names no place, `ENODEV` for an unknown network interface.
     pub(crate) fn asked(&mut self, query: &QueryServer) -> Result<(AddressId, AddressKind), Errno> {
         let wish = Wish::of(&query.place, query.index)?;
-        let kind = wish.place.kind();
-        let address = self.places.intern(wish.place);
+        let address = self.places.intern(wish.place.clone());
+        let kind = self.kind_of(address, &wish.place);
         self.manners.insert(address, wish.how);
         self.note_place(address);
         Ok((address, kind))
@@ -151,35 +160,58 @@ impl Pool {
     fn open_first(&mut self, address: AddressId) -> io::Result<Opened> {
         let how = self.manners.get(&address).copied().unwrap_or_default();
         let place = self.places.place(address).ok_or(Errno::INVAL)?;
-        let (socket, nature) = match place {
-            Place::Tcp(inet) => {
-                let first = bind::first_tcp(inet, how, self.steering_allowed)?;
-                let local = first.local;
-                let nature = match first.steered {
+        let found = self.inheritance.find(place, how);
+        if let Some(found) = found.as_ref().filter(|found| !found.is_in_order) {
+            self.keep_none_of(&found.names);
+        }
+        let (sockets, nature) = match (place, found) {
+            (Place::Tcp(inet), found) => {
+                let group = match found {
+                    Some(found) => bind::adopt_tcp(found, self.steering_allowed)?,
+                    None => bind::first_tcp(inet, how, self.steering_allowed)?,
+                };
+                let local = group.local;
+                let nature = match group.steered {
                     true => Nature::Group { local },
                     false => Nature::Alone { local },
                 };
-                (first.socket, nature)
+                (group.sockets, nature)
             }
-            Place::Udp(inet) => {
+            (Place::Udp(_), Some(found)) => {
+                let local = bind::local_of(&found)?;
+                (found.sockets, Nature::Udp { local })
+            }
+            (Place::Udp(inet), None) => {
                 let (socket, local) = bind::udp(inet, how)?;
-                (socket, Nature::Udp { local })
+                (vec![socket], Nature::Udp { local })
             }
-            Place::Path(path) => {
+            (Place::Path(path), Some(found)) if found.is_ours => {
+                let adopted = Names::adopt(path, found.sockets).or_else(|error| {
+                    tracing::warn!(%error, path = %path.display(), "sockets that were kept are of no use");
+                    let mut names = Names::new(path)?;
+                    let socket = names.open(how)?;
+                    Ok::<_, io::Error>((names, vec![socket]))
+                });
+                let (names, sockets) = adopted?;
+                (sockets, Nature::Path(names))
+            }
+            (Place::Path(_) | Place::Abstract(_), Some(found)) => (found.sockets, Nature::Fixed),
+            (Place::Path(path), None) => {
                 let mut names = Names::new(path)?;
-                (names.open(how)?, Nature::Path(names))
+                (vec![names.open(how)?], Nature::Path(names))
             }
-            Place::Abstract(name) => (bind::abstract_name(name)?, Nature::Fixed),
-            Place::Descriptor(_) => {
+            (Place::Abstract(name), None) => (vec![bind::abstract_name(name)?], Nature::Fixed),
+            (Place::Descriptor(_), _) => {
                 let adopted = self.adopted.remove(&address).ok_or(Errno::BADF)?;
-                (adopted, Nature::Fixed)
+                (vec![adopted], Nature::Fixed)
             }
         };
         let opened = Opened {
             steered: !matches!(nature, Nature::Alone { .. }),
         };
         let open = Open {
-            sockets: vec![socket],
+            sockets,
+            known: 1,
             set: vec![SocketIndex(0)],
             gate: Gate::Open,
             nature,
@@ -195,18 +227,21 @@ impl Pool {
             .get(&socket.address)
             .copied()
             .unwrap_or_default();
-        let place = self.places.place(socket.address).ok_or(Errno::INVAL)?;
         let open = self.open.get_mut(&socket.address).ok_or(Errno::INVAL)?;
         // Its number must be its place in the kernel's group, behind which a shut gate has its own.
-        if usize::from(socket.index.0) != open.sockets.len() || open.gate.is_shut() {
+        if usize::from(socket.index.0) != open.known || open.gate.is_shut() {
             return Err(Errno::INVAL.into());
         }
-        let next = match (&mut open.nature, place) {
-            (Nature::Group { local }, Place::Tcp(inet)) => bind::next_tcp(inet, *local)?,
-            (Nature::Path(names), _) => names.open(how)?,
-            _ => return Err(Errno::INVAL.into()),
+        let next = match &mut open.nature {
+            Nature::Group { .. } | Nature::Path(_) if open.known < open.sockets.len() => None,
+            Nature::Group { local } => Some(bind::next_tcp(open.sockets.first(), *local)?),
+            Nature::Path(names) => Some(names.open(how)?),
+            Nature::Alone { .. } | Nature::Udp { .. } | Nature::Fixed => {
+                return Err(Errno::INVAL.into());
+            }
         };
-        open.sockets.push(next);
+        open.sockets.extend(next);
+        open.known += 1;
         Ok(Opened { steered: true })
     }
 
@@ -216,6 +251,12 @@ impl Pool {
     /// `EBADF` for a socket that is not open, `EMFILE`.
     pub(crate) fn lend(&self, socket: SocketRef) -> io::Result<OwnedFd> {
         self.socket(socket).ok_or(Errno::BADF)?.try_clone()
+    }
+
+    /// Whether it has been opened.
+    pub(crate) fn is_open(&self, socket: SocketRef) -> bool {
+        let open = self.open.get(&socket.address);
+        open.is_some_and(|open| usize::from(socket.index.0) < open.known)
     }
 
     /// Whether the kernel can be told who of its sockets gets connections, as when it was opened.
@@ -263,7 +304,7 @@ impl Pool {
         let mut set = set.to_vec();
         set.sort_unstable();
         set.dedup();
-        let is_open = |index: &SocketIndex| usize::from(index.0) < open.sockets.len();
+        let is_open = |index: &SocketIndex| usize::from(index.0) < open.known;
         // A number beyond the group would let the kernel choose among all, unproven ones too.
         if set.is_empty() || !set.iter().all(is_open) {
             return Err(Errno::INVAL.into());
@@ -308,14 +349,23 @@ impl Pool {
     /// UDP have no gate.
     pub(crate) fn shut_gate(&mut self, address: AddressId) {
         let name = self.describe(address);
-        let v6_only = self.places.place(address).is_some_and(Place::is_v6_only);
         let Some(open) = self.open.get_mut(&address) else {
             return;
         };
         if open.gate.is_shut() {
             return;
         }
-        open.gate = match open.shut_gate(v6_only) {
+        // The service manager goes on with a socket of its own, and would find it crippled.
+        let is_kept = matches!(open.nature, Nature::Alone { .. })
+            && open
+                .sockets
+                .iter()
+                .any(|socket| self.inheritance.keeps(socket));
+        let shut = match is_kept {
+            true => Ok(None),
+            false => open.shut_gate(),
+        };
+        open.gate = match shut {
             Ok(shut) => Gate::Shut(shut),
             Err(error) => {
                 tracing::warn!(
@@ -328,6 +378,9 @@ impl Pool {
         };
         open.handshakes = None;
         self.note_open(address);
+        if let Some(open) = self.open.get(&address) {
+            self.keep_no_more(address, open);
+        }
     }
 
     /// Closes every socket of an address. Copies of workers live on; a watch on one of them must
@@ -412,7 +465,7 @@ impl Pool {
 }
 
 impl Open {
-    fn shut_gate(&mut self, v6_only: bool) -> io::Result<Option<Shut>> {
+    fn shut_gate(&mut self) -> io::Result<Option<Shut>> {
         match &mut self.nature {
             Nature::Group { local } => {
                 let set: Vec<u16> = self.set.iter().map(|index| index.0).collect();
@@ -420,7 +473,7 @@ impl Open {
                     members: &self.sockets,
                     set: &set,
                     local: *local,
-                    v6_only,
+                    v6_only: self.sockets.first().is_some_and(bind::is_v6_only),
                 };
                 Shut::new(group).map(Some)
             }

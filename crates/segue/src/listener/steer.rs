@@ -1,8 +1,10 @@
 //! Who of a group of TCP sockets gets new connections: turns a set into a program of the kernel.
 
 use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
 
+use segue_sys::socket;
 use segue_sys::steering::{Instruction, attach_filter, attach_group_program};
 use segue_wire::steering::{self, Probe, Steering};
 
@@ -35,6 +37,28 @@ fn program(set: &[u16], probe: Option<Probe>) -> io::Result<Vec<steering::Instru
 /// Puts a program in charge of the group that `member` belongs to.
 pub(super) fn attach(member: impl AsFd, program: &[steering::Instruction]) -> io::Result<()> {
     attach_group_program(member, &for_kernel(program))
+}
+
+/// Lets the kernel spread new connections over the whole group, by a hash.
+pub(super) fn send_anywhere(member: impl AsFd) -> io::Result<()> {
+    // An index that no group has.
+    attach_group_program(member, &[RETURN_NOBODY])
+}
+
+const RETURN_NOBODY: Instruction = Instruction {
+    code: 0x06,
+    jt: 0,
+    jf: 0,
+    k: u32::MAX,
+};
+
+/// Whether this kernel, or a sandbox, lets programs be attached to groups at all.
+pub(super) fn is_possible() -> bool {
+    let tried = || {
+        let nowhere = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
+        send_to(socket::join_tcp(nowhere, false)?, &[0])
+    };
+    tried().is_ok()
 }
 
 /// Lets no new connection begin at this socket; handshakes under way go on. Needs a privilege on

@@ -40,6 +40,9 @@ enum Named {
 struct OpenRecord {
     nature: NatureRecord,
     sockets: u16,
+    /// So many of them nobody has opened yet.
+    #[serde(default)]
+    spares: u16,
     set: Vec<u16>,
     gate: GateRecord,
 }
@@ -83,8 +86,21 @@ impl Pool {
         let Some(open) = self.open.get(&socket.address) else {
             return;
         };
-        if let Some(descriptor) = open.sockets.get(usize::from(socket.index.0)) {
-            self.journal.hold(&name_of(socket), descriptor);
+        let index = usize::from(socket.index.0);
+        // With the first one those that were there before.
+        let noted = match index {
+            0 => 0..open.sockets.len(),
+            _ => index..index + 1,
+        };
+        for (index, descriptor) in (0..).zip(&open.sockets) {
+            if noted.contains(&usize::from(index)) {
+                let socket = SocketRef {
+                    index: SocketIndex(index),
+                    ..socket
+                };
+                self.journal.hold(&name_of(socket), descriptor);
+                self.keep(socket.address, open, usize::from(index));
+            }
         }
         if let Nature::Path(names) = &open.nature {
             self.journal
@@ -107,6 +123,7 @@ impl Pool {
     }
 
     pub(super) fn note_closed(&self, address: AddressId, open: &Open) {
+        self.keep_no_more(address, open);
         for index in 0..open.sockets.len() {
             let index = SocketIndex(u16::try_from(index).unwrap_or(u16::MAX));
             self.journal.release(&name_of(SocketRef { address, index }));
@@ -178,6 +195,7 @@ impl OpenRecord {
                 Nature::Fixed => NatureRecord::Fixed,
             },
             sockets: u16::try_from(open.sockets.len()).unwrap_or(u16::MAX),
+            spares: u16::try_from(open.sockets.len() - open.known).unwrap_or(u16::MAX),
             set: open.set.iter().map(|index| index.0).collect(),
             gate: match &open.gate {
                 Gate::Open => GateRecord::Open,
@@ -225,6 +243,7 @@ impl OpenRecord {
             }
         };
         Ok(Open {
+            known: sockets.len().saturating_sub(usize::from(self.spares)),
             sockets,
             set: self.set.into_iter().map(SocketIndex).collect(),
             gate,

@@ -17,6 +17,7 @@ use super::pool::Opened;
 use crate::handoff::Journal;
 
 mod gates;
+mod inherited;
 mod paths;
 
 const WORKER: WorkerId = WorkerId(1);

@@ -8,7 +8,7 @@ use crate::control::convert;
 use crate::telemetry::lines::PREFIX;
 
 impl Supervisor {
-    pub(super) fn bid_farewell(&self, finish: &Finish) {
+    pub(super) fn bid_farewell(&mut self, finish: &Finish) {
         let (level, outcome) = match finish {
             Finish::Stopped { killed: 0 } => (Level::Info, Outcome::Stopped),
             Finish::Stopped { killed } => (Level::Warn, Outcome::StoppedHard { killed: *killed }),
@@ -20,13 +20,15 @@ impl Supervisor {
                     "{PREFIX}every worker of {} has been given up: ending, as --give-up exit says",
                     self.plan.app.name
                 ));
+                self.service.note_end("every worker has been given up");
                 return;
             }
         };
+        let told = convert::outcome(&outcome, self);
+        self.service.note_end(&told.text);
         if !self.plan.verbosity.shows(level) {
             return;
         }
-        let told = convert::outcome(&outcome, self);
         self.say(format!("{PREFIX}{}", told.text));
         if !told.next.is_empty() {
             self.say(format!("{PREFIX}  what to do: {}", told.next));

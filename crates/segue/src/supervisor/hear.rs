@@ -30,6 +30,8 @@ impl Supervisor {
         match input {
             Input::Exited(worker, status) => self.hear_exit(worker, status),
             Input::Probed(answer) => self.hear_probe(answer),
+            Input::Log(news) => self.hear_log(news),
+            Input::PatienceEnded => self.close_unwanted(),
             Input::Resolved(generation, resolved) => match *resolved {
                 Ok(release) => {
                     let serving = self.core.view().serving;
@@ -209,13 +211,13 @@ impl Supervisor {
                 self.begin_upgrade(request, None);
             }
             Intent::Stop => self.hear_stop_signal(),
+            Intent::Reopen => self.reopen_log(),
             Intent::Pause => {
                 let request = self.new_request();
                 self.feed(Event::PauseRequested { request });
             }
             Intent::Grow => self.hear_scale(Scale::Up(1)),
             Intent::Shrink => self.hear_scale(Scale::Down(1)),
-            Intent::NotYet(what) => self.say(format!("{}{what}", lines::PREFIX)),
             Intent::Nothing => {}
         }
     }
@@ -389,6 +391,7 @@ impl Supervisor {
                 keeper_pid: Some(self.keeper_pid),
                 since_ms: u64::try_from(since).unwrap_or(u64::MAX),
                 control: self.plan.control_shown(),
+                unclaimed: self.pool.unclaimed(),
             },
             apps: vec![convert::app(&self.core.view(), now, self)],
         }

@@ -65,6 +65,7 @@ impl Supervisor {
         if std::env::var_os("NOTIFY_SOCKET").is_some() {
             // The service manager ends what is left of a service without its main process.
             self.lost_keeper = true;
+            self.pool.leave_kept();
             self.say(format!(
                 "{PREFIX}the main process is gone: draining, then ending"
             ));

@@ -9,6 +9,8 @@ pub(super) enum Intent {
     Reload,
     /// Drain, then end. Asked again, hurry.
     Stop,
+    /// Open log files anew.
+    Reopen,
     /// Become the binary that is at the place of the present one.
     Upgrade,
     /// One worker more.
@@ -17,8 +19,6 @@ pub(super) enum Intent {
     Shrink,
     /// Drain every worker; clients wait for the next reload.
     Pause,
-    /// Understood, and not possible in this release.
-    NotYet(&'static str),
     /// Nothing to do: sent by the kernel about a terminal, or internal.
     Nothing,
 }
@@ -34,9 +34,7 @@ pub(super) fn of(received: Received) -> Intent {
         Handled::Winch | Handled::Ttin | Handled::Ttou if from_kernel => Intent::Nothing,
         Handled::Ttin => Intent::Grow,
         Handled::Ttou => Intent::Shrink,
-        Handled::Usr1 => {
-            Intent::NotYet("USR1 (reopen log files): this release writes no log files")
-        }
+        Handled::Usr1 => Intent::Reopen,
         Handled::Usr2 => Intent::Upgrade,
         Handled::Winch => Intent::Pause,
         Handled::Chld | Handled::Pipe => Intent::Nothing,
@@ -67,8 +65,8 @@ mod tests {
                 "{signal:?} from a terminal"
             );
         }
+        assert_eq!(sent(Handled::Usr1, false), Intent::Reopen);
         assert_eq!(sent(Handled::Usr2, false), Intent::Upgrade);
         assert_eq!(sent(Handled::Winch, false), Intent::Pause);
-        assert!(matches!(sent(Handled::Usr1, false), Intent::NotYet(_)));
     }
 }

@@ -32,18 +32,7 @@ impl Supervisor {
                 slot,
                 generation,
             } => self.spawn(worker, slot, generation),
-            Action::Open { socket } => {
-                self.facts.push_back(match self.pool.open(socket) {
-                    Ok(opened) => Event::Opened {
-                        socket,
-                        steered: opened.steered,
-                    },
-                    Err(errno) => Event::OpenFailed {
-                        socket,
-                        errno: errno.raw_os_error(),
-                    },
-                });
-            }
+            Action::Open { socket } => self.open(socket),
             Action::Give {
                 worker,
                 ask,
@@ -65,13 +54,8 @@ impl Supervisor {
                     }
                 });
             }
-            Action::Publish { address, workers } => self.stragglers.publish(address, workers),
-            Action::Tend { socket, how } => {
-                let pool = &self.pool;
-                if let Err(error) = self.stragglers.tend(socket, how, || pool.lend(socket)) {
-                    tracing::warn!(%error, %socket, "cannot watch a queue without a worker");
-                }
-            }
+            Action::Publish { address, workers } => self.publish(address, workers),
+            Action::Tend { socket, how } => self.tend(socket, how),
             Action::ShutGate { address } => self.pool.shut_gate(address),
             Action::Close { address } => {
                 self.stragglers.forget(address);
@@ -255,6 +239,10 @@ impl Supervisor {
         {
             self.tell(&Notice::Refused(*refusal));
         }
+        // A service that fails is started again, and connections may wait for that.
+        if let Outcome::NeverStarted { .. } = outcome {
+            self.pool.leave_kept();
+        }
         let told = convert::outcome(outcome, self);
         self.keep_outcome(request, &told);
         self.callers.answer(request, told);
@@ -262,6 +250,7 @@ impl Supervisor {
 
     fn tell(&mut self, notice: &Notice) {
         let told = convert::notice(notice, self, Self::wall_clock());
+        self.service.note(notice, &told);
         if let (Notice::WorkerFailed { slot, .. }, Some(failure)) = (notice, &told.failure) {
             self.records.failed(*slot, failure.clone());
         }
@@ -271,6 +260,9 @@ impl Supervisor {
             }
         }
         self.callers.tell(&told);
+        if matches!(notice, Notice::AppReady { .. }) {
+            self.say_unclaimed();
+        }
         if matches!(
             notice,
             Notice::AppReady { .. } | Notice::GenerationGone { .. }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::future::pending;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -19,8 +20,10 @@ use tokio::sync::mpsc;
 
 use super::crew::{Channels, Crew};
 use super::holding::Holder;
+use super::logging;
 use super::records::Records;
 use super::requests::Requests;
+use super::service::Service;
 use super::succession::{self, Life, Replayed, app_prefix};
 use super::upgrade::{Probed, Upgrade, take_over_output};
 use crate::config::app::AppConfig;
@@ -32,10 +35,11 @@ use crate::control::socket::{BindError, ControlSocket};
 use crate::handoff::text::Word;
 use crate::handoff::{InheritError, Inherited, Journal};
 use crate::keeper::{LinkError, Opened, Sender};
-use crate::listener::{Pool, Registry, Stragglers, allowed_by_environment};
+use crate::listener::{Inheritance, Pool, Registry, Stragglers, allowed_by_environment};
 use crate::telemetry::log::Verbosity;
 use crate::worker::channel::Heard;
 use crate::worker::launch::{Release, ResolveError};
+use crate::worker::log::{self, LogNews};
 use crate::worker::preload::Shelf;
 use crate::worker::writer::{Stream, Writer};
 
@@ -113,6 +117,9 @@ pub(super) enum Input {
     Resolved(Generation, Box<Result<Release, ResolveError>>),
     /// What the binary of an upgrade says.
     Probed(Result<Probed, String>),
+    Log(LogNews),
+    /// Nobody will ask any more for what was kept from an earlier life.
+    PatienceEnded,
 }
 
 /// A question of a worker that has not been answered.
@@ -146,6 +153,7 @@ pub(super) struct Supervisor {
     pub(super) keeper: Sender,
     pub(super) holder: Holder,
     pub(super) keeper_pid: u32,
+    pub(super) service: Service,
     /// When workers that have not asked for a socket are next looked at.
     pub(super) next_look: Option<Time>,
     /// When the workers' memory is next looked at; never without a limit.
@@ -162,6 +170,10 @@ pub(crate) struct Beginning {
     pub(crate) link: Opened,
     /// What a predecessor has left.
     pub(crate) inherited: Option<Inherited>,
+    /// The log file as it is open now, if there is one.
+    pub(crate) log_file: Option<OwnedFd>,
+    /// What the service manager has passed on, by the names under which it is held.
+    pub(crate) passed: Vec<(String, OwnedFd)>,
 }
 
 /// Runs the app until it is stopped.
@@ -191,6 +203,8 @@ async fn supervise(
     let Beginning {
         link,
         mut inherited,
+        log_file,
+        passed,
     } = beginning;
     let mut link = link.watch()?;
     let keeper = link.sender();
@@ -201,6 +215,12 @@ async fn supervise(
         .map_or(&nothing, |before| &before.contents);
     let site = Journal::begin(Box::new(holder.clone()), contents)
         .map_err(system("write down its state"))?;
+    if let Some(log_file) = log_file {
+        site.hold(log::HELD, log_file);
+    }
+    for (name, descriptor) in &passed {
+        site.hold(name, descriptor);
+    }
     let control = open_control(&plan, &site, inherited.as_mut())?;
     plan.control = control.as_ref().map(|control| control.path().to_owned());
     let signals =
@@ -213,6 +233,7 @@ async fn supervise(
     let reach = Reach {
         inputs,
         news,
+        inheritance: Inheritance::of(passed, site.clone()),
         site,
         keeper: keeper.clone(),
         holder,
@@ -234,6 +255,7 @@ async fn supervise(
     keeper.say(ToKeeper::Ready, None);
 
     while supervisor.finish.is_none() {
+        supervisor.service.attend(supervisor.now());
         let wake = supervisor.next_wake();
         tokio::select! {
             biased;
@@ -253,6 +275,7 @@ async fn supervise(
 
     let finish = supervisor.finish;
     let lost_keeper = supervisor.lost_keeper;
+    supervisor.service.end();
     // Streams end when their tellers are gone.
     drop(supervisor);
     let _ = ending.send(());
@@ -299,6 +322,7 @@ fn open_control(
 struct Reach {
     inputs: mpsc::UnboundedSender<Input>,
     news: mpsc::UnboundedSender<Heard>,
+    inheritance: Inheritance,
     site: Journal,
     keeper: Sender,
     holder: Holder,
@@ -335,6 +359,7 @@ impl Supervisor {
             facts,
         } = succession::replay(plan.settings.clone(), &journal, &inherited)?;
         let mut supervisor = Self::with(plan, reach, life, core, pool, registry.clone());
+        logging::take_over(&supervisor.plan.writer, &inherited)?;
         supervisor.facts = facts;
         supervisor.releases = succession::releases(&journal, &inherited)?;
         supervisor.records = Records::restore(journal.clone(), &inherited)?;
@@ -351,6 +376,7 @@ impl Supervisor {
             supervisor.site.release(name);
         }
         supervisor.resume(pending);
+        supervisor.await_unwanted();
         supervisor.conclude_upgrade(&inherited)?;
         Ok(supervisor)
     }
@@ -360,20 +386,27 @@ impl Supervisor {
         reach: Reach,
         life: Life,
         core: App,
-        pool: Pool,
+        mut pool: Pool,
         registry: Registry,
     ) -> Self {
         let Reach {
             inputs,
             news,
+            inheritance,
             site,
             keeper,
             holder,
         } = reach;
         let journal = journal_of(&site, &plan);
+        logging::watch(&plan.writer, &site, &inputs);
         let crew = Crew::new(inputs.clone(), journal.under("worker/"), keeper.clone());
         site.put(Life::NAME, &life);
         let first = life.first_number();
+        let keeper_pid =
+            rustix::process::getppid().map_or(0, |pid| pid.as_raw_pid().unsigned_abs());
+        let service = Service::new(keeper_pid, Time(clock::monotonic_millis()));
+        pool.inherit(inheritance);
+        pool.keep_in(service.notifier());
         Self {
             core,
             pool,
@@ -394,7 +427,8 @@ impl Supervisor {
             life,
             keeper,
             holder,
-            keeper_pid: rustix::process::getppid().map_or(0, |pid| pid.as_raw_pid().unsigned_abs()),
+            keeper_pid,
+            service,
             next_look: None,
             next_weighing: plan
                 .max_memory
@@ -441,6 +475,7 @@ impl Supervisor {
             self.note_performed(&self.facts, from);
         }
         self.note_rest();
+        self.tell_service();
         self.release_callers();
         let generations = || self.crew.members().map(|(_, member)| member.generation);
         let (oldest, newest) = (generations().min(), generations().max());
@@ -459,6 +494,7 @@ impl Supervisor {
             self.core.next_deadline(),
             self.next_look,
             self.next_weighing,
+            self.service.next(),
         ]
         .into_iter()
         .flatten()

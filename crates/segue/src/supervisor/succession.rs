@@ -400,7 +400,7 @@ impl Supervisor {
             Action::Spawn { worker, .. } if self.crew.member(*worker).is_some() => {
                 self.facts.push_back(Event::Spawned { worker: *worker });
             }
-            Action::Open { socket } if self.pool.lend(*socket).is_ok() => {
+            Action::Open { socket } if self.pool.is_open(*socket) => {
                 let steered = self.pool.is_steered(socket.address);
                 self.facts.push_back(Event::Opened {
                     socket: *socket,

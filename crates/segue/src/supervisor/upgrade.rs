@@ -159,6 +159,11 @@ impl Supervisor {
         self.note_core();
         self.note_unfinished();
         let leftover = self.plan.writer.pause(OUTPUT_WAIT);
+        if leftover.is_stalled() {
+            // Its thread would hold up the exec, or die with lines in its hands.
+            self.plan.writer.resume(leftover);
+            return "a file that workers' output goes to does not take it just now".to_owned();
+        }
         self.note_leftover(&leftover);
         self.site.put(UPGRADE, &record);
         self.keeper

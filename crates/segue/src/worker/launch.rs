@@ -28,10 +28,12 @@ const CHANNEL: i32 = 3;
 
 /// Variables that are for us, or that mean something else below us: descriptors and sockets of
 /// the service manager, our own control, and another primary's channel.
-const NOT_PASSED_ON: [&str; 14] = [
+const NOT_PASSED_ON: [&str; 17] = [
+    "FDSTORE",
     "LISTEN_FDNAMES",
     "LISTEN_FDS",
     "LISTEN_PID",
+    "LISTEN_PIDFDID",
     "NODE_CHANNEL_FD",
     "NODE_CHANNEL_SERIALIZATION_MODE",
     "NODE_UNIQUE_ID",
@@ -42,6 +44,7 @@ const NOT_PASSED_ON: [&str; 14] = [
     "SEGUE_HELD_FD",
     "SEGUE_KEEPER_FD",
     "SEGUE_SLOT",
+    "WATCHDOG_PID",
     "WATCHDOG_USEC",
 ];
 

@@ -56,6 +56,7 @@ impl Site {
             cwd,
             caller_env: vec![("PATH".into(), "/usr/bin:/bin".into())],
             env_files: Vec::new(),
+            log: None,
             env: Vec::new(),
         }
     }

@@ -2,7 +2,9 @@
 
 pub(crate) mod channel;
 pub(crate) mod launch;
+pub(crate) mod log;
 pub(crate) mod output;
 pub(crate) mod preload;
+mod sink;
 pub(crate) mod wrapper;
 pub(crate) mod writer;

@@ -202,7 +202,8 @@ impl Reader {
 
     /// Passes on the lines that `bytes` complete; without any, what is left.
     fn hand_over(&mut self, bytes: Option<&[u8]>) {
-        let coloured = self.writer.is_coloured(self.stream);
+        let stream = self.writer.for_worker(self.stream);
+        let coloured = self.writer.is_coloured(stream);
         let prefix = self.label.prefix(self.writer.shows_generations(), coloured);
         let mut batch = Vec::new();
         let mut tail = self
@@ -226,7 +227,7 @@ impl Reader {
             None => lines.finish(&mut each),
         }
         drop(lines);
-        self.writer.push(self.stream, &batch);
+        self.writer.push(stream, &batch);
     }
 }
 

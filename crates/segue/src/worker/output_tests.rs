@@ -95,7 +95,7 @@ impl Rig {
         let (err, stderr) = pipe().unwrap();
         let (printed, end) = pipe().unwrap();
         let both = end.try_clone().unwrap();
-        let writer = Writer::over(end.into(), both.into()).unwrap();
+        let writer = Writer::over(end.into(), both.into(), None).unwrap();
         let output = Output::read(
             &label(),
             out.into(),

@@ -30,6 +30,7 @@ fn app(line: CommandLine, cwd: &Path) -> AppConfig {
         cwd: cwd.to_owned(),
         caller_env: Vec::new(),
         env_files: Vec::new(),
+        log: None,
         env: Vec::new(),
     }
 }

@@ -1,19 +1,21 @@
-//! The one place that writes to the stdout and stderr we were started with. Whoever has lines
-//! hands them over and never waits; a thread for each file does the waiting.
+//! The one place that writes to the stdout and stderr we were started with, and to the log file.
+//! Whoever has lines hands them over and never waits; a thread for each file does the waiting.
 //!
-//! The files may be shared with others, so O_NONBLOCK is never set on them. A reader that stalls
-//! costs 1 MiB of memory, then whole lines, which are counted.
+//! The files may be shared with others, so O_NONBLOCK is never set on them. A reader or a disk that
+//! stalls costs 1 MiB of memory, then whole lines, which are counted.
 
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, poll};
-use rustix::io::Errno;
+use rustix::event::EventfdFlags;
 use serde::{Deserialize, Serialize};
 
+use super::log::{self, LogNews, Owner};
+use super::sink::{Sink, Stopped, count_lines};
 use crate::handoff::text::Word;
 
 /// How many bytes wait for one file at most, those being written included.
@@ -21,14 +23,16 @@ const LIMIT: usize = 1 << 20;
 /// What a buffer keeps allocated after a burst.
 const KEPT: usize = 16 << 10;
 
-/// Which of the two.
+/// Which of the files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stream {
     Out,
     Err,
+    /// Stdout where there is no log file.
+    Log,
 }
 
-/// Takes whole lines for stdout and stderr. Clones share one queue; when the last is dropped,
+/// Takes whole lines for stdout, stderr and the log file. Clones share one queue; when the last is dropped,
 /// what is queued is still written, by threads that then end.
 #[derive(Clone, Debug)]
 pub(crate) struct Writer {
@@ -40,6 +44,7 @@ struct Shared {
     out: Arc<Queue>,
     /// The same as `out` if both are one file: its lines then keep their order.
     err: Arc<Queue>,
+    log: Option<Arc<Queue>>,
     shows_generations: AtomicBool,
 }
 
@@ -49,11 +54,24 @@ struct Shared {
 pub(crate) struct Leftover {
     out: Word,
     err: Word,
+    log: Word,
+    /// What of it cannot be told: a write has not returned.
+    #[serde(skip)]
+    is_stalled: bool,
+}
+
+impl Leftover {
+    /// Whether a file did not let go in time: its thread must be let live.
+    pub(crate) fn is_stalled(&self) -> bool {
+        self.is_stalled
+    }
 }
 
 #[derive(Debug)]
 struct Queue {
-    name: &'static str,
+    name: String,
+    /// Where it is opened anew, if it can be.
+    path: Option<PathBuf>,
     coloured: bool,
     /// Ends a wait for the reader.
     wake: OwnedFd,
@@ -76,6 +94,19 @@ struct State {
     is_ending: bool,
     /// Nothing is written until it is over.
     is_paused: bool,
+    /// The file is to be opened anew.
+    wants_reopening: bool,
+    /// Who is told about that, and about errors.
+    owner: Option<Arc<Owner>>,
+}
+
+/// What the thread does next.
+enum Job {
+    Write,
+    /// So many lines have been dropped here.
+    Say(u64),
+    Reopen,
+    End,
 }
 
 impl State {
@@ -85,35 +116,76 @@ impl State {
 }
 
 impl Writer {
-    /// Writes to the stdout and stderr of this process. To be called after signals are blocked,
-    /// which the threads inherit.
+    /// Writes to the stdout and stderr of this process, and to a log file, open at its path. To be
+    /// called after signals are blocked, which the threads inherit.
     ///
     /// # Errors
     /// That a descriptor or a thread could not be made.
-    pub(crate) fn inherited() -> io::Result<Self> {
+    pub(crate) fn inherited(log: Option<(PathBuf, OwnedFd)>) -> io::Result<Self> {
         let out = io::stdout().as_fd().try_clone_to_owned()?;
         let err = io::stderr().as_fd().try_clone_to_owned()?;
-        Self::over(out, err)
+        Self::over(out, err, log)
     }
 
-    pub(super) fn over(out: OwnedFd, err: OwnedFd) -> io::Result<Self> {
+    pub(super) fn over(
+        out: OwnedFd,
+        err: OwnedFd,
+        log: Option<(PathBuf, OwnedFd)>,
+    ) -> io::Result<Self> {
         let one_file = {
             let (out, err) = (rustix::fs::fstat(&out)?, rustix::fs::fstat(&err)?);
             (out.st_dev, out.st_ino) == (err.st_dev, err.st_ino)
         };
-        let out = Queue::start("stdout", out)?;
+        let out = Queue::start("stdout", None, out)?;
         let err = if one_file {
             Arc::clone(&out)
         } else {
-            Queue::start("stderr", err)?
+            Queue::start("stderr", None, err)?
         };
+        let log = log.map(|(path, file)| Queue::start("log", Some(path), file));
         Ok(Self {
             shared: Arc::new(Shared {
                 out,
                 err,
+                log: log.transpose()?,
                 shows_generations: AtomicBool::new(false),
             }),
         })
+    }
+
+    /// Where a line goes that a worker has printed to stdout or stderr.
+    pub(crate) fn for_worker(&self, stream: Stream) -> Stream {
+        match self.shared.log {
+            Some(_) => Stream::Log,
+            None => stream,
+        }
+    }
+
+    /// The log file's path.
+    pub(crate) fn log_path(&self) -> Option<&PathBuf> {
+        self.shared.log.as_ref()?.path.as_ref()
+    }
+
+    /// Whom the log file's thread tells about it.
+    pub(crate) fn set_log_owner(&self, owner: Owner) {
+        if let Some(log) = &self.shared.log {
+            log.lock().owner = Some(Arc::new(owner));
+        }
+    }
+
+    /// Has the log file opened anew at its path. Lines handed over so far go to the file as it is
+    /// open now, later ones to either: none is in two pieces. The owner is told how it went.
+    pub(crate) fn reopen_log(&self) {
+        if let Some(log) = &self.shared.log {
+            log.lock().wants_reopening = true;
+            log.filled.notify_one();
+        }
+    }
+
+    /// Whether that has been asked for and not begun.
+    pub(crate) fn is_to_reopen_log(&self) -> bool {
+        let log = self.shared.log.as_ref();
+        log.is_some_and(|log| log.lock().wants_reopening)
     }
 
     /// Hands over lines, each with its newline. Never waits.
@@ -138,20 +210,29 @@ impl Writer {
     /// Waits until everything handed over so far is written, for `limit` at most on each file.
     /// Says whether it is. For the very end: it blocks.
     pub(crate) fn flush(&self, limit: Duration) -> bool {
-        self.shared.out.flush(limit) & self.shared.err.flush(limit)
+        let log = self.shared.log.as_ref();
+        let logged = log.is_none_or(|log| log.flush(limit));
+        self.shared.out.flush(limit) & self.shared.err.flush(limit) & logged
     }
 
     /// Stops writing, in the middle of a line if need be, and gives what has not been written. Waits
     /// for a write that is under way, for `limit` at most on each file.
     pub(crate) fn pause(&self, limit: Duration) -> Leftover {
-        let out = self.shared.out.pause(limit);
-        let err = match Arc::ptr_eq(&self.shared.out, &self.shared.err) {
-            true => Vec::new(),
-            false => self.shared.err.pause(limit),
+        let mut is_stalled = false;
+        let mut pause = |queue: &Queue| {
+            let (left, is_settled) = queue.pause(limit);
+            is_stalled |= !is_settled;
+            Word::from_bytes(&left)
         };
+        let Shared { out, err, log, .. } = &*self.shared;
         Leftover {
-            out: Word::from_bytes(&out),
-            err: Word::from_bytes(&err),
+            out: pause(out),
+            err: match Arc::ptr_eq(out, err) {
+                true => Word::default(),
+                false => pause(err),
+            },
+            log: log.as_deref().map(&mut pause).unwrap_or_default(),
+            is_stalled,
         }
     }
 
@@ -159,19 +240,21 @@ impl Writer {
     pub(crate) fn resume(&self, leftover: Leftover) {
         self.shared.out.resume(leftover.out.into_bytes());
         self.shared.err.resume(leftover.err.into_bytes());
+        self.queue(Stream::Log).resume(leftover.log.into_bytes());
     }
 
     fn queue(&self, stream: Stream) -> &Queue {
         match stream {
             Stream::Out => &self.shared.out,
             Stream::Err => &self.shared.err,
+            Stream::Log => self.shared.log.as_ref().unwrap_or(&self.shared.out),
         }
     }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        for queue in [&self.out, &self.err] {
+        for queue in [&self.out, &self.err].into_iter().chain(&self.log) {
             queue.lock().is_ending = true;
             queue.filled.notify_all();
         }
@@ -179,11 +262,15 @@ impl Drop for Shared {
 }
 
 impl Queue {
-    fn start(name: &'static str, file: OwnedFd) -> io::Result<Arc<Self>> {
+    fn start(thread: &str, path: Option<PathBuf>, file: OwnedFd) -> io::Result<Arc<Self>> {
         let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let queue = Arc::new(Self {
-            name,
-            coloured: wants_colour(file.as_fd().is_terminal()),
+            name: match &path {
+                Some(path) => path.display().to_string(),
+                None => thread.to_owned(),
+            },
+            coloured: path.is_none() && wants_colour(file.as_fd().is_terminal()),
+            path,
             wake,
             state: Mutex::default(),
             filled: Condvar::new(),
@@ -191,9 +278,9 @@ impl Queue {
         });
         let theirs = Arc::clone(&queue);
         std::thread::Builder::new()
-            .name(format!("segue-{name}"))
+            .name(format!("segue-{thread}"))
             .stack_size(64 << 10)
-            .spawn(move || theirs.write_to(&file))?;
+            .spawn(move || theirs.write_to(file))?;
         Ok(queue)
     }
 
@@ -218,7 +305,8 @@ impl Queue {
         self.filled.notify_one();
     }
 
-    fn pause(&self, limit: Duration) -> Vec<u8> {
+    /// What is left, and whether that is all.
+    fn pause(&self, limit: Duration) -> (Vec<u8>, bool) {
         let mut state = self.lock();
         state.is_paused = true;
         // It only counts; it is never full.
@@ -227,7 +315,8 @@ impl Queue {
             .emptied
             .wait_timeout_while(state, limit, |state| state.in_flight > 0);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut state.waiting)
+        let is_settled = state.in_flight == 0;
+        (std::mem::take(&mut state.waiting), is_settled)
     }
 
     fn resume(&self, leftover: Vec<u8>) {
@@ -247,17 +336,26 @@ impl Queue {
     }
 
     /// The thread's life.
-    fn write_to(&self, file: &OwnedFd) {
+    fn write_to(&self, file: OwnedFd) {
         let mut chunk = Vec::new();
-        let mut output = Sink {
-            file,
-            wake: &self.wake,
-            lost: 0,
-            why: None,
-            mid_line: false,
-        };
-        while self.take(&mut chunk) {
-            let written = output.write(&chunk, self.name);
+        let mut output = Sink::new(file, self.path.is_some(), &self.wake);
+        // What had been handed over when the file was to be opened anew has been written.
+        let mut is_due = false;
+        loop {
+            match self.take(&mut chunk, &mut is_due) {
+                Job::Write => {}
+                // Where nothing can be written, that is one loss with the other.
+                Job::Say(dropped) if output.trouble().is_some() => output.lose(dropped),
+                Job::Say(dropped) => chunk = self.dropped(dropped).into_bytes(),
+                Job::Reopen => {
+                    is_due = false;
+                    self.reopen(&mut output);
+                    continue;
+                }
+                Job::End => return,
+            }
+            let before = output.trouble();
+            let written = output.write(&chunk, &self.name);
             let mut state = self.lock();
             state.in_flight = 0;
             match written {
@@ -271,130 +369,89 @@ impl Queue {
                 Err(Stopped::Paused { left }) => {
                     let from = chunk.len().saturating_sub(left);
                     state.waiting.splice(..0, chunk.drain(from..));
+                    is_due = false;
                 }
             }
             if state.is_idle() || state.is_paused {
                 self.emptied.notify_all();
             }
-            if state.is_closed {
+            let is_closed = state.is_closed;
+            drop(state);
+            match (before, output.trouble()) {
+                (None, Some((why, _))) => self.tell(LogNews::Failing(why.into())),
+                (Some((_, lost)), None) => self.tell(LogNews::Recovered { lost }),
+                (None, None) | (Some(_), Some(_)) => {}
+            }
+            if is_closed {
                 return;
             }
         }
     }
 
-    /// Waits for something to write and moves it to `chunk`. False at the end.
-    fn take(&self, chunk: &mut Vec<u8>) -> bool {
+    /// Opens the file anew. Takes as long as the file system does.
+    fn reopen(&self, output: &mut Sink<'_>) {
+        let Some(path) = &self.path else {
+            return;
+        };
+        match log::open(path) {
+            Ok(file) => {
+                let owner = self.lock().owner.clone();
+                if let Some(owner) = owner {
+                    owner.hold(&file);
+                }
+                output.change(file);
+                self.tell(LogNews::Reopened);
+            }
+            Err(error) => self.tell(LogNews::NotReopened(error)),
+        }
+    }
+
+    fn tell(&self, news: LogNews) {
+        let owner = self.lock().owner.clone();
+        if let Some(owner) = owner {
+            owner.tell(news);
+        }
+    }
+
+    /// Waits for something to do, and moves what is to be written to `chunk`. `is_due` says that
+    /// nothing has to be written before the file is opened anew.
+    fn take(&self, chunk: &mut Vec<u8>, is_due: &mut bool) -> Job {
         chunk.clear();
         chunk.shrink_to(KEPT);
         let mut state = self
             .filled
             .wait_while(self.lock(), |state| {
                 let has_more = !state.waiting.is_empty() || state.is_dropping;
-                (state.is_paused || !has_more) && !state.is_ending
+                let has_work = has_more || state.wants_reopening;
+                (state.is_paused || !has_work) && !state.is_ending
             })
             .unwrap_or_else(PoisonError::into_inner);
+        if state.wants_reopening && (*is_due || state.waiting.is_empty()) && !state.is_paused {
+            state.wants_reopening = false;
+            return Job::Reopen;
+        }
         if !state.waiting.is_empty() {
             std::mem::swap(&mut state.waiting, chunk);
+            *is_due = state.wants_reopening;
         } else if state.is_dropping {
-            let dropped = std::mem::take(&mut state.dropped);
             state.is_dropping = false;
-            *chunk = format!(
-                "segue: … {dropped} lines dropped: the reader of {} is too slow\n",
-                self.name
-            )
-            .into_bytes();
+            state.in_flight = 1;
+            return Job::Say(std::mem::take(&mut state.dropped));
         }
         state.in_flight = chunk.len();
-        !chunk.is_empty()
-    }
-}
-
-/// Why nothing more is written.
-enum Stopped {
-    /// Nobody reads any more, and nobody will.
-    Closed,
-    /// So many bytes are left.
-    Paused { left: usize },
-}
-
-/// What a pipe or a terminal takes without waiting once it takes anything at all (pipe(7), PIPE_BUF).
-const PIECE: usize = 4096;
-
-/// A file that is written to until it is closed, through errors that may pass.
-struct Sink<'a> {
-    file: &'a OwnedFd,
-    wake: &'a OwnedFd,
-    lost: u64,
-    why: Option<Errno>,
-    mid_line: bool,
-}
-
-impl Sink<'_> {
-    /// Writes a chunk of lines; what an error takes is counted, and said when it is over.
-    fn write(&mut self, chunk: &[u8], name: &str) -> Result<(), Stopped> {
-        if let Some(why) = self.why {
-            let newline = if self.mid_line { "\n" } else { "" };
-            let note = format!(
-                "{newline}segue: … {} lines lost: {name} could not be written: {}\n",
-                self.lost,
-                io::Error::from(why)
-            );
-            let noted = self
-                .write_all(note.as_bytes())
-                .map_err(|stopped| match stopped {
-                    // All of the chunk; the note is lost.
-                    Stopped::Paused { .. } => Stopped::Paused { left: chunk.len() },
-                    Stopped::Closed => Stopped::Closed,
-                });
-            if noted? {
-                (self.lost, self.why) = (0, None);
-            } else {
-                self.lost += count_lines(chunk);
-                return Ok(());
-            }
+        match chunk.is_empty() {
+            true => Job::End,
+            false => Job::Write,
         }
-        self.write_all(chunk)?;
-        Ok(())
     }
 
-    /// Whether all of it was written.
-    fn write_all(&mut self, mut rest: &[u8]) -> Result<bool, Stopped> {
-        while !rest.is_empty() {
-            let mut polled = [
-                PollFd::new(self.file, PollFlags::OUT),
-                PollFd::new(self.wake, PollFlags::IN),
-            ];
-            if poll(&mut polled, None).is_ok() && polled[1].revents().contains(PollFlags::IN) {
-                return Err(Stopped::Paused { left: rest.len() });
-            }
-            let piece = rest.get(..PIECE).unwrap_or(rest);
-            match rustix::io::write(self.file, piece) {
-                Ok(written) => {
-                    let (done, left) = rest.split_at(written.min(rest.len()));
-                    self.mid_line = done.last().map_or(self.mid_line, |last| *last != b'\n');
-                    rest = left;
-                }
-                Err(Errno::INTR) => {}
-                // Somebody else who has the file open made it non-blocking, and was quicker.
-                Err(Errno::AGAIN) => {}
-                Err(Errno::PIPE | Errno::BADF) => return Err(Stopped::Closed),
-                // A full disk may get room again; a terminal that has gone will not, but costs
-                // no more than this.
-                Err(errno) => {
-                    if self.why.is_none() {
-                        self.lost = count_lines(rest);
-                        self.why = Some(errno);
-                    }
-                    return Ok(false);
-                }
-            }
-        }
-        Ok(true)
+    fn dropped(&self, lines: u64) -> String {
+        let why = match self.path {
+            Some(_) => format!("{} is written too slowly", self.name),
+            None => format!("the reader of {} is too slow", self.name),
+        };
+        format!("segue: … {lines} lines dropped: {why}\n")
     }
-}
-
-fn count_lines(bytes: &[u8]) -> u64 {
-    bytes.iter().map(|byte| u64::from(*byte == b'\n')).sum()
 }
 
 fn wants_colour(is_terminal: bool) -> bool {

@@ -15,6 +15,7 @@ use crate::harness::load::{Clients, assert_flawless};
 use crate::harness::process::{self, Process};
 use crate::harness::run::{LIMIT, Launch, Run};
 use crate::harness::{is_root, skip};
+use crate::service::managed;
 
 fn pid(number: u32) -> Option<Pid> {
     Pid::from_raw(i32::try_from(number).ok()?)
@@ -305,7 +306,15 @@ fn a_full_stdout_pipe_stops_nobody() {
 
 #[test]
 fn an_idle_supervisor_does_not_wake_up() {
-    let run = Launch::standin("").start();
+    is_never_woken(&Launch::standin("").start());
+    let (launch, manager) = managed(Launch::standin(""));
+    let run = launch.start();
+    manager.wait_for(0, "READY=1");
+    is_never_woken(&run);
+    run.finish();
+}
+
+fn is_never_woken(run: &Run) {
     let supervisor = run.status().supervisor.pid;
     let switches = || {
         let status =
@@ -327,7 +336,6 @@ fn an_idle_supervisor_does_not_wake_up() {
     let settled = (0..10).any(|_| woken_within(1) == 0);
     assert!(settled, "it was never idle for a second");
     assert_eq!(woken_within(4), 0, "woken in four idle seconds");
-    run.finish();
 }
 
 #[test]

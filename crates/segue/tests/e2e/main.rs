@@ -12,6 +12,7 @@
 
 mod harness;
 
+mod activation;
 mod bypass;
 mod control;
 mod crash;
@@ -23,6 +24,7 @@ mod idle;
 mod leaks;
 mod limits;
 mod listen;
+mod logs;
 mod long;
 mod losses;
 mod output;
@@ -31,6 +33,7 @@ mod preload;
 mod release;
 mod reload;
 mod run;
+mod service;
 mod signals;
 mod stop;
 mod streams;

@@ -38,12 +38,14 @@ fn ttin_and_ttou_change_the_number_of_workers() {
 }
 
 #[test]
-fn a_signal_whose_function_does_not_exist_yet_says_so_and_kills_nobody() {
+fn a_signal_that_finds_nothing_to_do_says_so_and_kills_nobody() {
     let run = Launch::standin("").start();
     let before = run.ready_pids();
-    let mark = run.log.mark();
-    run.signal(Signal::USR1);
-    run.log.wait_for(mark, "USR1", LIMIT);
+    for (signal, says) in [(Signal::USR1, "--log FILE"), (Signal::USR2, "upgraded")] {
+        let mark = run.log.mark();
+        run.signal(signal);
+        run.log.wait_for(mark, says, LIMIT);
+    }
     for signal in [Signal::PIPE, Signal::CHILD] {
         run.signal(signal);
     }

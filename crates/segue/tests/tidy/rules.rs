@@ -27,6 +27,7 @@ pub(crate) const FLOORS: &[(&str, u8)] = &[
     ("control::wording", 2),
     ("config", 2),
     ("telemetry", 2),
+    ("service", 2),
     ("exit", 2),
     ("handoff", 2),
 ];

@@ -8,6 +8,8 @@ pub(crate) mod command;
 pub(crate) mod everything;
 pub(crate) mod http;
 pub(crate) mod load;
+
+pub(crate) mod main_process;
 pub(crate) mod nodes;
 pub(crate) mod output;
 pub(crate) mod port;
@@ -16,6 +18,7 @@ pub(crate) mod process;
 pub(crate) mod record;
 pub(crate) mod run;
 pub(crate) mod site;
+pub(crate) mod systemd;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

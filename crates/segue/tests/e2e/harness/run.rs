@@ -2,8 +2,10 @@
 
 use std::ffi::{OsStr, OsString};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -11,6 +13,7 @@ use segue_wire::control::{App, AppPhase, Status, WorkerPhase};
 
 use super::command::{Outcome, Pending};
 use super::http::{self, Answer};
+use super::main_process::{AS_MAIN, Main, Started};
 use super::nodes::{Node, frameworks};
 use super::output::{Log, Stream};
 use super::process::{self, MARK, Process};
@@ -19,10 +22,10 @@ use super::site::{Program, Site};
 /// How long anything may take that is not measured.
 pub(crate) const LIMIT: Duration = Duration::from_secs(40);
 
-/// What is to be run, and how.
-#[derive(Debug)]
+/// What is to be run, and how. Clones run at the same place, one after the other.
+#[derive(Clone, Debug)]
 pub(crate) struct Launch {
-    pub(crate) site: Site,
+    pub(crate) site: Arc<Site>,
     binary: PathBuf,
     prefix: Vec<OsString>,
     flags: Vec<OsString>,
@@ -57,7 +60,7 @@ impl Launch {
     fn of(site: Site, what: &str, script: OsString) -> Self {
         site.deploy("v1", what);
         let mut launch = Self {
-            site,
+            site: Arc::new(site),
             binary: env!("CARGO_BIN_EXE_segue").into(),
             prefix: Vec::new(),
             flags: Vec::new(),
@@ -190,6 +193,56 @@ impl Launch {
     /// Starts it, without waiting for anything.
     pub(crate) fn spawn(self) -> Run {
         let mark = process::new_mark();
+        let mut child = self
+            .command(&mark)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("start {self:?}: {error}"));
+        let log = Log::new();
+        if !self.holds_stdout {
+            log.follow(Stream::Out, child.stdout.take().expect("stdout is a pipe"));
+        }
+        log.follow(Stream::Err, child.stderr.take().expect("stderr is a pipe"));
+        let main = Process::open(child.id()).expect("it was started and has not been reaped");
+        self.over_to(log, mark, main, Main::Command(child))
+    }
+
+    /// Starts it as a service manager does: it finds these sockets open, under these names.
+    pub(crate) fn spawn_with(mut self, sockets: Vec<(String, OwnedFd)>) -> Run {
+        let (names, sockets): (Vec<_>, Vec<_>) = sockets.into_iter().unzip();
+        self.prefix.extend(AS_MAIN.map(OsString::from));
+        let launch = self
+            .env("LISTEN_FDS", &sockets.len().to_string())
+            .env("LISTEN_FDNAMES", &names.join(":"));
+        let mark = process::new_mark();
+        let Started {
+            main,
+            pid,
+            out,
+            err,
+        } = Main::start(&launch.command(&mark), sockets);
+        let log = Log::new();
+        log.follow(Stream::Out, out);
+        log.follow(Stream::Err, err);
+        let process = Process::open(pid).expect("it was started and has not been reaped");
+        launch.over_to(log, mark, process, main)
+    }
+
+    fn over_to(self, log: Log, mark: String, main: Process, child: Main) -> Run {
+        Run {
+            control: self.control_path(),
+            site: self.site,
+            log,
+            mark,
+            main,
+            child,
+            over: false,
+        }
+    }
+
+    fn command(&self, mark: &str) -> Command {
         let control = self.control_path();
         let mut line = self.prefix.clone();
         line.push(self.binary.clone().into());
@@ -207,56 +260,32 @@ impl Launch {
         line.extend(self.arguments.iter().cloned());
 
         let (program, arguments) = line.split_first().expect("a program");
-        let mut child = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .args(arguments)
             .current_dir(self.site.path("current"))
-            .env(MARK, &mark)
+            .env(MARK, mark)
             .env("PORT", self.site.port.number().to_string())
             .env("OTHER_PORT", self.site.other_port.number().to_string())
             .env("XDG_RUNTIME_DIR", self.site.path("runtime"))
             .env("NO_COLOR", "1")
             .env_remove("SEGUE_CONTROL")
             .env_remove("RUST_LOG")
-            .envs(self.environment.iter().map(|(key, value)| (key, value)))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("start {line:?}: {error}"));
-        let log = Log::new();
-        if !self.holds_stdout {
-            log.follow(Stream::Out, child.stdout.take().expect("stdout is a pipe"));
-        }
-        log.follow(Stream::Err, child.stderr.take().expect("stderr is a pipe"));
-        let main = Process::open(child.id()).expect("it was started and has not been reaped");
-        Run {
-            site: self.site,
-            log,
-            control,
-            mark,
-            main,
-            child,
-            over: false,
-        }
+            .env_remove("NOTIFY_SOCKET")
+            .envs(self.environment.iter().map(|(key, value)| (key, value)));
+        command
     }
 
     /// Starts it and waits until every worker is ready.
     #[track_caller]
     pub(crate) fn start(self) -> Run {
-        let run = self.spawn();
-        run.until("every worker is ready", |app| {
-            app.phase == AppPhase::Running
-                && app.slots.iter().all(|slot| {
-                    let ready =
-                        |worker: &&segue_wire::control::Worker| worker.phase == WorkerPhase::Ready;
-                    app.workers
-                        .iter()
-                        .filter(ready)
-                        .any(|worker| worker.slot == slot.slot)
-                })
-        });
-        run.follow_events();
-        run
+        self.spawn().when_ready()
+    }
+
+    /// The same, with sockets of a service manager.
+    #[track_caller]
+    pub(crate) fn start_with(self, sockets: Vec<(String, OwnedFd)>) -> Run {
+        self.spawn_with(sockets).when_ready()
     }
 
     /// Starts it, expects it to end by itself within `limit`, and returns its exit code.
@@ -276,17 +305,35 @@ impl Launch {
 /// A supervisor under test. Dropped, all of it is killed.
 #[derive(Debug)]
 pub(crate) struct Run {
-    pub(crate) site: Site,
+    pub(crate) site: Arc<Site>,
     pub(crate) log: Log,
     pub(crate) control: PathBuf,
     mark: String,
     /// The main process: what a terminal or systemd would see.
     pub(crate) main: Process,
-    child: Child,
+    child: Main,
     over: bool,
 }
 
 impl Run {
+    /// Waits until every worker is ready.
+    #[track_caller]
+    pub(crate) fn when_ready(self) -> Self {
+        self.until("every worker is ready", |app| {
+            app.phase == AppPhase::Running
+                && app.slots.iter().all(|slot| {
+                    let ready =
+                        |worker: &&segue_wire::control::Worker| worker.phase == WorkerPhase::Ready;
+                    app.workers
+                        .iter()
+                        .filter(ready)
+                        .any(|worker| worker.slot == slot.slot)
+                })
+        });
+        self.follow_events();
+        self
+    }
+
     /// Where the app listens.
     pub(crate) fn address(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.site.port.number()).into()
@@ -433,11 +480,10 @@ impl Run {
 
     /// Begins to read a stdout that was left unread.
     pub(crate) fn read_stdout(&mut self) {
-        let stdout = self
-            .child
-            .stdout
-            .take()
-            .expect("it has not been read before");
+        let Main::Command(child) = &mut self.child else {
+            panic!("it is read already");
+        };
+        let stdout = child.stdout.take().expect("it has not been read before");
         self.log.follow(Stream::Out, stdout);
     }
 
@@ -456,7 +502,7 @@ impl Run {
     pub(crate) fn kill_main(&mut self) {
         let heir = Process::open(self.status().supervisor.pid).expect("the supervisor");
         self.signal(Signal::KILL);
-        self.child.wait().expect("reap the main process");
+        self.child.wait();
         self.main = heir;
         let deadline = Instant::now() + LIMIT;
         loop {
@@ -483,7 +529,7 @@ impl Run {
             self.log.render()
         );
         self.over = true;
-        self.child.wait().expect("reap the supervisor")
+        self.child.wait()
     }
 
     /// Fails the test if a process of the run outlives its main process.

@@ -1,0 +1,81 @@
+//! The log file of workers' output: opened anew when a signal asks for it, and what people are told
+//! of it. The file itself belongs to its thread, which may wait for a disk.
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::run::{Input, Supervisor};
+use crate::handoff::{InheritError, Inherited, Journal};
+use crate::telemetry::lines::PREFIX;
+use crate::worker::log::{LogNews, Owner};
+use crate::worker::writer::Writer;
+use segue_wire::control::Level;
+
+/// The file is to be opened anew, and has not been.
+const REOPENING: &str = "log/reopening";
+
+/// Has the writer tell the loop what becomes of the file.
+pub(super) fn watch(writer: &Writer, site: &Journal, inputs: &UnboundedSender<Input>) {
+    let inputs = inputs.clone();
+    let tell = move |news| drop(inputs.send(Input::Log(news)));
+    writer.set_log_owner(Owner::new(site.clone(), tell));
+}
+
+/// What a predecessor was asked and may not have done is done.
+///
+/// # Errors
+/// What was written down cannot be understood.
+pub(super) fn take_over(writer: &Writer, inherited: &Inherited) -> Result<(), InheritError> {
+    if inherited.value::<bool>(REOPENING)?.is_some() {
+        writer.reopen_log();
+    }
+    Ok(())
+}
+
+impl Supervisor {
+    pub(super) fn reopen_log(&self) {
+        if self.plan.writer.log_path().is_none() {
+            self.say(format!(
+                "{PREFIX}USR1 (reopen log files): there is none; `segue run --log FILE` writes one"
+            ));
+            return;
+        }
+        // Together with the signal that asks for it.
+        self.site.put(REOPENING, &true);
+        self.plan.writer.reopen_log();
+    }
+
+    pub(super) fn hear_log(&self, news: LogNews) {
+        let path = self.plan.writer.log_path();
+        let path = path
+            .map(|path| path.display().to_string())
+            .unwrap_or_default();
+        if matches!(news, LogNews::Reopened | LogNews::NotReopened(_))
+            && !self.plan.writer.is_to_reopen_log()
+        {
+            self.site.drop(REOPENING);
+            self.site.commit();
+        }
+        let (level, text) = match news {
+            LogNews::Reopened => (Level::Info, format!("log file {path} opened anew")),
+            LogNews::NotReopened(error) => (
+                Level::Error,
+                format!(
+                    "cannot open the log file {path} anew: {error}; the one that is open goes on: mend that and send USR1 again"
+                ),
+            ),
+            LogNews::Failing(error) => (
+                Level::Error,
+                format!(
+                    "the log file {path} cannot be written: {error}; what workers print is lost until it can be"
+                ),
+            ),
+            LogNews::Recovered { lost } => (
+                Level::Warn,
+                format!("the log file {path} is written again; {lost} lines were lost"),
+            ),
+        };
+        if self.plan.verbosity.shows(level) {
+            self.say(format!("{PREFIX}{text}"));
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! What the service manager is told by this supervisor: the app's phase and its state in words, that
+//! it lives, that it needs more time. Called after every event and at every turn of the loop; that
+//! turn is what the watchdog proves.
+
+use std::io;
+use std::time::Duration;
+
+use segue_core::{AppPhase, Notice, Time};
+use segue_sys::clock;
+use segue_wire::control as wire;
+
+use super::run::{RunError, Supervisor};
+use crate::keeper::LinkError;
+use crate::service::{Notifier, Phase, Told, Watchdog, is_up, line};
+
+/// How long the manager may take to hear our last words.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// The service manager, as the loop deals with it.
+#[derive(Debug)]
+pub(super) struct Service {
+    notifier: Notifier,
+    told: Told,
+    /// A stop has been asked for, which the app's phase does not say yet.
+    is_to_stop: bool,
+    /// What came of the last reload, if it failed.
+    failed: Option<String>,
+    /// The end in words.
+    last_words: Option<String>,
+}
+
+impl Service {
+    /// That of this process, whose keeper is `main`.
+    pub(super) fn new(main: u32, now: Time) -> Self {
+        let variable = |name| std::env::var(name).ok();
+        let (micros, pid) = (variable("WATCHDOG_USEC"), variable("WATCHDOG_PID"));
+        let watchdog = Watchdog::of(micros.as_deref(), pid.as_deref(), main);
+        Self {
+            notifier: Notifier::of_this_process(),
+            told: Told::new(main, watchdog, now),
+            is_to_stop: false,
+            failed: None,
+            last_words: None,
+        }
+    }
+
+    pub(super) fn notifier(&self) -> Notifier {
+        self.notifier.clone()
+    }
+
+    /// When something is to be said although nothing happens.
+    pub(super) fn next(&self) -> Option<Time> {
+        if !self.notifier.is_there() {
+            return None;
+        }
+        let times = [self.told.next(), self.notifier.next_try()];
+        times.into_iter().flatten().min()
+    }
+
+    /// To be called at every turn of the loop.
+    pub(super) fn attend(&mut self, now: Time) {
+        if !self.notifier.is_there() {
+            return;
+        }
+        self.notifier.try_again(now);
+        for message in self.told.due(now) {
+            // A ping that comes late says nothing: what waits before it will.
+            if message != "WATCHDOG=1" || self.notifier.next_try().is_none() {
+                self.notifier.say(&message);
+            }
+        }
+    }
+
+    /// News that the app's state does not show.
+    pub(super) fn note(&mut self, notice: &Notice, told: &wire::Notice) {
+        match notice {
+            Notice::ReloadFailed { .. } => self.failed = Some(told.text.clone()),
+            Notice::ReloadCommitted { .. } => self.failed = None,
+            Notice::StopDelayed { .. } => self.is_to_stop = true,
+            _ => {}
+        }
+    }
+
+    /// The end in words. They are said last, and stay where `systemctl status` shows them.
+    pub(super) fn note_end(&mut self, text: &str) {
+        self.last_words = Some(status(text));
+    }
+
+    /// To be called when all is over: who has ended is not heard any more.
+    pub(super) fn end(&self) {
+        if let Some(last_words) = &self.last_words {
+            self.notifier.say(last_words);
+        }
+        if !self.notifier.settle(LAST_WORDS) {
+            tracing::debug!("the service manager has not heard everything");
+        }
+    }
+}
+
+impl Supervisor {
+    /// Tells the service manager what has changed.
+    pub(super) fn tell_service(&mut self) {
+        if !self.service.notifier.is_there() {
+            return;
+        }
+        let view = self.core.view();
+        let phase = match (view.phase, view.reload) {
+            (AppPhase::Stopping | AppPhase::Finished, _) => Phase::Stopping,
+            _ if self.service.is_to_stop => Phase::Stopping,
+            (AppPhase::Starting, _) if !self.service.told.is_up() && !is_up(&view) => {
+                Phase::Starting
+            }
+            (_, Some(reload)) => Phase::Reloading(reload.reload),
+            (_, None) => Phase::Running,
+        };
+        let addresses: Vec<String> = view
+            .addresses
+            .iter()
+            .map(|address| self.pool.describe(address.address))
+            .collect();
+        let failed = self.service.failed.as_deref();
+        let status = line(&self.plan.app.name, &view, phase, &addresses, failed);
+        let micros = clock::monotonic_micros();
+        let now = self.now();
+        if let Some(message) = self.service.told.see(now, micros, phase, &status) {
+            self.service.notifier.say(&message);
+        }
+    }
+}
+
+/// Tells the service manager why nothing runs.
+pub(crate) fn tell_failure(why: &str, errno: Option<i32>) {
+    let notifier = Notifier::of_this_process();
+    let mut message = status(why);
+    if let Some(errno) = errno {
+        message.push_str(&format!("\nERRNO={errno}"));
+    }
+    notifier.say(&message);
+    notifier.settle(LAST_WORDS);
+}
+
+fn status(text: &str) -> String {
+    // The message is made of lines.
+    format!("STATUS={}", text.replace('\n', " "))
+}
+
+impl RunError {
+    /// What the system said, if that is why.
+    pub(crate) fn errno(&self) -> Option<i32> {
+        match self {
+            Self::System { source, .. } | Self::Keeper(LinkError::Unusable(source)) => {
+                io::Error::raw_os_error(source)
+            }
+            Self::Control(_) | Self::Keeper(_) | Self::Predecessor(_) => None,
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! The log file: what workers print goes there whole, once, in whichever file is at its path, and a
+//! disk that is full or gone keeps nobody waiting.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use rustix::process::Signal;
+
+use crate::harness::output::Stream;
+use crate::harness::process::Process;
+use crate::harness::run::{LIMIT, Launch, Run};
+
+fn logged(fixture: &str) -> (Launch, PathBuf) {
+    let launch = Launch::node(fixture);
+    let path = launch.site.path("logs/web.log");
+    std::fs::create_dir(launch.site.path("logs")).expect("make the directory of logs");
+    (launch.flag("--log", &path), path)
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+/// Waits until the file is longer than this.
+fn wait_for_more(run: &Run, path: &Path, than: usize) {
+    run.until("more is printed", |_| read(path).len() > than);
+}
+
+fn reopen(run: &Run) {
+    let mark = run.log.mark();
+    run.signal(Signal::USR1);
+    run.log.wait_for(mark, "opened anew", LIMIT);
+}
+
+/// Every number of every worker, once, and up to the one it says that it ended with.
+fn expect_all(texts: &[String], workers: usize, run_log: &str) {
+    let mut lines: BTreeMap<&str, BTreeSet<u64>> = BTreeMap::new();
+    let mut ends: BTreeMap<&str, u64> = BTreeMap::new();
+    for text in texts {
+        assert!(text.is_empty() || text.ends_with('\n'), "a torn end");
+        for line in text.lines() {
+            let (_, said) = line.split_once(" | ").expect("a prefix");
+            let words: Vec<&str> = said.split(' ').collect();
+            let [what, number, "of", pid] = words[..] else {
+                panic!("a torn line: {line:?}\n{run_log}");
+            };
+            assert!(pid.ends_with('.'), "a torn line: {line:?}");
+            let number: u64 = number.parse().expect("a number");
+            match what {
+                "line" => assert!(
+                    lines.entry(pid).or_default().insert(number),
+                    "twice: {line}"
+                ),
+                "end" => assert_eq!(ends.insert(pid, number), None, "twice: {line}"),
+                other => panic!("{other}"),
+            }
+        }
+    }
+    assert_eq!(ends.len(), workers, "{ends:?}\n{run_log}");
+    for (pid, count) in ends {
+        let numbers = &lines[pid];
+        assert_eq!(numbers.len() as u64, count, "lines of {pid}\n{run_log}");
+        assert_eq!(numbers.last(), Some(&(count - 1)));
+    }
+}
+
+#[test]
+fn a_rotated_log_file_has_every_line_once_through_reloads_and_upgrades() {
+    let (launch, path) = logged("counting.js");
+    let mut run = launch.start();
+    let mut old = Vec::new();
+    let rotate = |run: &Run, old: &mut Vec<PathBuf>| {
+        wait_for_more(run, &path, 0);
+        let name = path.with_extension(old.len().to_string());
+        std::fs::rename(&path, &name).expect("rename the log file");
+        old.push(name);
+    };
+    for round in 0..12 {
+        rotate(&run, &mut old);
+        match round {
+            3 => {
+                run.roll("v2", "counting.js");
+            }
+            // Whoever comes after goes on with the file that has been renamed.
+            6 => {
+                run.segue(&["upgrade"]).expect(0);
+                let old = old.last().expect("it was rotated");
+                wait_for_more(&run, old, read(old).len());
+                assert!(!path.exists(), "nobody has asked for a new one");
+            }
+            _ => {}
+        }
+        reopen(&run);
+    }
+    run.signal(Signal::TERM);
+    let status = run.wait_for_end(LIMIT);
+    assert_eq!(status.code(), Some(0), "{}", run.log.render());
+    run.expect_nothing_left();
+    run.log.wait_for_end(2, LIMIT);
+    let texts: Vec<String> = old.iter().chain([&path]).map(|path| read(path)).collect();
+    expect_all(&texts, 4, &run.log.render());
+    let lines = run.log.lines();
+    let out = lines.iter().filter(|line| line.stream == Stream::Out);
+    assert_eq!(out.count(), 0, "{}", run.log.render());
+    assert!(run.log.contains("segue: "), "its own lines stay on stderr");
+}
+
+#[test]
+fn a_successor_goes_on_with_the_log_file_and_hears_of_a_rotation() {
+    let (launch, path) = logged("counting.js");
+    let run = launch.start();
+    let old = path.with_extension("1");
+    wait_for_more(&run, &path, 0);
+    std::fs::rename(&path, &old).expect("rename the log file");
+    let kill = || {
+        let supervisor = run.status().supervisor.pid;
+        let process = Process::open(supervisor).expect("it runs");
+        process.signal(Signal::KILL);
+        assert!(process.ends_within(LIMIT));
+        supervisor
+    };
+    let killed = kill();
+    run.until("it has a successor", |_| {
+        run.try_status()
+            .is_ok_and(|status| status.supervisor.pid != killed)
+    });
+    wait_for_more(&run, &old, read(&old).len());
+    assert!(!path.exists());
+    kill();
+    // Nobody is there to hear it now.
+    reopen(&run);
+    wait_for_more(&run, &path, 0);
+    run.finish();
+}
+
+#[test]
+fn a_log_file_that_cannot_be_opened_is_an_error_at_once() {
+    let launch = Launch::node("plain.js").flag("--log", "no/such/directory/web.log");
+    let (code, run) = launch.start_and_fail(LIMIT);
+    assert_eq!(code, 2, "{}", run.log.render());
+    let text = "no/such/directory/web.log: No such file or directory";
+    assert!(run.log.contains(text), "{}", run.log.render());
+}
+
+#[test]
+fn a_directory_of_logs_that_is_gone_keeps_nobody_waiting() {
+    let (launch, path) = logged("counting.js");
+    let run = launch.start();
+    wait_for_more(&run, &path, 0);
+    let away = run.site.path("away");
+    std::fs::rename(run.site.path("logs"), &away).expect("move the directory away");
+    let mark = run.log.mark();
+    run.signal(Signal::USR1);
+    let line = run.log.wait_for(mark, "cannot open the log file", LIMIT);
+    assert!(
+        line.text.contains("No such file or directory"),
+        "{}",
+        line.text
+    );
+    let old = away.join("web.log");
+    wait_for_more(&run, &old, read(&old).len());
+    assert_eq!(run.get("/").version(), "v1");
+    std::fs::create_dir(run.site.path("logs")).expect("make it again");
+    reopen(&run);
+    wait_for_more(&run, &path, 0);
+    run.finish();
+}
+
+#[test]
+fn a_full_disk_keeps_no_worker_waiting() {
+    let (launch, path) = logged("plain.js");
+    std::os::unix::fs::symlink("/dev/full", &path).expect("make a symlink");
+    let run = launch.start();
+    // Many times what fits into pipes and buffers.
+    for _ in 0..20 {
+        assert_eq!(run.get("/print?lines=2000&repeat=200").status, 200);
+    }
+    run.log
+        .wait_for(0, "cannot be written: No space left on device", LIMIT);
+    run.segue(&["status"]).expect(0);
+    run.roll("v2", "plain.js");
+    std::fs::remove_file(&path).expect("remove the symlink");
+    reopen(&run);
+    assert_eq!(run.get("/print?text=after").status, 200);
+    run.until("it is written again", |_| read(&path).contains("| after\n"));
+    let text = read(&path);
+    assert!(text.contains(" lines lost: "), "{text}");
+    run.log.wait_for(0, "is written again; ", LIMIT);
+    run.finish();
+}
