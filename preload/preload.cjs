@@ -675,6 +675,8 @@ function start() {
       meta.announced = true;
       closeSession(session, meta);
     }
+    // While something is still to be sent Node puts the end off, and up to now forgets it then.
+    if (session.closed && isWithoutStreams(session)) meta.over = true;
     if (meta.over) {
       endSession(entry, session, time);
     } else {
@@ -765,11 +767,21 @@ function start() {
     return Boolean(response) && !response.headersSent && Boolean(response.req) && response.req.complete;
   }
 
-  function hasStreamThatWaitsForApp(session) {
+  // Node's own state of a session.
+  function innerState(session) {
     const symbol = Object.getOwnPropertySymbols(session).find((key) => key.description === 'state');
-    if (!symbol) return false;
-    return Array.from(session[symbol].streams.values())
+    return symbol && session[symbol];
+  }
+
+  function hasStreamThatWaitsForApp(session) {
+    const state = innerState(session);
+    return Boolean(state) && Array.from(state.streams.values())
       .some((stream) => !stream.headersSent && !stream.destroyed && stream.state.remoteClose === 1);
+  }
+
+  function isWithoutStreams(session) {
+    const state = innerState(session);
+    return Boolean(state) && state.streams.size === 0 && state.pendingStreams.size === 0;
   }
 
   function cutIfStalled(connection, socket, time) {
