@@ -25,6 +25,8 @@ mod picture;
 mod records;
 mod requests;
 mod run;
+#[cfg(test)]
+mod samples;
 mod service;
 mod succession;
 mod upgrade;

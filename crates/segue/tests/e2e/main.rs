@@ -35,6 +35,7 @@ mod reload;
 mod run;
 mod service;
 mod signals;
+mod state;
 mod stop;
 mod streams;
 mod takeover;

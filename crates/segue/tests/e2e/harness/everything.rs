@@ -139,5 +139,8 @@ impl Everything {
             eprintln!("{name}: {}", render(&report));
             assert_flawless(&report, run);
         }
+        // Every client goes on at once, so nothing that a worker has open may stand still.
+        let log = run.log.render();
+        assert!(!log.contains(" stalled)"), "{log}");
     }
 }
