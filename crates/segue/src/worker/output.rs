@@ -1,19 +1,18 @@
-//! What a worker prints: read from its pipes as it comes, cut into lines, named, and handed to
-//! the writer. Reading never depends on the writer's pace, so a worker's `console.log` never
-//! waits for whoever reads our stdout.
+//! What a worker prints: cut into lines, named, and handed to the writer. The reading is in
+//! `reader`.
 
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use segue_core::{Generation, SlotId};
 use serde::{Deserialize, Serialize};
-use tokio::net::unix::pipe::Receiver;
 use tokio::sync::watch;
 
-use super::writer::{Stream, Writer};
+use super::reader::{Pipe, Reader};
+use super::writer::{Stream, Ticket, Writer};
 use crate::handoff::text::Word;
 
 /// A longer line is cut, with a mark at both sides of the cut.
@@ -23,8 +22,6 @@ const TAIL_LINES: usize = 20;
 const TAIL_BYTES: usize = 2 << 10;
 /// How long the report of an exit waits for output: another process may hold the pipes.
 const DRAIN_LIMIT: Duration = Duration::from_millis(250);
-/// Read at once; lives on the stack, so that an idle worker costs nothing.
-const CHUNK: usize = 16 << 10;
 
 /// Whose line it is.
 #[derive(Clone, Debug)]
@@ -61,8 +58,8 @@ impl Label {
 #[derive(Clone, Debug)]
 pub(crate) struct Output {
     tail: Arc<Mutex<Tail>>,
-    /// Of stdout and stderr, what has no end yet.
-    lines: [Arc<Mutex<Lines>>; 2],
+    /// Of stdout and stderr.
+    lines: [Shared; 2],
     open: watch::Receiver<u8>,
 }
 
@@ -78,6 +75,9 @@ pub(crate) struct Unfinished {
 struct Part {
     text: Word,
     is_continuation: bool,
+    /// So many bytes have been handed over and are still in the pipe.
+    #[serde(default)]
+    handed_over: usize,
 }
 
 /// How much of a worker's output has been seen.
@@ -104,40 +104,44 @@ impl Output {
         let tail = Arc::new(Mutex::new(Tail {
             lines: unfinished.tail.into(),
         }));
-        let lines = unfinished.parts.map(|part| {
-            Arc::new(Mutex::new(Lines {
-                partial: part.text.into_bytes(),
-                is_continuation: part.is_continuation,
-            }))
-        });
         let (closing, open) = watch::channel(2);
         let closing = Arc::new(closing);
+        let mut lines = Vec::new();
         let pipes = [(Stream::Out, stdout), (Stream::Err, stderr)];
-        for ((stream, pipe), lines) in pipes.into_iter().zip(&lines) {
-            let reader = Reader {
-                pipe: Receiver::from_owned_fd(pipe)?,
+        for ((stream, pipe), part) in pipes.into_iter().zip(unfinished.parts) {
+            let pipe = Pipe::new(pipe, writer.scratch())?;
+            pipe.discard(part.handed_over)?;
+            let shared = Shared(Arc::new(Mutex::new(Lines {
+                partial: part.text.into_bytes(),
+                is_continuation: part.is_continuation,
+                handed_over: 0,
+            })));
+            lines.push(shared.clone());
+            let printer = Printer {
                 stream,
                 label: label.clone(),
                 writer: writer.clone(),
-                lines: Arc::clone(lines),
+                lines: shared,
                 tail: matches!(stream, Stream::Err).then(|| Arc::clone(&tail)),
             };
             let closing = Arc::clone(&closing);
             tokio::spawn(async move {
-                reader.read_to_end().await;
+                Reader::new(pipe, printer).read_to_end().await;
                 closing.send_modify(|open| *open -= 1);
             });
         }
+        let lines = <[Shared; 2]>::try_from(lines).map_err(|_| io::ErrorKind::InvalidInput)?;
         Ok(Self { tail, lines, open })
     }
 
     /// What a successor must know to go on in the middle of a line.
     pub(crate) fn unfinished(&self) -> Unfinished {
         let parts = self.lines.each_ref().map(|lines| {
-            let lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
+            let lines = lines.lock();
             Part {
                 text: Word::from_bytes(&lines.partial),
                 is_continuation: lines.is_continuation,
+                handed_over: lines.handed_over,
             }
         });
         Unfinished {
@@ -166,42 +170,19 @@ impl Output {
     }
 }
 
-struct Reader {
-    pipe: Receiver,
+/// What one stream of a worker becomes.
+pub(super) struct Printer {
     stream: Stream,
     label: Label,
     writer: Writer,
-    lines: Arc<Mutex<Lines>>,
+    lines: Shared,
     tail: Option<Arc<Mutex<Tail>>>,
 }
 
-impl Reader {
-    async fn read_to_end(mut self) {
-        while self.pipe.readable().await.is_ok() && self.read_some() {
-            // A worker that floods its output must not keep the others waiting.
-            tokio::task::yield_now().await;
-        }
-        self.hand_over(None);
-    }
-
-    /// False at the end.
-    fn read_some(&mut self) -> bool {
-        let mut chunk = [0; CHUNK];
-        match self.pipe.try_read(&mut chunk) {
-            Ok(0) => false,
-            Ok(length) => {
-                self.hand_over(chunk.get(..length));
-                true
-            }
-            Err(error) => matches!(
-                error.kind(),
-                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-            ),
-        }
-    }
-
-    /// Passes on the lines that `bytes` complete; without any, what is left.
-    fn hand_over(&mut self, bytes: Option<&[u8]>) {
+impl Printer {
+    /// Passes on the lines that `bytes` complete; without any, what is left. Of the bytes, so many
+    /// stay in the pipe until [`taken`](Self::taken).
+    pub(super) fn hand_over(&self, bytes: Option<&[u8]>, stay: usize) -> Ticket {
         let stream = self.writer.for_worker(self.stream);
         let coloured = self.writer.is_coloured(stream);
         let prefix = self.label.prefix(self.writer.shows_generations(), coloured);
@@ -221,13 +202,33 @@ impl Reader {
                 tail.push(piece.text);
             }
         };
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = self.lines.lock();
         match bytes {
             Some(bytes) => lines.feed(bytes, &mut each),
             None => lines.finish(&mut each),
         }
+        lines.handed_over = stay;
         drop(lines);
-        self.writer.push(stream, &batch);
+        self.writer.push(stream, &batch)
+    }
+
+    /// What stayed in the pipe is there no more.
+    pub(super) fn taken(&self) {
+        self.lines.lock().handed_over = 0;
+    }
+
+    pub(super) fn writer(&self) -> &Writer {
+        &self.writer
+    }
+}
+
+/// Of one stream, what has no end yet.
+#[derive(Clone, Debug)]
+struct Shared(Arc<Mutex<Lines>>);
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Lines> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -244,6 +245,8 @@ struct Piece<'a> {
 struct Lines {
     partial: Vec<u8>,
     is_continuation: bool,
+    /// Bytes that are still in the pipe, at its beginning.
+    handed_over: usize,
 }
 
 impl Lines {

@@ -13,8 +13,10 @@ use std::time::Duration;
 
 use rustix::event::EventfdFlags;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 use super::log::{self, LogNews, Owner};
+use super::reader::Scratch;
 use super::sink::{Sink, Stopped, count_lines};
 use crate::handoff::text::Word;
 
@@ -32,6 +34,14 @@ pub(crate) enum Stream {
     Log,
 }
 
+/// Where lines stand in a file's queue.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ticket {
+    stream: Stream,
+    /// Bytes that were handed over up to their end.
+    end: u64,
+}
+
 /// Takes whole lines for stdout, stderr and the log file. Clones share one queue; when the last is dropped,
 /// what is queued is still written, by threads that then end.
 #[derive(Clone, Debug)]
@@ -46,6 +56,7 @@ struct Shared {
     err: Arc<Queue>,
     log: Option<Arc<Queue>>,
     shows_generations: AtomicBool,
+    scratch: Arc<Scratch>,
 }
 
 /// What has not been written when the process becomes another program.
@@ -80,12 +91,16 @@ struct Queue {
     filled: Condvar,
     /// Everything has been written.
     emptied: Condvar,
+    /// Something has been written.
+    progress: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
     waiting: Vec<u8>,
     in_flight: usize,
+    /// Bytes that were handed over, dropped ones not counted.
+    pushed: u64,
     /// Since the limit was reached and until all that was queued then is written.
     is_dropping: bool,
     dropped: u64,
@@ -110,6 +125,12 @@ enum Job {
 }
 
 impl State {
+    /// What was handed over up to there is neither waiting nor being written.
+    fn is_written(&self, end: u64) -> bool {
+        let unwritten = (self.waiting.len() + self.in_flight) as u64;
+        self.is_closed || end <= self.pushed.saturating_sub(unwritten)
+    }
+
     fn is_idle(&self) -> bool {
         self.is_closed || (self.waiting.is_empty() && self.in_flight == 0 && !self.is_dropping)
     }
@@ -149,6 +170,7 @@ impl Writer {
                 err,
                 log: log.transpose()?,
                 shows_generations: AtomicBool::new(false),
+                scratch: Arc::new(Scratch::new()?),
             }),
         })
     }
@@ -189,8 +211,34 @@ impl Writer {
     }
 
     /// Hands over lines, each with its newline. Never waits.
-    pub(crate) fn push(&self, stream: Stream, lines: &[u8]) {
-        self.queue(stream).push(lines);
+    pub(crate) fn push(&self, stream: Stream, lines: &[u8]) -> Ticket {
+        let end = self.queue(stream).push(lines);
+        Ticket { stream, end }
+    }
+
+    /// Whether lines have been written, or never will be.
+    pub(crate) fn is_written(&self, ticket: Ticket) -> bool {
+        self.queue(ticket.stream).lock().is_written(ticket.end)
+    }
+
+    /// Waits for that, for `limit` at most; says whether it is so.
+    pub(crate) async fn written(&self, ticket: Ticket, limit: Duration) -> bool {
+        let queue = self.queue(ticket.stream);
+        let written = async {
+            loop {
+                let progress = queue.progress.notified();
+                if self.is_written(ticket) {
+                    return;
+                }
+                progress.await;
+            }
+        };
+        tokio::time::timeout(limit, written).await.is_ok()
+    }
+
+    /// For whoever looks into pipes.
+    pub(crate) fn scratch(&self) -> Arc<Scratch> {
+        Arc::clone(&self.shared.scratch)
     }
 
     /// Whether to colour: on a terminal, unless NO_COLOR or a dumb terminal say otherwise.
@@ -275,6 +323,7 @@ impl Queue {
             state: Mutex::default(),
             filled: Condvar::new(),
             emptied: Condvar::new(),
+            progress: Notify::new(),
         });
         let theirs = Arc::clone(&queue);
         std::thread::Builder::new()
@@ -288,10 +337,11 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, lines: &[u8]) {
+    /// Where in the queue their end is.
+    fn push(&self, lines: &[u8]) -> u64 {
         let mut state = self.lock();
         if state.is_closed || lines.is_empty() {
-            return;
+            return state.pushed;
         }
         let queued = state.waiting.len() + state.in_flight;
         if state.is_dropping || queued + lines.len() > LIMIT {
@@ -301,8 +351,10 @@ impl Queue {
             state.dropped += count_lines(lines);
         } else {
             state.waiting.extend_from_slice(lines);
+            state.pushed += lines.len() as u64;
         }
         self.filled.notify_one();
+        state.pushed
     }
 
     /// What is left, and whether that is all.
@@ -377,6 +429,7 @@ impl Queue {
             }
             let is_closed = state.is_closed;
             drop(state);
+            self.progress.notify_waiters();
             match (before, output.trouble()) {
                 (None, Some((why, _))) => self.tell(LogNews::Failing(why.into())),
                 (Some((_, lost)), None) => self.tell(LogNews::Recovered { lost }),

@@ -23,6 +23,7 @@ mod ground;
 mod idle;
 mod leaks;
 mod limits;
+mod lines;
 mod listen;
 mod logs;
 mod long;

@@ -19,7 +19,7 @@ use crate::harness::run::{LIMIT, Launch, Run};
 
 /// Kills the supervisor that serves now.
 #[track_caller]
-fn kill_supervisor(run: &Run) -> u32 {
+pub(crate) fn kill_supervisor(run: &Run) -> u32 {
     let supervisor = run.status().supervisor.pid;
     assert_ne!(supervisor, run.main.pid, "the main process is the keeper");
     kill(supervisor);
