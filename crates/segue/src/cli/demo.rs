@@ -2,7 +2,6 @@
 //!
 //! It is an ordinary user of segue: it runs this binary's own commands against a supervisor of
 //! its own, whose directory, port and control socket nobody else has. It leaves nothing behind.
-//! All requests come on new connections: what happens to idle keep-alive connections in a reload is not shown.
 
 mod process;
 mod show;
@@ -14,7 +13,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use segue_load::{Download, Framing, Fresh, Load, Phase, Post, Running};
+use segue_load::{Download, Framing, Fresh, KeepAlive, Load, Phase, Post, Running, Think};
 use segue_sys::readable::watch;
 use segue_sys::signal::{Handled, Signals};
 use segue_wire::control::{App, WorkerPhase};
@@ -34,9 +33,9 @@ const WORKERS: usize = 2;
 const READY_LIMIT: Duration = Duration::from_secs(15);
 const DOWNLOAD: Duration = Duration::from_secs(3);
 /// What the steps take by themselves; the rest of the time lies between them.
-const STEPS_TAKE: Duration = Duration::from_secs(11);
-/// Start, five reloads, the broken release, the kill.
-const PAUSES: u32 = 8;
+const STEPS_TAKE: Duration = Duration::from_secs(12);
+/// Start, five reloads, the broken release, two kills, the upgrade.
+const PAUSES: u32 = 10;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct DemoArgs {
@@ -172,8 +171,9 @@ impl Play<'_> {
             .line(&format!("v1 serves at {address} with {WORKERS} workers"));
         let load = load().start(address);
         load.answered(1).await;
-        self.show
-            .line("28 clients ask, each request on a new connection; none ever asks twice");
+        self.show.line(
+            "58 clients ask, on new connections and on ones that they keep; none ever asks twice",
+        );
         let mut steps = Vec::new();
         self.rest(&load).await;
         for version in ["v2", "v3", "v4"] {
@@ -182,6 +182,8 @@ impl Play<'_> {
         steps.push(self.refuse(&load, "v5", "v4").await?);
         steps.push(self.reload(&load, "v6").await?);
         steps.push(self.kill(&load).await?);
+        steps.push(self.upgrade(&load).await?);
+        steps.push(self.kill_supervisor(&load).await?);
         steps.push(self.reload(&load, "v7").await?);
         self.show.line("the last requests are answered");
         Ok(Findings::new(steps, load.stop().await))
@@ -282,12 +284,7 @@ impl Play<'_> {
         let name = format!("kill -9 of worker {pid}");
         load.mark(&name, Phase::Fault);
         let began = Instant::now();
-        let process = i32::try_from(pid)
-            .ok()
-            .and_then(rustix::process::Pid::from_raw);
-        let process = process.with_context(|| format!("{pid} is no process"))?;
-        rustix::process::kill_process(process, rustix::process::Signal::KILL)
-            .with_context(|| format!("cannot kill worker {pid}"))?;
+        kill(pid)?;
         let replaced = self.until(|app| {
             let mut serving = ready(app);
             serving.by_ref().all(|other| other != pid) && ready(app).count() == WORKERS
@@ -315,6 +312,102 @@ impl Play<'_> {
                 },
             )
             .await)
+    }
+
+    /// Has the supervisor become this same binary again; no worker may be another afterwards.
+    async fn upgrade(&self, load: &Running) -> anyhow::Result<Step> {
+        let before = self.crew().await?;
+        let name = "upgrade of the supervisor".to_owned();
+        // Nothing that fails now is to be excused.
+        load.mark(&name, Phase::Steady);
+        let began = Instant::now();
+        let outcome = self
+            .watched(load, &name, self.commands.run("upgrade", &[]))
+            .await?;
+        load.mark("upgraded", Phase::Steady);
+        let after = self.crew().await?;
+        let right = outcome.code == Some(0) && after == before;
+        let detail = match (outcome.code, right) {
+            (Some(0), true) => format!(
+                "{}; the same supervisor process, the same workers",
+                outcome.stdout.trim()
+            ),
+            (Some(0), false) => format!("other processes than before: {before:?}, {after:?}"),
+            (code, _) => format!("exit code {code:?} instead of 0"),
+        };
+        let said = if right { String::new() } else { outcome.stderr };
+        Ok(self
+            .end_step(
+                load,
+                began,
+                Step {
+                    name,
+                    took_ms: 0,
+                    right,
+                    detail,
+                    said,
+                },
+            )
+            .await)
+    }
+
+    /// Kills the supervisor; another one must go on with the same workers.
+    async fn kill_supervisor(&self, load: &Running) -> anyhow::Result<Step> {
+        let before = self.crew().await?;
+        let name = format!("kill -9 of the supervisor {}", before.supervisor);
+        load.mark(&name, Phase::Steady);
+        let began = Instant::now();
+        kill(before.supervisor)?;
+        let followed = async {
+            loop {
+                if let Ok(crew) = self.crew().await
+                    && crew.supervisor != before.supervisor
+                {
+                    return crew;
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let followed = timeout(READY_LIMIT, followed);
+        let followed = self.watched(load, &name, followed).await;
+        load.mark("another supervisor", Phase::Steady);
+        let (right, detail) = match followed {
+            Ok(crew) if crew.workers == before.workers => {
+                let next = crew.supervisor;
+                (true, format!("followed by {next}, with the same workers"))
+            }
+            Ok(crew) => (
+                false,
+                format!("other workers than before: {before:?}, {crew:?}"),
+            ),
+            Err(_) => (false, "no other one has come".to_owned()),
+        };
+        let said = String::new();
+        Ok(self
+            .end_step(
+                load,
+                began,
+                Step {
+                    name,
+                    took_ms: 0,
+                    right,
+                    detail,
+                    said,
+                },
+            )
+            .await)
+    }
+
+    async fn crew(&self) -> anyhow::Result<Crew> {
+        let status = self.commands.all_status().await?;
+        let status = status.context("the supervisor does not answer")?;
+        let app = status.apps.first().context("it has no app")?;
+        let mut workers: Vec<u32> = ready(app).collect();
+        workers.sort_unstable();
+        Ok(Crew {
+            supervisor: status.supervisor.pid,
+            workers,
+        })
     }
 
     async fn end_step(&self, load: &Running, began: Instant, mut step: Step) -> Step {
@@ -368,6 +461,21 @@ impl Play<'_> {
     }
 }
 
+/// Who does the work.
+#[derive(Debug, PartialEq, Eq)]
+struct Crew {
+    supervisor: u32,
+    workers: Vec<u32>,
+}
+
+fn kill(pid: u32) -> anyhow::Result<()> {
+    let process = i32::try_from(pid).ok();
+    let process = process.and_then(rustix::process::Pid::from_raw);
+    let process = process.with_context(|| format!("{pid} is no process"))?;
+    rustix::process::kill_process(process, rustix::process::Signal::KILL)
+        .with_context(|| format!("cannot kill {pid}"))
+}
+
 fn load() -> Load {
     let ms = Duration::from_millis;
     Load::builder()
@@ -375,6 +483,14 @@ fn load() -> Load {
             clients: 16,
             pause: ms(2),
             ..Fresh::default()
+        })
+        .with(Think {
+            clients: 20,
+            ..Think::default()
+        })
+        .with(KeepAlive {
+            clients: 10,
+            ..KeepAlive::default()
         })
         .with(Post {
             clients: 8,

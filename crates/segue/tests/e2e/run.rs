@@ -217,6 +217,10 @@ fn the_demo_loses_nothing() {
         .env("NO_COLOR", "1")
         .env_remove("SEGUE_CONTROL");
     let outcome = Pending::start(command).wait(Duration::from_secs(90));
-    outcome.expect(0);
+    outcome.expect(0).says(&[
+        "refused with exit code 1",
+        "the same supervisor process",
+        "followed by",
+    ]);
     eprintln!("{}", outcome.text());
 }

@@ -118,13 +118,16 @@ impl Commands<'_> {
 
     /// What the supervisor says about the demo's app; `None` when there is no supervisor to ask.
     pub(super) async fn status(&self) -> anyhow::Result<Option<App>> {
+        let status = self.all_status().await?;
+        Ok(status.and_then(|status| status.apps.into_iter().next()))
+    }
+
+    pub(super) async fn all_status(&self) -> anyhow::Result<Option<Status>> {
         let outcome = self.run("status", &["--json"]).await?;
         if outcome.code != Some(0) {
             return Ok(None);
         }
-        let status: Status = serde_json::from_str(&outcome.stdout)
-            .context("segue status --json is not understood")?;
-        Ok(status.apps.into_iter().next())
+        serde_json::from_str(&outcome.stdout).context("segue status --json is not understood")
     }
 }
 
