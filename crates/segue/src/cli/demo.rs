@@ -225,19 +225,12 @@ impl Play<'_> {
             format!("exit code {:?} instead of 0", outcome.code)
         };
         let said = if right { String::new() } else { outcome.stderr };
-        Ok(self
-            .end_step(
-                load,
-                began,
-                Step {
-                    name,
-                    took_ms: 0,
-                    right,
-                    detail,
-                    said,
-                },
-            )
-            .await)
+        let end = End {
+            right,
+            detail,
+            said,
+        };
+        Ok(self.end_step(load, name, began, end).await)
     }
 
     /// A broken release: the command must fail, and the old version serve on.
@@ -258,19 +251,12 @@ impl Play<'_> {
             format!("exit code {:?} instead of 1", outcome.code)
         };
         let said = outcome.stderr;
-        Ok(self
-            .end_step(
-                load,
-                began,
-                Step {
-                    name,
-                    took_ms: 0,
-                    right,
-                    detail,
-                    said,
-                },
-            )
-            .await)
+        let end = End {
+            right,
+            detail,
+            said,
+        };
+        Ok(self.end_step(load, name, began, end).await)
     }
 
     /// Kills a serving worker; another must take its place.
@@ -299,19 +285,12 @@ impl Play<'_> {
             Err(error) => (false, format!("not replaced: {error:#}")),
         };
         let said = String::new();
-        Ok(self
-            .end_step(
-                load,
-                began,
-                Step {
-                    name,
-                    took_ms: 0,
-                    right,
-                    detail,
-                    said,
-                },
-            )
-            .await)
+        let end = End {
+            right,
+            detail,
+            said,
+        };
+        Ok(self.end_step(load, name, began, end).await)
     }
 
     /// Has the supervisor become this same binary again; no worker may be another afterwards.
@@ -336,19 +315,12 @@ impl Play<'_> {
             (code, _) => format!("exit code {code:?} instead of 0"),
         };
         let said = if right { String::new() } else { outcome.stderr };
-        Ok(self
-            .end_step(
-                load,
-                began,
-                Step {
-                    name,
-                    took_ms: 0,
-                    right,
-                    detail,
-                    said,
-                },
-            )
-            .await)
+        let end = End {
+            right,
+            detail,
+            said,
+        };
+        Ok(self.end_step(load, name, began, end).await)
     }
 
     /// Kills the supervisor; another one must go on with the same workers.
@@ -383,19 +355,12 @@ impl Play<'_> {
             Err(_) => (false, "no other one has come".to_owned()),
         };
         let said = String::new();
-        Ok(self
-            .end_step(
-                load,
-                began,
-                Step {
-                    name,
-                    took_ms: 0,
-                    right,
-                    detail,
-                    said,
-                },
-            )
-            .await)
+        let end = End {
+            right,
+            detail,
+            said,
+        };
+        Ok(self.end_step(load, name, began, end).await)
     }
 
     async fn crew(&self) -> anyhow::Result<Crew> {
@@ -410,9 +375,15 @@ impl Play<'_> {
         })
     }
 
-    async fn end_step(&self, load: &Running, began: Instant, mut step: Step) -> Step {
+    async fn end_step(&self, load: &Running, name: String, began: Instant, end: End) -> Step {
         let took = began.elapsed();
-        step.took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let step = Step {
+            name,
+            took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            right: end.right,
+            detail: end.detail,
+            said: end.said,
+        };
         let wrong = if step.right { "" } else { "WENT WRONG: " };
         self.show.line(&format!(
             "{}: {wrong}{}{}\n        {:.2} s; {}",
@@ -459,6 +430,13 @@ impl Play<'_> {
             Err(_) => bail!("{WORKERS} workers did not serve within {READY_LIMIT:?}"),
         }
     }
+}
+
+/// How a step ended.
+struct End {
+    right: bool,
+    detail: String,
+    said: String,
 }
 
 /// Who does the work.
