@@ -117,6 +117,12 @@ impl Inherited {
         self.descriptors.remove(name)
     }
 
+    /// Those that nobody has taken.
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = (&str, &OwnedFd)> {
+        let named = self.descriptors.iter();
+        named.map(|(name, descriptor)| (name.as_str(), descriptor))
+    }
+
     /// Names of descriptors that nobody has taken.
     pub(crate) fn left(&self) -> impl Iterator<Item = &str> {
         self.descriptors.keys().map(String::as_str)

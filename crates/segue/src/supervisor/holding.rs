@@ -36,6 +36,16 @@ impl Holder {
         }
     }
 
+    /// The keeper has this already, from a predecessor.
+    pub(super) fn note_held(&self, name: &str, descriptor: BorrowedFd<'_>) {
+        match descriptor.try_clone_to_owned() {
+            Ok(copy) => drop(self.held().insert(name.to_owned(), copy)),
+            Err(error) => {
+                tracing::error!(%error, name, "a descriptor cannot be kept at hand for another keeper");
+            }
+        }
+    }
+
     fn held(&self) -> MutexGuard<'_, BTreeMap<String, OwnedFd>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -43,12 +53,7 @@ impl Holder {
 
 impl Hold for Holder {
     fn hold(&self, name: &str, descriptor: BorrowedFd<'_>) {
-        match descriptor.try_clone_to_owned() {
-            Ok(copy) => drop(self.held().insert(name.to_owned(), copy)),
-            Err(error) => {
-                tracing::error!(%error, name, "a descriptor cannot be kept at hand for another keeper");
-            }
-        }
+        self.note_held(name, descriptor);
         self.keeper
             .say(ToKeeper::Store(name.to_owned()), Some(descriptor));
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::future::pending;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -209,6 +209,9 @@ async fn supervise(
     let mut link = link.watch()?;
     let keeper = link.sender();
     let holder = Holder::new(keeper.clone());
+    for (name, descriptor) in inherited.iter().flat_map(Inherited::descriptors) {
+        holder.note_held(name, descriptor.as_fd());
+    }
     let nothing = Contents::default();
     let contents = inherited
         .as_ref()
