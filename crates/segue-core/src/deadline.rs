@@ -1,6 +1,7 @@
 //! When the core wants to be woken, and what it looks like from outside.
 
 use crate::app::{App, CHANNEL_GRACE, Phase};
+use crate::ids::{ReloadId, RequestId};
 use crate::notice::ReloadStep;
 use crate::reload::{HOLD_LIMIT, Reload, Step};
 use crate::slot::Next;
@@ -57,6 +58,17 @@ impl App {
             .chain(reload)
             .chain(self.address_deadlines())
             .min()
+    }
+
+    /// The reload that a request has become, while that waits for its turn or goes on.
+    #[must_use]
+    pub fn reload_of(&self, request: RequestId) -> Option<ReloadId> {
+        let current = self.reload.as_ref().map(|it| (it.request, it.id));
+        let waiting = self.waiting.as_ref().map(|it| (it.request, it.id));
+        let both = [current, waiting].into_iter().flatten();
+        both.into_iter()
+            .find(|(asked, _)| *asked == request)
+            .map(|(_, id)| id)
     }
 
     /// A picture of everything, for `status`.
