@@ -295,11 +295,13 @@ fn begin(args: &RunArgs) -> Result<Begun, NotBegun> {
         (Some(path), None) => Some(open_log(path).map_err(failed)?),
         (_, held) => held,
     };
+    let keeper_release = holdings.release;
     let log_copy = log_file.as_ref().map(OwnedFd::try_clone).transpose();
     let beginning = Beginning {
         link,
         inherited,
         log_file: log_copy.map_err(|error| failed(format!("cannot take over: {error}")))?,
+        keeper_release,
         passed,
     };
     Ok(Begun {

@@ -185,6 +185,11 @@ fn report(store: &[&str]) -> Result<ExitCode, LinkError> {
                         _ => {}
                     }
                 }
+                // Of the signal that comes next.
+                FromKeeper::Origin { number, pid, uid } => {
+                    assert!(number > 0 && pid > 0);
+                    assert_eq!(uid, rustix::process::getuid().as_raw());
+                }
                 other => say(&format!("{other:?}")),
             }
             // Whatever comes by other ways would be a second time.

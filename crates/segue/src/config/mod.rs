@@ -7,4 +7,5 @@ pub(crate) mod env_file;
 pub(crate) mod package;
 pub(crate) mod processors;
 pub(crate) mod quantity;
+pub(crate) mod revision;
 pub(crate) mod settings;

@@ -4,8 +4,8 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use segue_core::{
-    AppPhase, AppView, Cause, ExitStatus, Failure, Notice, Outcome, Scale, Time, WorkerPhase,
-    WorkerView,
+    AppPhase, AppView, Canary, CanaryChoice, Cause, ExitStatus, Failure, Notice, Outcome,
+    ReloadView, Scale, SideView, SocketIndex, Time, WorkerPhase, WorkerView,
 };
 use segue_wire::control as wire;
 
@@ -27,19 +27,21 @@ pub(crate) fn app(view: &AppView, now: Time, measures: &impl Measures) -> wire::
         },
         generation: view.serving.0,
         release: measures.release(view.serving),
+        revision: measures.revision(view.serving),
+        last_reload: measures.last_reload(),
+        troubles: wording::troubles(view, measures),
+        previous: view.previous.map(|generation| generation.0),
+        health_shared: view.is_health_shared,
+        restarts: measures.restarts(),
         stragglers: measures.stragglers(),
-        reload: view.reload.map(|reload| wire::Reload {
-            reload: reload.reload.0,
-            generation: reload.generation.0,
-            since_ms: millis(now.since(reload.since)),
-        }),
+        reload: view.reload.map(|reload| self::reload(&reload, now)),
         addresses: view
             .addresses
             .iter()
             .map(|address| wire::Address {
                 name: measures.address(address.address),
                 sockets: address.sockets,
-                // issue5: shell: weights, steps, canaries, blocked workers.
+                weights: weights(&address.set),
                 set: address.set.iter().map(|(index, _)| index.0).collect(),
                 serving: address.serving.iter().map(|worker| worker.0).collect(),
                 queued: measures.queued(address.address),
@@ -142,8 +144,9 @@ pub(crate) fn notice(notice: &Notice, names: &impl Names, at: SystemTime) -> wir
             told.slot = failure.slot.map(|slot| slot.0);
             told.failure = Some(self::failure(failure, names));
         }
-        Notice::ReloadStep { reload, took, .. } => {
+        Notice::ReloadStep { reload, took, step } => {
             told.reload = Some(reload.0);
+            told.step = Some(wording::step_code(step).to_owned());
             told.took_ms = Some(millis(*took));
         }
         Notice::WorkerBlocked { worker, slot }
@@ -214,31 +217,38 @@ pub(crate) fn outcome(outcome: &Outcome, names: &impl Names) -> wire::Outcome {
             failure: Some(self::failure(failure, names)),
             ..blank
         },
-        // issue5: shell: kinds of their own.
         Outcome::Restarted {
             reload,
             generation,
             took,
-        }
-        | Outcome::RolledBack {
-            reload,
-            generation,
-            took,
-            ..
         } => wire::Outcome {
-            kind: wire::OutcomeKind::Reloaded,
+            kind: wire::OutcomeKind::Restarted,
             reload: Some(reload.0),
             generation: Some(generation.0),
             took_ms: Some(millis(*took)),
             ..blank
         },
-        Outcome::Promoted { reload, generation }
-        | Outcome::Abandoned {
-            of: reload,
+        Outcome::RolledBack {
+            reload,
             generation,
+            took,
+            ..
         } => wire::Outcome {
-            kind: wire::OutcomeKind::Reloaded,
+            kind: wire::OutcomeKind::RolledBack,
             reload: Some(reload.0),
+            generation: Some(generation.0),
+            took_ms: Some(millis(*took)),
+            ..blank
+        },
+        Outcome::Promoted { reload, generation } => wire::Outcome {
+            kind: wire::OutcomeKind::Promoted,
+            reload: Some(reload.0),
+            generation: Some(generation.0),
+            ..blank
+        },
+        Outcome::Abandoned { of, generation } => wire::Outcome {
+            kind: wire::OutcomeKind::RolledBack,
+            reload: Some(of.0),
             generation: Some(generation.0),
             ..blank
         },
@@ -312,9 +322,26 @@ pub(crate) fn failure(failure: &Failure, names: &impl Names) -> wire::Failure {
         next: wording::advice(failure, names),
         exit_code,
         signal,
+        out_of_memory: failure
+            .worker
+            .and_then(|worker| names.out_of_memory(worker))
+            .map(|want| wording::memory_code(want).to_owned()),
         stderr: failure
             .worker
             .map_or_else(Vec::new, |worker| names.tail(worker)),
+    }
+}
+
+/// Whether a reload is to have a canary.
+pub(crate) fn canary(wish: wire::CanaryWish) -> CanaryChoice {
+    match wish {
+        wire::CanaryWish::AsSet => CanaryChoice::AsSet,
+        wire::CanaryWish::Off => CanaryChoice::Off,
+        wire::CanaryWish::With(canary) => CanaryChoice::With(Canary {
+            percent: canary.percent,
+            lasts: Duration::from_millis(canary.for_ms),
+            max_errors: canary.max_errors_per_mille.into(),
+        }),
     }
 }
 
@@ -324,6 +351,37 @@ pub(crate) fn scale(scale: wire::ScaleBody) -> Scale {
         wire::ScaleBody::To(to) => Scale::To(to),
         wire::ScaleBody::By(by) if by < 0 => Scale::Down(by.unsigned_abs()),
         wire::ScaleBody::By(by) => Scale::Up(by.unsigned_abs()),
+    }
+}
+
+/// None where all are equal.
+fn weights(set: &[(SocketIndex, u32)]) -> Vec<u32> {
+    let weights = set.iter().map(|(_, weight)| *weight);
+    match weights.clone().any(|weight| weight != 1) {
+        true => weights.collect(),
+        false => Vec::new(),
+    }
+}
+
+fn reload(reload: &ReloadView, now: Time) -> wire::Reload {
+    let answers = |side: SideView| wire::Answers {
+        answers: side.answers,
+        errors: side.errors,
+    };
+    wire::Reload {
+        reload: reload.reload.0,
+        generation: reload.generation.0,
+        since_ms: millis(now.since(reload.since)),
+        step: wording::step_code(&reload.step).to_owned(),
+        step_text: wording::step(&reload.step),
+        step_since_ms: millis(now.since(reload.step_since)),
+        until_in_ms: reload.until.map(|until| millis(until.since(now))),
+        canary: reload.canary.map(|canary| wire::CanaryProgress {
+            percent: canary.percent,
+            until_in_ms: millis(canary.until.since(now)),
+            new: answers(canary.new),
+            old: answers(canary.old),
+        }),
     }
 }
 
@@ -360,6 +418,10 @@ fn worker(
         drain_note,
         draining: measures.draining(worker.worker),
         bypasses: measures.bypasses(worker.worker),
+        leaves: measures.leaves(worker.worker),
+        blocked_ms: worker.blocked_since.map(|since| millis(now.since(since))),
+        failing: worker.failing.map(wording::probe_failure),
+        unhealthy: worker.is_unhealthy,
     }
 }
 

@@ -2,14 +2,16 @@
 //! the supervisor's own lines, in streams and in the output of commands.
 
 mod reasons;
+mod story;
 
 use std::time::Duration;
 
 use segue_core::{ExitStatus, Failure, Notice, Outcome, Refusal, ReloadStep, SlotId, WorkerId};
 use segue_wire::control::Level;
 
-pub(crate) use self::reasons::{advice, cause_code, failure, signal_name};
-use self::reasons::{leaving, probe_failure, severity};
+use self::reasons::severity;
+pub(crate) use self::reasons::{advice, cause_code, failure, leaving, probe_failure, signal_name};
+pub(crate) use self::story::{brief, memory_code, replacement, step_code, troubles};
 use super::names::Names;
 use crate::config::quantity::human;
 
@@ -63,7 +65,7 @@ pub(crate) fn notice(notice: &Notice, names: &impl Names) -> (Level, String) {
         } => (
             Level::Error,
             format!(
-                "{slot} is given up: {restarts} restarts within {}; the next reload tries it again",
+                "{slot} is given up: {restarts} restarts within {}; the next reload or restart tries it again",
                 human(*within)
             ),
         ),
@@ -416,7 +418,8 @@ const fn way_out(why: Refusal) -> &'static str {
     }
 }
 
-fn step(step: &ReloadStep) -> String {
+/// Where a reload is.
+pub(crate) fn step(step: &ReloadStep) -> String {
     match step {
         ReloadStep::Preparing => "its release is resolved".to_owned(),
         ReloadStep::Emptying => "the old workers end".to_owned(),
@@ -438,7 +441,8 @@ fn step(step: &ReloadStep) -> String {
     }
 }
 
-fn subject(worker: &WorkerId, slot: &SlotId, names: &impl Names) -> String {
+/// A worker by all its names.
+pub(crate) fn subject(worker: &WorkerId, slot: &SlotId, names: &impl Names) -> String {
     match names.pid(*worker) {
         Some(pid) => format!("{worker} ({slot}, pid {pid})"),
         None => format!("{worker} ({slot})"),

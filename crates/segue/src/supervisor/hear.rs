@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::crew::{address_of, key_of};
 use super::intent::{self, Intent};
+use super::origin;
 use super::records::Deceased;
 use super::run::{Asking, Input, Supervisor};
 use super::succession::Life;
@@ -39,6 +40,9 @@ impl Supervisor {
                         .releases
                         .get(&serving)
                         .is_some_and(|present| release.is_changed_from(present));
+                    let directory = release.directory().display().to_string();
+                    self.history
+                        .resolved(generation, directory, release.revision());
                     let name = format!("release/{}", generation.0);
                     self.journal.put(&name, &release);
                     self.releases.insert(generation, release);
@@ -171,11 +175,14 @@ impl Supervisor {
     fn hear_exit(&mut self, worker: WorkerId, status: ExitStatus) {
         if let Some(member) = self.crew.discharge(worker) {
             let tail = member.output.tail();
+            let out_of_memory = self.kills.judge(status, &tail);
             self.records.bury(
                 worker,
                 Deceased {
                     pid: Some(member.pid),
                     tail,
+                    generation: Some(member.generation.0),
+                    out_of_memory,
                 },
             );
         }
@@ -205,7 +212,14 @@ impl Supervisor {
         match intent::of(received) {
             Intent::Reload => {
                 let request = self.new_request();
-                self.say(format!("{}reload asked for by HUP", lines::PREFIX));
+                let sender = (received.pid != 0).then_some((received.pid, received.uid));
+                let asked = origin::of_signal("HUP", sender);
+                self.say(format!(
+                    "{}reload asked for by {}",
+                    lines::PREFIX,
+                    asked.text
+                ));
+                self.note_asked(request, "reload", asked);
                 let canary = CanaryChoice::AsSet;
                 self.feed(Event::ReloadRequested { request, canary });
             }
@@ -236,6 +250,9 @@ impl Supervisor {
                 };
                 self.crew.hear_end(pid, status);
             }
+            Some(FromKeeper::Origin { number, pid, uid }) => {
+                self.signal_origin = Some((number, (pid, uid)));
+            }
             Some(FromKeeper::TerminalGone) => self.hear_stop("the terminal has gone"),
             Some(FromKeeper::NotHeld(name)) => {
                 tracing::warn!(name, "the keeper has no room for a descriptor");
@@ -252,10 +269,13 @@ impl Supervisor {
             // Together with what it leads to.
             self.site.put(Life::NAME, &self.life);
             if let Some(signal) = Handled::from_number(signal) {
+                let origin = self.signal_origin.take_if(|origin| origin.0 == number);
+                let (pid, uid) = origin.map_or((0, 0), |(_, sender)| sender);
                 self.hear_signal(Received {
                     signal,
                     from_kernel: false,
-                    pid: self.keeper_pid,
+                    pid,
+                    uid,
                 });
             }
             self.site.commit();
@@ -291,16 +311,36 @@ impl Supervisor {
                 let _ = reply.send(self.status());
             }
             Command::Events { caller } => self.callers.watch(caller.accept()),
-            Command::Reload { app, wait, caller } => {
+            Command::Reload {
+                app,
+                wait,
+                canary,
+                caller,
+            } => {
                 if let Some(caller) = self.admit(app.as_deref(), caller) {
-                    let (request, is_new) = self.enter_request(caller.key());
-                    self.callers
-                        .reload(&self.plan.app.name, request, wait, caller.accept());
-                    // issue5: shell
-                    let canary = CanaryChoice::AsSet;
-                    let event = Event::ReloadRequested { request, canary };
-                    self.go_on(request, is_new, event);
+                    self.reload(wait, canary, caller);
                 }
+            }
+            Command::Promote { app, caller } => {
+                if let Some(caller) = self.admit(Some(&app), caller) {
+                    self.promote(caller);
+                }
+            }
+            Command::Rollback { app, caller } => {
+                if let Some(caller) = self.admit(Some(&app), caller) {
+                    self.roll_back(caller);
+                }
+            }
+            Command::Restart { app, caller } => {
+                if let Some(caller) = self.admit(Some(&app), caller) {
+                    self.restart(caller);
+                }
+            }
+            Command::Why { app, reply } => {
+                let _ = reply.send(match self.is_named(Some(&app)) {
+                    true => Ok(self.story()),
+                    false => Err(self.no_such_app(&app)),
+                });
             }
             Command::Scale {
                 app,
@@ -334,12 +374,12 @@ impl Supervisor {
 
     fn stop(&mut self, caller: Caller) {
         let (request, is_new) = self.enter_request(caller.key());
-        self.callers.stop(request, caller.accept());
+        self.callers.wait(request, caller.accept());
         self.go_on(request, is_new, Event::StopRequested { request });
     }
 
     /// A request that was made before is not made a second time.
-    fn go_on(&mut self, request: RequestId, is_new: bool, event: Event) {
+    pub(super) fn go_on(&mut self, request: RequestId, is_new: bool, event: Event) {
         if is_new {
             self.feed(event);
         } else if let Some(outcome) = self.outcome_of(request) {
@@ -389,17 +429,22 @@ impl Supervisor {
 
     fn status(&self) -> Status {
         let now = self.now();
-        let since = now.since(Time(self.life.began)).as_millis();
         Status {
-            supervisor: Process {
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                pid: std::process::id(),
-                keeper_pid: Some(self.keeper_pid),
-                since_ms: u64::try_from(since).unwrap_or(u64::MAX),
-                control: self.plan.control_shown(),
-                unclaimed: self.pool.unclaimed(),
-            },
+            supervisor: self.process(),
             apps: vec![convert::app(&self.core.view(), now, self)],
+        }
+    }
+
+    pub(super) fn process(&self) -> Process {
+        let since = self.now().since(Time(self.life.began)).as_millis();
+        Process {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            keeper_pid: Some(self.keeper_pid),
+            keeper_version: Some(self.keeper_release.clone()).filter(|it| !it.is_empty()),
+            since_ms: u64::try_from(since).unwrap_or(u64::MAX),
+            control: self.plan.control_shown(),
+            unclaimed: self.pool.unclaimed(),
         }
     }
 }

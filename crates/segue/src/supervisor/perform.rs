@@ -18,6 +18,7 @@ use crate::worker::channel::Channel;
 use crate::worker::launch::{Launched, Release};
 use crate::worker::output::{Label, Output, Unfinished};
 use crate::worker::preload::NoPreload;
+use crate::worker::writer::Stream;
 
 impl Supervisor {
     pub(super) fn perform(&mut self, action: Action) {
@@ -136,7 +137,8 @@ impl Supervisor {
         self.facts.push_back(match spawned {
             Ok(()) => Event::Spawned { worker },
             Err(error) => {
-                self.records.spawn_failed(worker, error.to_string());
+                let why = error.to_string();
+                self.records.spawn_failed(worker, generation, why);
                 Event::SpawnFailed { worker }
             }
         });
@@ -269,12 +271,15 @@ impl Supervisor {
     fn tell(&mut self, notice: &Notice) {
         let told = convert::notice(notice, self, Self::wall_clock());
         self.service.note(notice, &told);
-        if let (Notice::WorkerFailed { slot, .. }, Some(failure)) = (notice, &told.failure) {
-            self.records.failed(*slot, failure.clone());
-        }
+        self.remember(notice, &told);
         if self.plan.verbosity.shows(told.level) {
+            let is_red =
+                told.level == wire::Level::Error && self.plan.writer.is_coloured(Stream::Err);
             for line in self.lines_of(notice, &told) {
-                self.say(line);
+                self.say(match is_red {
+                    true => format!("\u{1b}[31m{line}\u{1b}[0m"),
+                    false => line,
+                });
             }
         }
         self.callers.tell(&told);

@@ -6,7 +6,7 @@ use segue_core::{AddressId, Failure, Generation, SlotId, WorkerId};
 use segue_wire::control as wire;
 
 use super::run::Supervisor;
-use crate::control::names::{Measures, Names, Usage};
+use crate::control::names::{Measures, Names, OutOfMemory, Usage};
 use crate::listener::Counts;
 
 impl Names for Supervisor {
@@ -48,6 +48,10 @@ impl Names for Supervisor {
         None
     }
 
+    fn out_of_memory(&self, worker: WorkerId) -> Option<OutOfMemory> {
+        self.records.deceased(worker)?.out_of_memory
+    }
+
     fn draining(&self, worker: WorkerId) -> Option<wire::Draining> {
         self.shown_drain(worker)
     }
@@ -79,6 +83,22 @@ impl Measures for Supervisor {
     fn release(&self, generation: Generation) -> Option<String> {
         let release = self.releases.get(&generation)?;
         Some(release.directory().display().to_string())
+    }
+
+    fn revision(&self, generation: Generation) -> Option<wire::Revision> {
+        self.releases.get(&generation)?.revision().cloned()
+    }
+
+    fn leaves(&self, worker: WorkerId) -> Option<String> {
+        self.records.why_leaving(worker).cloned()
+    }
+
+    fn last_reload(&self) -> Option<wire::ReloadRecord> {
+        self.history.last_reload().cloned()
+    }
+
+    fn restarts(&self) -> Vec<wire::RestartCount> {
+        self.history.counts().to_vec()
     }
 
     fn stragglers(&self) -> wire::Stragglers {

@@ -4,10 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
-use segue_core::{AddressId, Cause, Failure, SlotId, WorkerId};
+use segue_core::{AddressId, Cause, Failure, Generation, SlotId, WorkerId};
 use segue_wire::control as wire;
 use serde::{Deserialize, Serialize};
 
+use crate::control::names::OutOfMemory;
 use crate::handoff::{InheritError, Inherited, Journal};
 
 /// So many dead workers are remembered.
@@ -41,6 +42,8 @@ struct Notes {
     /// By slot.
     last_failures: BTreeMap<u32, wire::Failure>,
     bypasses: BTreeSet<String>,
+    /// Why workers leave, until they are gone.
+    leaving: BTreeMap<u32, String>,
 }
 
 /// What is left of a worker.
@@ -48,6 +51,10 @@ struct Notes {
 pub(super) struct Deceased {
     pub(super) pid: Option<u32>,
     pub(super) tail: Vec<String>,
+    #[serde(default)]
+    pub(super) generation: Option<u32>,
+    #[serde(default)]
+    pub(super) out_of_memory: Option<OutOfMemory>,
 }
 
 impl Records {
@@ -89,6 +96,9 @@ impl Records {
     pub(super) fn bury(&mut self, worker: WorkerId, deceased: Deceased) {
         self.journal
             .put(&format!("{DEAD_PREFIX}{}", worker.0), &deceased);
+        if self.notes.leaving.remove(&worker.0).is_some() {
+            self.note();
+        }
         self.dead.insert(worker, deceased);
         self.order.push_back(worker);
         while self.order.len() > DEAD {
@@ -105,9 +115,25 @@ impl Records {
         self.dead.get(&worker)
     }
 
-    pub(super) fn spawn_failed(&mut self, worker: WorkerId, why: String) {
+    pub(super) fn spawn_failed(&mut self, worker: WorkerId, generation: Generation, why: String) {
         self.spawn_errors.insert(worker, why);
-        self.bury(worker, Deceased::default());
+        let generation = Some(generation.0);
+        self.bury(
+            worker,
+            Deceased {
+                generation,
+                ..Deceased::default()
+            },
+        );
+    }
+
+    pub(super) fn leaves(&mut self, worker: WorkerId, why: &str) {
+        self.notes.leaving.insert(worker.0, why.to_owned());
+        self.note();
+    }
+
+    pub(super) fn why_leaving(&self, worker: WorkerId) -> Option<&String> {
+        self.notes.leaving.get(&worker.0)
     }
 
     /// Another process below the worker listens.

@@ -19,11 +19,14 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 
 use super::crew::{Channels, Crew};
+use super::history::History;
 use super::holding::Holder;
 use super::logging;
+use super::memory::Kills;
 use super::records::Records;
 use super::requests::Requests;
 use super::service::Service;
+use super::story::request_of;
 use super::succession::{self, Life, Replayed, app_prefix};
 use super::upgrade::{Probed, Upgrade, take_over_output};
 use crate::config::app::AppConfig;
@@ -141,6 +144,8 @@ pub(super) struct Supervisor {
     pub(super) requests: Requests,
     pub(super) upgrade: Option<Upgrade>,
     pub(super) records: Records,
+    pub(super) history: History,
+    pub(super) kills: Kills,
     pub(super) inputs: mpsc::UnboundedSender<Input>,
     pub(super) news: mpsc::UnboundedSender<Heard>,
     /// Events that follow from what has just been performed.
@@ -153,6 +158,8 @@ pub(super) struct Supervisor {
     pub(super) keeper: Sender,
     pub(super) holder: Holder,
     pub(super) keeper_pid: u32,
+    /// Its release.
+    pub(super) keeper_release: String,
     pub(super) service: Service,
     /// When workers that have not asked for a socket are next looked at.
     pub(super) next_look: Option<Time>,
@@ -161,6 +168,8 @@ pub(super) struct Supervisor {
     pub(super) lost_keeper: bool,
     /// When the last signal to stop came that was not an echo of another.
     pub(super) stop_signalled: Option<Time>,
+    /// Who sends the signal of this number: a process and its user.
+    pub(super) signal_origin: Option<(u64, (u32, u32))>,
     last_request: u64,
     last_ask: u64,
 }
@@ -172,6 +181,8 @@ pub(crate) struct Beginning {
     pub(crate) inherited: Option<Inherited>,
     /// The log file as it is open now, if there is one.
     pub(crate) log_file: Option<OwnedFd>,
+    /// The keeper's release.
+    pub(crate) keeper_release: String,
     /// What the service manager has passed on, by the names under which it is held.
     pub(crate) passed: Vec<(String, OwnedFd)>,
 }
@@ -204,6 +215,7 @@ async fn supervise(
         link,
         mut inherited,
         log_file,
+        keeper_release,
         passed,
     } = beginning;
     let mut link = link.watch()?;
@@ -237,6 +249,7 @@ async fn supervise(
         site,
         keeper: keeper.clone(),
         holder,
+        keeper_release,
     };
     let mut supervisor = match inherited {
         None => {
@@ -326,6 +339,7 @@ struct Reach {
     site: Journal,
     keeper: Sender,
     holder: Holder,
+    keeper_release: String,
 }
 
 async fn sleep_until(wake: Option<Duration>) {
@@ -363,6 +377,10 @@ impl Supervisor {
         supervisor.facts = facts;
         supervisor.releases = succession::releases(&journal, &inherited)?;
         supervisor.records = Records::restore(journal.clone(), &inherited)?;
+        supervisor.history = History::restore(journal.clone(), &inherited)?;
+        if let Some(request) = supervisor.history.unnumbered() {
+            supervisor.note_numbered(request);
+        }
         supervisor.stragglers.count_from(
             inherited
                 .value(&journal.full(succession::COUNTS))?
@@ -396,6 +414,7 @@ impl Supervisor {
             site,
             keeper,
             holder,
+            keeper_release,
         } = reach;
         let journal = journal_of(&site, &plan);
         logging::watch(&plan.writer, &site, &inputs);
@@ -418,6 +437,8 @@ impl Supervisor {
             requests: Requests::default(),
             upgrade: None,
             records: Records::new(journal.clone()),
+            history: History::new(journal.clone()),
+            kills: Kills::watch(),
             inputs,
             news,
             facts: VecDeque::new(),
@@ -428,6 +449,7 @@ impl Supervisor {
             keeper,
             holder,
             keeper_pid,
+            keeper_release,
             service,
             next_look: None,
             next_weighing: plan
@@ -435,6 +457,7 @@ impl Supervisor {
                 .map(|_| Time(clock::monotonic_millis()) + WEIGHING),
             lost_keeper: false,
             stop_signalled: None,
+            signal_origin: None,
             last_request: first,
             last_ask: first,
             plan,
@@ -468,7 +491,12 @@ impl Supervisor {
             let now = self.now();
             self.note_handled(now, &event);
             let from = self.facts.len();
-            for action in self.core.handle(now, event) {
+            let request = request_of(&event);
+            let actions = self.core.handle(now, event);
+            if let Some(request) = request {
+                self.note_numbered(request);
+            }
+            for action in actions {
                 tracing::trace!(?action, "action");
                 self.perform(action);
             }

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::crew::{self, DESCRIPTORS, Recruit};
+use super::history::History;
 use super::records::Records;
 use super::requests::Requests;
 use super::run::{Asking, PLAN, Supervisor};
@@ -141,6 +142,7 @@ pub(crate) fn check(contents: Contents) -> Result<(), InheritError> {
     asks(&journal, &inherited)?;
     Requests::restore(&journal, &inherited)?;
     Records::restore(journal.clone(), &inherited)?;
+    History::restore(journal.clone(), &inherited)?;
     inherited.value::<Counts>(&journal.full(COUNTS))?;
     Pool::check(&journal, &inherited)?;
     by_name::<Traveller>(&inherited, &journal.full("connection/"))?;

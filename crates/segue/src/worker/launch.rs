@@ -13,6 +13,7 @@ use rustix::pipe::PipeFlags;
 use segue_core::{Generation, SlotId, WorkerId};
 use segue_sys::process::Rlimit;
 use segue_sys::spawn::{Held, Mask, Spawn};
+use segue_wire::control::Revision;
 use serde::{Deserialize, Serialize};
 
 use super::preload::{NoPreload, is_permitted};
@@ -21,6 +22,7 @@ use crate::config::app::AppConfig;
 use crate::config::command::{Command, is_node, script_position};
 use crate::config::env_file::{EnvFileError, read_env_file};
 use crate::config::package::Package;
+use crate::config::revision;
 use crate::handoff::text::{pairs, word, words};
 
 /// Where node finds its channel.
@@ -102,6 +104,8 @@ pub(crate) struct Release {
     /// on stdin, its `listen` would ask us and never hear the answer.
     has_script: bool,
     fingerprint: Fingerprint,
+    #[serde(default)]
+    revision: Option<Revision>,
 }
 
 /// What decides where an app listens, besides its code: equal ones must listen alike.
@@ -166,6 +170,7 @@ impl Release {
         let mut env = given;
         // The caller's PWD may name the symlink, which moves on while this release stays.
         env.insert("PWD".into(), cwd.clone().into_os_string());
+        let revision = revision::of(&cwd);
         Ok(Self {
             app: app.name.clone(),
             program,
@@ -175,6 +180,7 @@ impl Release {
             cwd,
             has_script,
             fingerprint,
+            revision,
         })
     }
 
@@ -208,6 +214,11 @@ impl Release {
     /// The directory it runs in, free of symlinks.
     pub(crate) fn directory(&self) -> &Path {
         &self.cwd
+    }
+
+    /// Where it comes from, if it says so.
+    pub(crate) const fn revision(&self) -> Option<&Revision> {
+        self.revision.as_ref()
     }
 
     /// Its command line, with the script's real path.

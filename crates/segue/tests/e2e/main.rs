@@ -39,3 +39,4 @@ mod stop;
 mod streams;
 mod takeover;
 mod upgrade;
+mod why;

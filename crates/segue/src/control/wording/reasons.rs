@@ -4,14 +4,19 @@
 use segue_core::{Cause, ExitStatus, Failure, Leaving, ProbeFailure};
 use segue_wire::control::Level;
 
+use super::story::{memory, memory_advice};
 use super::{pid, subject};
 use crate::config::quantity::human;
 use crate::control::names::Names;
 
 /// Who failed and how, in one line.
 pub(crate) fn failure(failure: &Failure, names: &impl Names) -> String {
-    let detail = names
-        .detail(failure)
+    let want = failure
+        .worker
+        .and_then(|worker| names.out_of_memory(worker));
+    let want = want.map(|want| memory(want).to_owned());
+    let detail = want
+        .or_else(|| names.detail(failure))
         .map_or_else(String::new, |detail| format!(": {detail}"));
     let cause = cause(&failure.cause, names);
     match (failure.worker, failure.slot) {
@@ -26,6 +31,12 @@ pub(crate) fn failure(failure: &Failure, names: &impl Names) -> String {
 pub(crate) fn advice(failure: &Failure, names: &impl Names) -> String {
     if let Some(advice) = names.advice(failure) {
         return advice;
+    }
+    let want = failure
+        .worker
+        .and_then(|worker| names.out_of_memory(worker));
+    if let Some(want) = want {
+        return memory_advice(want).to_owned();
     }
     let general = match failure.cause {
         Cause::ExitedBooting {
@@ -197,7 +208,7 @@ fn exited(status: ExitStatus) -> String {
     }
 }
 
-pub(super) const fn leaving(why: Leaving) -> &'static str {
+pub(crate) const fn leaving(why: Leaving) -> &'static str {
     match why {
         Leaving::Reload => "a newer generation serves",
         Leaving::ScaledDown => "fewer workers are wanted",
@@ -216,7 +227,7 @@ pub(super) const fn leaving(why: Leaving) -> &'static str {
     }
 }
 
-pub(super) fn probe_failure(failure: ProbeFailure) -> String {
+pub(crate) fn probe_failure(failure: ProbeFailure) -> String {
     match failure {
         ProbeFailure::Status(status) => format!("its probe was answered with {status}"),
         ProbeFailure::Refused => "its probe was refused".to_owned(),
