@@ -110,6 +110,7 @@ impl Supervisor {
             Report::State(state) => self.hear_drain_state(worker, state),
             Report::Drained(totals) => self.hear_drained(worker, totals),
             Report::Bypass(bypass) => self.hear_bypass(worker, bypass),
+            Report::Pong { .. } | Report::Counted(_) => {}
             Report::Attention(attention) => tracing::warn!(%worker, "{attention}"),
         }
     }
