@@ -44,7 +44,7 @@ impl Supervisor {
                 }
             }
             Action::Steer { address, set } => {
-                self.facts.push_back(match self.pool.steer(address, &set) {
+                self.facts.push_back(match self.pool.steer(address, &weighted(&set)) {
                     Ok(()) => Event::Steered { address },
                     Err(error) => {
                         let name = self.pool.describe(address);
@@ -303,4 +303,8 @@ impl Supervisor {
             _ => lines::notice(told),
         }
     }
+}
+
+fn weighted(set: &[segue_core::SocketIndex]) -> Vec<(segue_core::SocketIndex, u32)> {
+    set.iter().map(|index| (*index, 1)).collect()
 }
