@@ -6,11 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::action::{Action, Cause, Failure, Leaving, Notice, Outcome};
+use crate::action::{Action, Outcome, Refusal};
 use crate::address::Address;
+use crate::cause::{Cause, Failure, Leaving};
 use crate::datum::{Datum, Portable, Unreadable, portable_choice};
 use crate::event::{Event, ExitStatus};
 use crate::ids::{AddressId, Generation, ReloadId, RequestId, SlotId, WorkerId};
+use crate::notice::Notice;
 use crate::reload::{Reload, Waiting};
 use crate::settings::Settings;
 use crate::slot::{Next, Slot, Verdict};
@@ -143,7 +145,17 @@ impl App {
     fn apply(&mut self, event: Event) {
         match event {
             Event::StartRequested { request } => self.start(request),
-            Event::ReloadRequested { request } => self.request_reload(request),
+            Event::ReloadRequested { request, canary } => self.request_reload(request, canary),
+            Event::PromoteRequested { request }
+            | Event::RollbackRequested { request }
+            | Event::RestartRequested { request } => {
+                self.reply(request, Outcome::Refused(Refusal::NothingToPromote));
+            }
+            Event::Notified { .. }
+            | Event::Probed { .. }
+            | Event::Blocked { .. }
+            | Event::Unblocked { .. }
+            | Event::Counted { .. } => {}
             Event::ScaleRequested { request, to } => self.scale(request, to),
             Event::PauseRequested { request } => self.request_pause(request),
             Event::StopRequested { request } => self.request_stop(request),
@@ -151,6 +163,7 @@ impl App {
             Event::Prepared {
                 generation,
                 changed,
+                ..
             } => self.prepared(generation, changed),
             Event::PrepareFailed { generation } => self.prepare_failed(generation),
             Event::Spawned { worker } => {

@@ -1,6 +1,7 @@
 //! When the core wants to be woken, and what it looks like from outside.
 
 use crate::app::{App, CHANNEL_GRACE, Phase};
+use crate::notice::ReloadStep;
 use crate::reload::{HOLD_LIMIT, Reload, Step};
 use crate::slot::Next;
 use crate::time::Time;
@@ -71,6 +72,8 @@ impl App {
                 Phase::Finished => AppPhase::Finished,
             },
             serving: self.serving,
+            previous: None,
+            is_health_shared: false,
             reload: self.reload.as_ref().map(
                 |Reload {
                      id,
@@ -81,6 +84,10 @@ impl App {
                     reload: *id,
                     generation: *generation,
                     since: *since,
+                    step: ReloadStep::Preparing,
+                    step_since: *since,
+                    until: None,
+                    canary: None,
                 },
             ),
             slots: self
@@ -109,6 +116,9 @@ impl App {
                         phase,
                         since: worker.since,
                         until,
+                        blocked_since: None,
+                        failing: None,
+                        is_unhealthy: false,
                     }
                 })
                 .collect(),
@@ -118,7 +128,7 @@ impl App {
                 .map(|(id, address)| AddressView {
                     address: *id,
                     sockets: u16::try_from(address.sockets.len()).unwrap_or(u16::MAX),
-                    set: address.set.clone(),
+                    set: address.set.0.clone(),
                     serving: address.published.clone(),
                     steered: address.is_steerable(),
                     refusing: address.is_refusing,

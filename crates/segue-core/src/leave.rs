@@ -4,10 +4,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::action::{Action, Cause, Leaving, Notice, Signal};
+use crate::action::{Action, Signal};
 use crate::address::HANDSHAKE_LIMIT;
 use crate::app::{App, CHANNEL_GRACE, Phase as AppState};
+use crate::cause::{Cause, Leaving};
 use crate::ids::{Generation, WorkerId};
+use crate::notice::Notice;
 use crate::time::Time;
 use crate::worker::{ChannelState, Check, Phase, Worker};
 

@@ -12,11 +12,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::action::{Action, Cause, Failure, Leaving, Notice, Outcome, Refusal};
+use crate::action::{Action, Outcome, Refusal};
 use crate::app::{App, Phase as AppState};
+use crate::cause::{Cause, Failure, Leaving};
 use crate::datum::{portable_choice, portable_record};
+use crate::event::CanaryChoice;
 use crate::ids::{AddressId, Generation, ReloadId, RequestId, SlotId, WorkerId};
-use crate::settings::ReadyRule;
+use crate::notice::Notice;
 use crate::slot::Respawn;
 use crate::time::Time;
 use crate::worker::{Phase as WorkerPhase, Worker};
@@ -81,7 +83,7 @@ impl App {
         }
     }
 
-    pub(crate) fn request_reload(&mut self, request: RequestId) {
+    pub(crate) fn request_reload(&mut self, request: RequestId, _canary: CanaryChoice) {
         match self.phase {
             AppState::New => {
                 self.reply(request, Outcome::Refused(Refusal::Starting));
@@ -245,12 +247,18 @@ impl App {
     fn missing(&self, id: WorkerId) -> Option<Cause> {
         let worker = self.workers.get(&id)?;
         let within = self.settings.ready_timeout;
-        let own_rule = match self.settings.ready {
-            ReadyRule::Alive => (!worker.is_spawned).then_some(Cause::SpawnFailed),
-            ReadyRule::Message => (!worker.said_ready).then_some(Cause::NeverSaidReady { within }),
-            ReadyRule::Listening => (worker.listens.is_empty() && worker.held.is_empty())
-                .then_some(Cause::NeverListened { within }),
-        };
+        let rules = self.settings.ready;
+        let own_rule = (!worker.is_spawned)
+            .then_some(Cause::SpawnFailed)
+            .or_else(|| {
+                (rules.message && !worker.said_ready).then_some(Cause::NeverSaidReady { within })
+            })
+            .or_else(|| {
+                ((rules.listening || rules.probe)
+                    && worker.listens.is_empty()
+                    && worker.held.is_empty())
+                .then_some(Cause::NeverListened { within })
+            });
         let has = |address: &AddressId| {
             worker.listens.contains(address)
                 || worker.held.iter().any(|held| held.address == *address)
@@ -404,7 +412,10 @@ impl App {
             reload: id,
             generation,
         });
-        self.order(Action::Prepare { generation });
+        self.order(Action::Prepare {
+            generation,
+            like: None,
+        });
     }
 
     fn incoming(&self) -> Vec<WorkerId> {

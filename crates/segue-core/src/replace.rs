@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
-use crate::action::Leaving;
 use crate::app::{App, Phase};
+use crate::cause::Leaving;
 use crate::ids::{SlotId, WorkerId};
 use crate::slot::Next;
 use crate::time::Time;

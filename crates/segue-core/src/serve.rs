@@ -4,12 +4,12 @@
 
 use std::time::Duration;
 
-use crate::action::{Action, Notice, Tend};
-use crate::address::{Address, Ask, Asker, Choice, Socket};
+use crate::action::{Action, Tend};
+use crate::address::{Address, Ask, Asker, Choice, Set, Socket};
 use crate::app::{App, Phase};
 use crate::event::AddressKind;
 use crate::ids::{AddressId, AskId, SocketIndex, SocketRef, WorkerId};
-use crate::settings::ReadyRule;
+use crate::notice::Notice;
 use crate::slot::Next;
 use crate::worker::Held;
 
@@ -103,7 +103,9 @@ impl App {
         if socket.index == SocketIndex(0) {
             match address.kind {
                 // The program that comes with the first socket sends everything to it.
-                AddressKind::Steered | AddressKind::Single => address.set = vec![SocketIndex(0)],
+                AddressKind::Steered | AddressKind::Single => {
+                    address.set = Set::of(&[SocketIndex(0)])
+                }
                 AddressKind::Path => {}
             }
             self.notify(Notice::AddressOpened {
@@ -185,10 +187,10 @@ impl App {
                     && address.set.is_empty()
                     && address.ordered.is_none();
                 if is_first_at_path {
-                    address.ordered = Some(vec![index]);
+                    address.ordered = Some(Set::of(&[index]));
                     self.order(Action::Steer {
                         address: id,
-                        set: vec![index],
+                        set: vec![(index, 1)],
                     });
                 }
                 let socket = SocketRef { address: id, index };
@@ -233,7 +235,7 @@ impl App {
         // an answer it merely waits.
         let worker = self.workers.get(&id).filter(|worker| worker.accepts())?;
         let is_serving = worker.generation == self.serving;
-        let is_ready_by_listening = self.settings.ready != ReadyRule::Message;
+        let is_ready_by_listening = self.settings.ready.is_listening_enough();
         Some(Asker {
             worker: id,
             generation: worker.generation,
@@ -271,7 +273,10 @@ impl App {
             return;
         }
         address.ordered = Some(set.clone());
-        self.order(Action::Steer { address: id, set });
+        self.order(Action::Steer {
+            address: id,
+            set: set.0,
+        });
     }
 
     fn publish(&mut self, id: AddressId) {

@@ -65,11 +65,12 @@ impl App {
         orders
     }
 
-    /// The generation whose release the shell was asked for and has not reported.
+    /// The generation whose release the shell was asked for and has not reported, and the one that
+    /// it is to be like.
     #[must_use]
-    pub fn awaited_release(&self) -> Option<Generation> {
+    pub fn awaited_release(&self) -> Option<(Generation, Option<Generation>)> {
         match &self.phase {
-            Phase::Preparing { .. } => Some(self.serving),
+            Phase::Preparing { .. } => Some((self.serving, None)),
             Phase::New
             | Phase::Starting { .. }
             | Phase::Running
@@ -79,7 +80,7 @@ impl App {
                 .reload
                 .as_ref()
                 .filter(|reload| matches!(reload.step, Step::Preparing { .. }))
-                .map(|reload| reload.generation),
+                .map(|reload| (reload.generation, None)),
         }
     }
 }

@@ -1,10 +1,12 @@
 //! The first start, which shows whether the app can run at all, and the number of slots.
 
-use crate::action::{Action, Cause, Failure, Finish, Leaving, Notice, Outcome, Refusal};
+use crate::action::{Action, Finish, Outcome, Refusal};
 use crate::app::{App, Phase};
+use crate::cause::{Cause, Failure, Leaving};
 use crate::datum::portable_record;
 use crate::event::Scale;
 use crate::ids::{RequestId, SlotId};
+use crate::notice::Notice;
 use crate::settings::GiveUp;
 use crate::slot::{Next, Slot};
 use crate::stop::Stop;
@@ -38,6 +40,7 @@ impl App {
         };
         self.order(Action::Prepare {
             generation: self.serving,
+            like: None,
         });
     }
 

@@ -1,10 +1,12 @@
 //! The end of an app: nothing new begins, what is queued and open is finished, the rest is
 //! killed in time.
 
-use crate::action::{Action, Finish, Leaving, Notice, Outcome, Refusal};
+use crate::action::{Action, Finish, Outcome, Refusal};
 use crate::app::{App, Phase};
+use crate::cause::Leaving;
 use crate::datum::portable_record;
 use crate::ids::{AddressId, RequestId, WorkerId};
+use crate::notice::Notice;
 use crate::start::Start;
 use crate::time::Time;
 

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::action::Leaving;
+use crate::cause::Leaving;
 use crate::datum::{portable_choice, portable_record};
 use crate::ids::{AddressId, AskId, Generation, SlotId};
 use crate::time::Time;

@@ -18,7 +18,7 @@ macro_rules! kinds {
 
 kinds! {
     action, ACTIONS: Action {
-        Prepare, Forget, Spawn, Open, Give, Deny, Steer, Publish, Tend, ShutGate, Close,
+        Prepare, Forget, Spawn, BootDone, Probe, Count, StopCounting, Open, Give, Deny, Steer, Publish, Tend, ShutGate, Close,
         BeginSettle, CheckSettled, Disconnect, Retire, Drain, Signal, Reply, Notify, Finish,
     }
     notice, NOTICES: Notice {
@@ -26,15 +26,18 @@ kinds! {
         WorkerDrained, DrainTimedOut, WorkerKilled, WorkerLeft, AppReady, ReloadStarted,
         ReloadCommitted, ReloadFailed, ReloadSuperseded, GenerationGone, AddressOpened,
         AddressClosed, AddressUnserved, AddressServed, HeldReleased, SettleTimedOut, Scaled,
-        Stopping, Refused, GenerationHurried, StopDelayed, Paused,
+        Stopping, Refused, GenerationHurried, StopDelayed, Paused, ReloadStep,
+        WorkerBlocked, WorkerUnblocked, WorkerUnhealthy, WorkerHealthy, ProbeWaived, HealthShared,
+        HealthRecovered,
     }
     outcome, OUTCOMES: Outcome {
         Started, Reloaded, ReloadFailed, Superseded, Scaled, Stopped, StoppedHard, NeverStarted,
-        Refused, Paused,
+        Refused, Paused, Restarted, Promoted, Abandoned, RolledBack,
     }
     cause, CAUSES: Cause {
         ExitedBooting, ExitedReady, NeverListened, NotListeningAt, NeverSaidReady, Wrapper,
-        ChannelLost, SpawnFailed, PrepareFailed, SteerFailed,
+        ChannelLost, SpawnFailed, PrepareFailed, SteerFailed, NeverNotified, ProbeFailed, Unhealthy,
+        Unresponsive, OverMemory, CanaryErrors, RolledBack,
     }
     tend, TENDS: Tend { Leave, HandOver, Reset }
     finish, FINISHES: Finish { Stopped, NeverStarted, GivenUp }

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use segue_core::{
-    AddressKind, Distribution, ExitStatus, GiveUp, Intensity, ReadyRule, Scale, Settings,
+    AddressKind, Distribution, ExitStatus, GiveUp, Intensity, ReadyRules, Scale, Settings,
 };
 
 use crate::random::Random;
@@ -254,10 +254,10 @@ fn settings(r: &mut Random) -> Settings {
     Settings {
         workers: u32::try_from(r.within(1, 4)).unwrap_or(1),
         ready: r.pick(&[
-            ReadyRule::Listening,
-            ReadyRule::Listening,
-            ReadyRule::Message,
-            ReadyRule::Alive,
+            ReadyRules::LISTENING,
+            ReadyRules::LISTENING,
+            ReadyRules::MESSAGE,
+            ReadyRules::ALIVE,
         ]),
         ready_timeout: ms(r.pick(&[1_000, 3_000])),
         min_uptime: ms(r.pick(&[0, 200, 2_000])),
@@ -280,6 +280,7 @@ fn settings(r: &mut Random) -> Settings {
             within: ms(within),
         },
         give_up: r.pick(&[GiveUp::Stay, GiveUp::Exit]),
+        ..Settings::default()
     }
 }
 
@@ -335,7 +336,7 @@ fn script(
     let mut script = Script::listening(boot, usual);
     let ready_timeout = u64::try_from(settings.ready_timeout.as_millis()).unwrap_or(1);
     let ready_at = boot + r.below(ready_timeout);
-    if settings.ready == ReadyRule::Message || r.chance(100) {
+    if settings.ready == ReadyRules::MESSAGE || r.chance(100) {
         script.steps.push((ready_at, Step::SayReady));
     }
     if r.chance(500) {

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use segue_core::{
     Action, AddressId, AddressKind, App, AppPhase, AppView, AskId, Distribution, Event, Generation,
-    Leaving, Notice, Outcome, ReadyRule, RequestId, Settings, SlotId, SocketIndex, SocketRef, Time,
-    WorkerId, WorkerPhase,
+    Leaving, Notice, Outcome, ReadyRules, RequestId, Settings, SlotId, SocketIndex, SocketRef,
+    Time, WorkerId, WorkerPhase,
 };
 
 use crate::kernel::Kernel;
@@ -231,6 +231,10 @@ impl Rules {
     ) -> Verdict {
         match action {
             Action::Prepare { .. }
+            | Action::BootDone { .. }
+            | Action::Probe { .. }
+            | Action::Count { .. }
+            | Action::StopCounting { .. }
             | Action::Open { .. }
             | Action::Tend {
                 how: segue_core::Tend::Leave,
@@ -381,7 +385,7 @@ impl Rules {
         &mut self,
         now: Time,
         address: AddressId,
-        set: &[SocketIndex],
+        set: &[(SocketIndex, u32)],
         app: &App,
         view: &AppView,
         kernel: &Kernel,
@@ -397,7 +401,7 @@ impl Rules {
         ensure(group.kind != AddressKind::Path || set.len() == 1, || {
             format!("{address} gets more than one socket on its path")
         })?;
-        for index in set {
+        for (index, _) in set {
             let exists = usize::from(index.0) < group.sockets.len();
             ensure(exists, || format!("{address}{index} does not exist"))?;
             let socket = SocketRef {
@@ -538,7 +542,7 @@ impl Rules {
                 "a client's connection at address {place} reaches {worker}, which is not proven"
             )
         })?;
-        let is_by_message = self.settings.ready == ReadyRule::Message
+        let is_by_message = self.settings.ready == ReadyRules::MESSAGE
             && self.settings.distribution == Distribution::Spread;
         ensure(!is_by_message || known.ready_at.is_some(), || {
             format!("a client's connection at address {place} reaches {worker}, which is not ready")

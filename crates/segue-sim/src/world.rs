@@ -10,7 +10,9 @@ mod workers;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use segue_core::{App, Event, ExitStatus, Generation, RequestId, SocketIndex, Time, WorkerId};
+use segue_core::{
+    App, CanaryChoice, Event, ExitStatus, Generation, RequestId, SocketIndex, Time, WorkerId,
+};
 
 use crate::coverage::Coverage;
 use crate::kernel::{Fate, Kernel};
@@ -346,7 +348,8 @@ impl<'a> World<'a> {
         match request {
             Request::Reload => {
                 let request = self.request();
-                self.tell(Event::ReloadRequested { request })
+                let canary = CanaryChoice::AsSet;
+                self.tell(Event::ReloadRequested { request, canary })
             }
             Request::Scale(to) => {
                 let request = self.request();

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use segue_core::{AddressKind, Distribution, ExitStatus, ReadyRule, Scale, Settings};
+use segue_core::{AddressKind, Distribution, ExitStatus, ReadyRules, Scale, Settings};
 use segue_sim::{Faults, OnDisconnect, OnStop, Plan, Prepare, Release, Request, Script, Step, run};
 
 fn step() -> impl Strategy<Value = Step> {
@@ -87,9 +87,9 @@ prop_compose! {
         seed in any::<u64>(),
         workers in 1_u32..4,
         ready in prop_oneof![
-            Just(ReadyRule::Listening),
-            Just(ReadyRule::Message),
-            Just(ReadyRule::Alive)
+            Just(ReadyRules::LISTENING),
+            Just(ReadyRules::MESSAGE),
+            Just(ReadyRules::ALIVE)
         ],
         distribution in prop_oneof![Just(Distribution::Spread), Just(Distribution::Shared)],
         settle in 0_u64..1_500,

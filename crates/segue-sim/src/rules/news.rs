@@ -33,6 +33,10 @@ impl Rules {
                         self.judge_replacement(now, *worker, view)
                     }
                     Leaving::ScaledDown
+                    | Leaving::Unhealthy
+                    | Leaving::Unresponsive
+                    | Leaving::Restart
+                    | Leaving::RolledBack
                     | Leaving::NotNeeded
                     | Leaving::Stop
                     | Leaving::ChannelLost
@@ -122,6 +126,14 @@ impl Rules {
             | Notice::AddressClosed { .. }
             | Notice::HeldReleased { .. }
             | Notice::StopDelayed { .. }
+            | Notice::ReloadStep { .. }
+            | Notice::WorkerBlocked { .. }
+            | Notice::WorkerUnblocked { .. }
+            | Notice::WorkerUnhealthy { .. }
+            | Notice::WorkerHealthy { .. }
+            | Notice::ProbeWaived { .. }
+            | Notice::HealthShared { .. }
+            | Notice::HealthRecovered
             | Notice::Stopping
             | Notice::Paused
             | Notice::Refused(_) => Ok(()),

@@ -13,7 +13,7 @@ use crate::process::Process;
 impl World<'_> {
     pub(super) fn perform(&mut self, action: Action) -> Result<(), String> {
         match action {
-            Action::Prepare { generation } => self.prepare(generation),
+            Action::Prepare { generation, .. } => self.prepare(generation),
             Action::Spawn {
                 worker, generation, ..
             } => self.spawn(worker, generation),
@@ -72,6 +72,10 @@ impl World<'_> {
             }
             Action::Signal { worker, signal } => self.signal(worker, signal),
             Action::Retire { .. }
+            | Action::BootDone { .. }
+            | Action::Probe { .. }
+            | Action::Count { .. }
+            | Action::StopCounting { .. }
             | Action::Forget { .. }
             | Action::Reply { .. }
             | Action::Notify(_)
@@ -98,6 +102,7 @@ impl World<'_> {
             Prepare::Found { changed } => Event::Prepared {
                 generation,
                 changed,
+                is_cold: false,
             },
             Prepare::Fails => Event::PrepareFailed { generation },
             Prepare::Hangs => return,
@@ -156,7 +161,7 @@ impl World<'_> {
         Ok(())
     }
 
-    pub(super) fn steer(&mut self, address: AddressId, set: Vec<SocketIndex>) {
+    pub(super) fn steer(&mut self, address: AddressId, set: Vec<(SocketIndex, u32)>) {
         let nth = self.steers;
         self.steers += 1;
         let faults = &self.plan.faults;

@@ -339,7 +339,7 @@ mod tests {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
 
-    use segue_core::ReadyRule;
+    use segue_core::ReadyRules;
 
     use super::*;
     use crate::config::settings::Workers;
@@ -404,7 +404,7 @@ mod tests {
         assert_eq!(settings.name.as_deref(), Some("web"));
         assert_eq!(settings.env.len(), 2);
         assert_eq!(settings.node_args, ["--inspect", "--enable-source-maps"]);
-        assert_eq!(settings.ready, ReadyRule::Message);
+        assert_eq!(settings.ready, ReadyRules::MESSAGE);
         assert_eq!(settings.drain_timeout, Duration::from_secs(90));
         assert_eq!(args.verbosity(), Verbosity::Trace);
         assert_eq!(args.command, ["server.js", "-q"]);

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use segue_core::{Distribution, GiveUp, Intensity, MAX_WORKERS, ReadyRule, Settings};
+use segue_core::{Distribution, GiveUp, Intensity, MAX_WORKERS, ReadyRules, Settings};
 
 use super::drain::{self, DrainSettings};
 use super::quantity;
@@ -23,7 +23,7 @@ pub(crate) struct AppSettings {
     pub(crate) node: String,
     pub(crate) node_args: Vec<String>,
     pub(crate) distribution: Distribution,
-    pub(crate) ready: ReadyRule,
+    pub(crate) ready: ReadyRules,
     pub(crate) ready_timeout: Duration,
     pub(crate) min_uptime: Duration,
     pub(crate) settle: Duration,
@@ -389,6 +389,7 @@ impl AppSettings {
             ready: self.ready,
             ready_timeout: self.ready_timeout,
             min_uptime: self.min_uptime,
+            // issue5: shell: probe, max_surge, canary, probation, health.
             distribution: self.distribution,
             settle: self.settle,
             drain_timeout: self.drain_timeout,
@@ -401,6 +402,7 @@ impl AppSettings {
             backoff_max: self.backoff_max,
             intensity: self.intensity,
             give_up: self.give_up,
+            ..Settings::default()
         }
     }
 }
@@ -522,11 +524,11 @@ fn distribution(text: &str) -> Result<Distribution, String> {
     }
 }
 
-fn ready(text: &str) -> Result<ReadyRule, String> {
+fn ready(text: &str) -> Result<ReadyRules, String> {
     match text {
-        "listening" => Ok(ReadyRule::Listening),
-        "message" => Ok(ReadyRule::Message),
-        "alive" => Ok(ReadyRule::Alive),
+        "listening" => Ok(ReadyRules::LISTENING),
+        "message" => Ok(ReadyRules::MESSAGE),
+        "alive" => Ok(ReadyRules::ALIVE),
         _ => Err("write listening, message or alive".to_owned()),
     }
 }
@@ -641,7 +643,7 @@ mod tests {
                 within
             }
         );
-        assert_eq!(set("ready", "message").unwrap().ready, ReadyRule::Message);
+        assert_eq!(set("ready", "message").unwrap().ready, ReadyRules::MESSAGE);
         assert_eq!(set("give-up", "exit").unwrap().give_up, GiveUp::Exit);
         let env = set("env", "A=b=c").unwrap().env;
         assert_eq!(env, [("A".to_owned(), "b=c".to_owned())]);

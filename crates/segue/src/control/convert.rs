@@ -39,7 +39,8 @@ pub(crate) fn app(view: &AppView, now: Time, measures: &impl Measures) -> wire::
             .map(|address| wire::Address {
                 name: measures.address(address.address),
                 sockets: address.sockets,
-                set: address.set.iter().map(|index| index.0).collect(),
+                // issue5: shell: weights, steps, canaries, blocked workers.
+                set: address.set.iter().map(|(index, _)| index.0).collect(),
                 serving: address.serving.iter().map(|worker| worker.0).collect(),
                 queued: measures.queued(address.address),
                 steered: address.steered,
@@ -141,6 +142,19 @@ pub(crate) fn notice(notice: &Notice, names: &impl Names, at: SystemTime) -> wir
             told.slot = failure.slot.map(|slot| slot.0);
             told.failure = Some(self::failure(failure, names));
         }
+        Notice::ReloadStep { reload, took, .. } => {
+            told.reload = Some(reload.0);
+            told.took_ms = Some(millis(*took));
+        }
+        Notice::WorkerBlocked { worker, slot }
+        | Notice::WorkerUnblocked { worker, slot, .. }
+        | Notice::WorkerUnhealthy { worker, slot, .. }
+        | Notice::WorkerHealthy { worker, slot }
+        | Notice::ProbeWaived { worker, slot } => {
+            told.worker = Some(worker.0);
+            told.slot = Some(slot.0);
+        }
+        Notice::HealthShared { .. } | Notice::HealthRecovered => {}
         Notice::ReloadSuperseded { reload, by } => {
             told.reload = Some(reload.0);
             told.by = Some(by.0);
@@ -200,6 +214,34 @@ pub(crate) fn outcome(outcome: &Outcome, names: &impl Names) -> wire::Outcome {
             failure: Some(self::failure(failure, names)),
             ..blank
         },
+        // issue5: shell: kinds of their own.
+        Outcome::Restarted {
+            reload,
+            generation,
+            took,
+        }
+        | Outcome::RolledBack {
+            reload,
+            generation,
+            took,
+            ..
+        } => wire::Outcome {
+            kind: wire::OutcomeKind::Reloaded,
+            reload: Some(reload.0),
+            generation: Some(generation.0),
+            took_ms: Some(millis(*took)),
+            ..blank
+        },
+        Outcome::Promoted { reload, generation }
+        | Outcome::Abandoned {
+            of: reload,
+            generation,
+        } => wire::Outcome {
+            kind: wire::OutcomeKind::Reloaded,
+            reload: Some(reload.0),
+            generation: Some(generation.0),
+            ..blank
+        },
         Outcome::Superseded { by } => wire::Outcome {
             kind: wire::OutcomeKind::Superseded,
             by: Some(by.0),
@@ -248,6 +290,13 @@ pub(crate) fn failure(failure: &Failure, names: &impl Names) -> wire::Failure {
         Cause::NeverListened { .. }
         | Cause::NotListeningAt { .. }
         | Cause::NeverSaidReady { .. }
+        | Cause::NeverNotified { .. }
+        | Cause::ProbeFailed { .. }
+        | Cause::Unhealthy { .. }
+        | Cause::Unresponsive { .. }
+        | Cause::OverMemory
+        | Cause::CanaryErrors { .. }
+        | Cause::RolledBack
         | Cause::Wrapper
         | Cause::ChannelLost
         | Cause::SpawnFailed
@@ -328,6 +377,7 @@ const fn notice_kind(notice: &Notice) -> &'static str {
         Notice::WorkerLeft { .. } => "worker_left",
         Notice::AppReady { .. } => "app_ready",
         Notice::ReloadStarted { .. } => "reload_started",
+        Notice::ReloadStep { .. } => "reload_step",
         Notice::ReloadCommitted { .. } => "reload_committed",
         Notice::ReloadFailed { .. } => "reload_failed",
         Notice::ReloadSuperseded { .. } => "reload_superseded",
@@ -340,6 +390,13 @@ const fn notice_kind(notice: &Notice) -> &'static str {
         Notice::AddressServed { .. } => "address_served",
         Notice::HeldReleased { .. } => "held_released",
         Notice::SettleTimedOut { .. } => "settle_timed_out",
+        Notice::WorkerBlocked { .. } => "worker_blocked",
+        Notice::WorkerUnblocked { .. } => "worker_unblocked",
+        Notice::WorkerUnhealthy { .. } => "worker_unhealthy",
+        Notice::WorkerHealthy { .. } => "worker_healthy",
+        Notice::ProbeWaived { .. } => "probe_waived",
+        Notice::HealthShared { .. } => "health_shared",
+        Notice::HealthRecovered => "health_recovered",
         Notice::Scaled { .. } => "scaled",
         Notice::Stopping => "stopping",
         Notice::Paused => "paused",

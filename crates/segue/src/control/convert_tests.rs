@@ -1,8 +1,8 @@
 //! An app with names, and its picture.
 
 use segue_core::{
-    AddressId, AddressView, AppPhase, AppView, Cause, Failure, Generation, ReloadId, ReloadView,
-    Scale, SlotId, SlotView, SocketIndex, Time, WorkerId, WorkerPhase, WorkerView,
+    AddressId, AddressView, AppPhase, AppView, Cause, Failure, Generation, ReloadId, ReloadStep,
+    ReloadView, Scale, SlotId, SlotView, SocketIndex, Time, WorkerId, WorkerPhase, WorkerView,
 };
 use segue_wire::control as wire;
 
@@ -107,10 +107,16 @@ fn a_picture_of_a_reload() {
     let view = AppView {
         phase: AppPhase::Running,
         serving: Generation(1),
+        previous: None,
+        is_health_shared: false,
         reload: Some(ReloadView {
             reload: ReloadId(1),
             generation: Generation(2),
             since: Time(9_000),
+            step: ReloadStep::Proving,
+            step_since: Time(9_500),
+            until: None,
+            canary: None,
         }),
         slots: vec![SlotView {
             slot: SlotId(0),
@@ -126,11 +132,14 @@ fn a_picture_of_a_reload() {
             phase: WorkerPhase::Draining,
             since: Time(4_000),
             until: Some(Time(12_000)),
+            blocked_since: None,
+            failing: None,
+            is_unhealthy: false,
         }],
         addresses: vec![AddressView {
             address: AddressId(0),
             sockets: 4,
-            set: vec![SocketIndex(0), SocketIndex(2)],
+            set: vec![(SocketIndex(0), 1), (SocketIndex(2), 1)],
             serving: vec![WorkerId(1)],
             steered: true,
             refusing: false,

@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use segue_core::{Cause, ExitStatus, Failure, Leaving, Notice, Outcome, Refusal, SlotId, WorkerId};
+use segue_core::{
+    Cause, ExitStatus, Failure, Leaving, Notice, Outcome, ProbeFailure, Refusal, ReloadStep,
+    SlotId, WorkerId,
+};
 use segue_wire::control::Level;
 
 use super::names::Names;
@@ -148,6 +151,59 @@ pub(crate) fn notice(notice: &Notice, names: &impl Names) -> (Level, String) {
                 self::failure(failure, names)
             ),
         ),
+        Notice::ReloadStep { reload, step, took } => (
+            Level::Info,
+            format!("{reload}: {} (after {})", self::step(step), human(*took)),
+        ),
+        Notice::WorkerBlocked { worker, slot } => (
+            Level::Warn,
+            format!(
+                "{} does not answer: its event loop is blocked, new connections go to others",
+                who(worker, slot)
+            ),
+        ),
+        Notice::WorkerUnblocked {
+            worker,
+            slot,
+            lasted,
+        } => (
+            Level::Info,
+            format!(
+                "{} answers again after {}",
+                who(worker, slot),
+                human(*lasted)
+            ),
+        ),
+        Notice::WorkerUnhealthy {
+            worker,
+            slot,
+            failure,
+        } => (
+            Level::Warn,
+            format!(
+                "{} is unhealthy: {}",
+                who(worker, slot),
+                probe_failure(*failure)
+            ),
+        ),
+        Notice::WorkerHealthy { worker, slot } => (
+            Level::Info,
+            format!("{} is healthy again", who(worker, slot)),
+        ),
+        Notice::ProbeWaived { worker, slot } => (
+            Level::Warn,
+            format!(
+                "{} cannot be probed by itself: it counts as healthy",
+                who(worker, slot)
+            ),
+        ),
+        Notice::HealthShared { failing, of } => (
+            Level::Error,
+            format!(
+                "{failing} of {of} workers fail at once: none is replaced, because a new one would not do better"
+            ),
+        ),
+        Notice::HealthRecovered => (Level::Info, "the workers are healthy again".to_owned()),
         Notice::ReloadSuperseded { reload, by } => {
             (Level::Info, format!("{reload} was overtaken by {by}"))
         }
@@ -253,6 +309,29 @@ pub(crate) fn outcome(outcome: &Outcome, names: &impl Names) -> (String, String)
             ),
             advice(failure, names),
         ),
+        Outcome::Restarted {
+            generation, took, ..
+        } => done(format!(
+            "{} was restarted: {generation} serves ({}, {})",
+            names.app(),
+            count(names.workers(), "worker"),
+            human(*took)
+        )),
+        Outcome::Promoted { reload, generation } => done(format!(
+            "{reload} committed before its time: {generation} serves"
+        )),
+        Outcome::Abandoned { of, generation } => {
+            done(format!("{of} was abandoned: {generation} serves on"))
+        }
+        Outcome::RolledBack {
+            generation,
+            to,
+            took,
+            ..
+        } => done(format!(
+            "rolled back: the release of {to} serves as {generation} ({})",
+            human(*took)
+        )),
         Outcome::Superseded { by } => (
             format!("superseded by {by}"),
             format!("the outcome of {by} tells what serves"),
@@ -340,7 +419,18 @@ pub(crate) fn advice(failure: &Failure, names: &impl Names) -> String {
             "check that the directory, the script and the env files exist and can be read"
         }
         Cause::SteerFailed { .. } => "the log of the supervisor has the system's answer",
-        Cause::ExitedBooting { .. } | Cause::ExitedReady { .. } | Cause::ChannelLost => "",
+        Cause::NeverNotified { .. } => {
+            "send READY=1 to NOTIFY_SOCKET when the app can serve, or use --ready listening"
+        }
+        Cause::ExitedBooting { .. }
+        | Cause::ExitedReady { .. }
+        | Cause::ChannelLost
+        | Cause::ProbeFailed { .. }
+        | Cause::Unhealthy { .. }
+        | Cause::Unresponsive { .. }
+        | Cause::OverMemory
+        | Cause::CanaryErrors { .. }
+        | Cause::RolledBack => "",
     };
     general.to_owned()
 }
@@ -353,6 +443,13 @@ pub(crate) const fn cause_code(cause: &Cause) -> &'static str {
         Cause::NeverListened { .. } => "never_listened",
         Cause::NotListeningAt { .. } => "not_listening_at",
         Cause::NeverSaidReady { .. } => "never_said_ready",
+        Cause::NeverNotified { .. } => "never_notified",
+        Cause::ProbeFailed { .. } => "probe_failed",
+        Cause::Unhealthy { .. } => "unhealthy",
+        Cause::Unresponsive { .. } => "unresponsive",
+        Cause::OverMemory => "over_memory",
+        Cause::CanaryErrors { .. } => "canary_errors",
+        Cause::RolledBack => "rolled_back",
         Cause::Wrapper => "wrapper",
         Cause::ChannelLost => "channel_lost",
         Cause::SpawnFailed => "spawn_failed",
@@ -369,6 +466,8 @@ pub(crate) const fn refusal_code(refusal: Refusal) -> &'static str {
         Refusal::Starting => "starting",
         Refusal::NoWorkers => "no_workers",
         Refusal::TooMany => "too_many",
+        Refusal::NothingToPromote => "nothing_to_promote",
+        Refusal::NothingToRollBackTo => "nothing_to_roll_back_to",
     }
 }
 
@@ -407,6 +506,28 @@ fn cause(cause: &Cause, names: &impl Names) -> String {
         Cause::NeverSaidReady { within } => {
             format!("did not send 'ready' within {}", human(*within))
         }
+        Cause::NeverNotified { within } => {
+            format!("did not send READY=1 within {}", human(*within))
+        }
+        Cause::ProbeFailed { failure, within } => format!(
+            "did not pass its probe within {}: {}",
+            human(*within),
+            probe_failure(*failure)
+        ),
+        Cause::Unhealthy { failure } => format!("is unhealthy: {}", probe_failure(*failure)),
+        Cause::Unresponsive { lasted } => {
+            format!(
+                "did not answer for {}: its event loop was blocked",
+                human(*lasted)
+            )
+        }
+        Cause::OverMemory => "used more memory than its limit".to_owned(),
+        Cause::CanaryErrors { new, old } => format!(
+            "answered {} of its requests with errors, the old generation {}",
+            per_mille(*new),
+            per_mille(*old)
+        ),
+        Cause::RolledBack => "was rolled back on request".to_owned(),
         Cause::Wrapper => "only starts another process, and that one listens".to_owned(),
         Cause::ChannelLost => "lost its channel to the supervisor".to_owned(),
         Cause::SpawnFailed => "could not be started".to_owned(),
@@ -428,6 +549,13 @@ fn severity(cause: &Cause) -> Level {
         | Cause::NeverListened { .. }
         | Cause::NotListeningAt { .. }
         | Cause::NeverSaidReady { .. }
+        | Cause::NeverNotified { .. }
+        | Cause::ProbeFailed { .. }
+        | Cause::Unhealthy { .. }
+        | Cause::Unresponsive { .. }
+        | Cause::OverMemory
+        | Cause::CanaryErrors { .. }
+        | Cause::RolledBack
         | Cause::Wrapper
         | Cause::ChannelLost
         | Cause::SpawnFailed
@@ -461,6 +589,10 @@ const fn leaving(why: Leaving) -> &'static str {
         Leaving::Abandoned => "its generation was given up",
         Leaving::Aged => "it has reached its greatest age, and its successor is ready",
         Leaving::OverMemory => "it uses too much memory, and its successor is ready",
+        Leaving::Unhealthy => "it fails its health check, and its successor is ready",
+        Leaving::Unresponsive => "its event loop is blocked, and its successor is ready",
+        Leaving::Restart => "the app is restarted",
+        Leaving::RolledBack => "its generation was rolled back",
         Leaving::NotNeeded => "whoever it was to replace is replaced otherwise",
         Leaving::ChannelLost => "it lost its channel to the supervisor",
         Leaving::NotReady => "it did not get ready in time",
@@ -473,6 +605,8 @@ const fn refusal(why: Refusal) -> &'static str {
         Refusal::Reloading => "a reload is under way",
         Refusal::Starting => "the app is still starting",
         Refusal::NoWorkers => "it cannot run with fewer than one worker",
+        Refusal::NothingToPromote => "no reload is on trial",
+        Refusal::NothingToRollBackTo => "no release has served before this one",
         Refusal::TooMany => "there is no room for so many workers",
     }
 }
@@ -483,8 +617,49 @@ const fn way_out(why: Refusal) -> &'static str {
         Refusal::Reloading => "try again when the reload has ended; segue status shows it",
         Refusal::Starting => "try again when it is ready; segue status shows it",
         Refusal::NoWorkers => "to end it, use segue stop",
+        Refusal::NothingToPromote => "a reload can be promoted during its canary or probation",
+        Refusal::NothingToRollBackTo => "reload the release that is wanted",
         Refusal::TooMany => "ask for fewer workers",
     }
+}
+
+fn step(step: &ReloadStep) -> String {
+    match step {
+        ReloadStep::Preparing => "its release is resolved".to_owned(),
+        ReloadStep::Emptying => "the old workers end".to_owned(),
+        ReloadStep::Booting { workers, of } => {
+            format!("{workers} of {} boot", count(*of, "new worker"))
+        }
+        ReloadStep::Proving => "the new workers are ready and must stay so".to_owned(),
+        ReloadStep::Canary { percent, lasts } => format!(
+            "{percent} % of the new connections go to it for {}",
+            human(*lasts)
+        ),
+        ReloadStep::CuttingOver => "new connections go to it".to_owned(),
+        ReloadStep::Probation { lasts } => {
+            format!("the old workers stay for {}", human(*lasts))
+        }
+        ReloadStep::Replacing { done, of } => {
+            format!("{done} of {} replaced", count(*of, "worker"))
+        }
+    }
+}
+
+fn probe_failure(failure: ProbeFailure) -> String {
+    match failure {
+        ProbeFailure::Status(status) => format!("its probe was answered with {status}"),
+        ProbeFailure::Refused => "its probe was refused".to_owned(),
+        ProbeFailure::Closed => "its probe was not answered: the connection was closed".to_owned(),
+        ProbeFailure::TimedOut => "its probe was not answered in time".to_owned(),
+        ProbeFailure::NotHttp => "its probe was not answered with HTTP".to_owned(),
+        ProbeFailure::NoAddress => "it listens nowhere where it could be probed".to_owned(),
+        ProbeFailure::Unsteerable => "it cannot be probed by itself".to_owned(),
+        ProbeFailure::Other => "its probe could not be made".to_owned(),
+    }
+}
+
+fn per_mille(rate: u32) -> String {
+    format!("{}.{} %", rate / 10, rate % 10)
 }
 
 fn subject(worker: &WorkerId, slot: &SlotId, names: &impl Names) -> String {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use segue_core::{Event, ExitStatus, RequestId, Scale, Time, WorkerId};
+use segue_core::{CanaryChoice, Event, ExitStatus, RequestId, Scale, Time, WorkerId};
 use segue_sys::signal::{Handled, Received, Signals};
 use segue_wire::control::{Problem, ProblemCode, ScaleBody, Status, Supervisor as Process};
 use segue_wire::handoff::keeper;
@@ -45,6 +45,8 @@ impl Supervisor {
                     self.feed(Event::Prepared {
                         generation,
                         changed,
+                        // issue5: shell
+                        is_cold: false,
                     });
                 }
                 Err(error) => {
@@ -205,7 +207,8 @@ impl Supervisor {
             Intent::Reload => {
                 let request = self.new_request();
                 self.say(format!("{}reload asked for by HUP", lines::PREFIX));
-                self.feed(Event::ReloadRequested { request });
+                let canary = CanaryChoice::AsSet;
+                self.feed(Event::ReloadRequested { request, canary });
             }
             Intent::Upgrade => {
                 let request = self.new_request();
@@ -294,7 +297,10 @@ impl Supervisor {
                     let (request, is_new) = self.enter_request(caller.key());
                     self.callers
                         .reload(&self.plan.app.name, request, wait, caller.accept());
-                    self.go_on(request, is_new, Event::ReloadRequested { request });
+                    // issue5: shell
+                    let canary = CanaryChoice::AsSet;
+                    let event = Event::ReloadRequested { request, canary };
+                    self.go_on(request, is_new, event);
                 }
             }
             Command::Scale {

@@ -1,8 +1,8 @@
 //! Actions to effects: one arm each. What comes of an effect is queued as the next fact.
 
 use segue_core::{
-    Action, AppPhase, AskId, Event, Generation, Notice, Outcome, RequestId, Signal, SlotId,
-    SocketRef, WorkerId,
+    Action, AppPhase, AskId, Event, Generation, Notice, Outcome, ProbeFailure, ProbeVerdict,
+    RequestId, Signal, SlotId, SocketRef, WorkerId,
 };
 use segue_sys::memory;
 use segue_wire::control as wire;
@@ -22,7 +22,8 @@ use crate::worker::preload::NoPreload;
 impl Supervisor {
     pub(super) fn perform(&mut self, action: Action) {
         match action {
-            Action::Prepare { generation } => self.prepare(generation),
+            // issue5: shell: `like` is not followed yet.
+            Action::Prepare { generation, .. } => self.prepare(generation),
             Action::Forget { generation } => {
                 self.releases.remove(&generation);
                 self.journal.drop(&format!("release/{}", generation.0));
@@ -32,6 +33,18 @@ impl Supervisor {
                 slot,
                 generation,
             } => self.spawn(worker, slot, generation),
+            // issue5: shell
+            Action::BootDone { .. } => {}
+            // issue5: shell
+            Action::Probe { worker } => {
+                tracing::error!(%worker, "probes are not made yet");
+                let verdict = ProbeVerdict::Failed(ProbeFailure::Unsteerable);
+                self.facts.push_back(Event::Probed { worker, verdict });
+            }
+            // issue5: shell
+            Action::Count { worker } => tracing::error!(%worker, "answers are not counted yet"),
+            // issue5: shell
+            Action::StopCounting { .. } => {}
             Action::Open { socket } => self.open(socket),
             Action::Give {
                 worker,
@@ -44,7 +57,7 @@ impl Supervisor {
                 }
             }
             Action::Steer { address, set } => {
-                self.facts.push_back(match self.pool.steer(address, &weighted(&set)) {
+                self.facts.push_back(match self.pool.steer(address, &set) {
                     Ok(()) => Event::Steered { address },
                     Err(error) => {
                         let name = self.pool.describe(address);
@@ -303,8 +316,4 @@ impl Supervisor {
             _ => lines::notice(told),
         }
     }
-}
-
-fn weighted(set: &[segue_core::SocketIndex]) -> Vec<(segue_core::SocketIndex, u32)> {
-    set.iter().map(|index| (*index, 1)).collect()
 }

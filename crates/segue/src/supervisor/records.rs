@@ -156,6 +156,13 @@ impl Records {
             Cause::ExitedBooting { .. }
             | Cause::ExitedReady { .. }
             | Cause::NeverSaidReady { .. }
+            | Cause::NeverNotified { .. }
+            | Cause::ProbeFailed { .. }
+            | Cause::Unhealthy { .. }
+            | Cause::Unresponsive { .. }
+            | Cause::OverMemory
+            | Cause::CanaryErrors { .. }
+            | Cause::RolledBack
             | Cause::ChannelLost => None,
         }
     }

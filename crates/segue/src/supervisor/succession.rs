@@ -379,10 +379,10 @@ impl Supervisor {
             }
             self.note_performed(&self.facts, from);
         }
-        if let Some(generation) = self.core.awaited_release()
+        if let Some((generation, like)) = self.core.awaited_release()
             && !self.releases.contains_key(&generation)
         {
-            self.perform(Action::Prepare { generation });
+            self.perform(Action::Prepare { generation, like });
         }
         if self
             .crew
@@ -409,7 +409,7 @@ impl Supervisor {
             }
             // Not twice: the second one would cut short what the first one lets finish.
             Action::Disconnect { .. } => {}
-            Action::Prepare { generation } if self.releases.contains_key(generation) => {}
+            Action::Prepare { generation, .. } if self.releases.contains_key(generation) => {}
             _ => self.perform(action),
         }
     }
