@@ -12,8 +12,9 @@ use segue_wire::control::{ScaleBody, Wait};
 use super::demo::DemoArgs;
 use super::output::Output;
 use super::service::ServiceArgs;
+use crate::config::keys::KEYS;
 use crate::config::quantity;
-use crate::config::settings::{AppSettings, KEYS};
+use crate::config::settings::AppSettings;
 use crate::telemetry::log::Verbosity;
 
 const AFTER_HELP: &str = "\
@@ -404,7 +405,7 @@ mod tests {
         assert_eq!(settings.name.as_deref(), Some("web"));
         assert_eq!(settings.env.len(), 2);
         assert_eq!(settings.node_args, ["--inspect", "--enable-source-maps"]);
-        assert_eq!(settings.ready, ReadyRules::MESSAGE);
+        assert_eq!(settings.core(1).ready, ReadyRules::MESSAGE);
         assert_eq!(settings.drain_timeout, Duration::from_secs(90));
         assert_eq!(args.verbosity(), Verbosity::Trace);
         assert_eq!(args.command, ["server.js", "-q"]);
