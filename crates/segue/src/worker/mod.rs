@@ -5,6 +5,7 @@ pub(crate) mod launch;
 pub(crate) mod log;
 pub(crate) mod output;
 pub(crate) mod preload;
+pub(crate) mod probe;
 mod sink;
 pub(crate) mod wrapper;
 pub(crate) mod writer;
