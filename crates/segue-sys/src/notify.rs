@@ -1,11 +1,11 @@
-//! Datagrams to a service manager, with a descriptor beside them (sd_notify(3)). What they say, and
-//! what is done when they cannot be sent, is the caller's business.
+//! Datagrams to a service manager, with a descriptor beside them (sd_notify(3)), and from processes for
+//! whom we are one. What they say, and what is done when they cannot be sent, is the caller's business.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::os::fd::{BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
@@ -60,6 +60,146 @@ impl NotifySocket {
     }
 }
 
+/// Bytes of a message that are looked at.
+const MESSAGE_LIMIT: usize = 4096;
+
+/// A socket that others send notices to, in the abstract namespace, where it needs no directory and
+/// leaves nothing behind. Anybody can send to it: see [`Notice::sender`].
+#[derive(Debug)]
+pub struct NotifyListener(OwnedFd);
+
+/// What somebody has sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// As it came, cut at 4 KiB.
+    pub text: Vec<u8>,
+    /// The process, as the kernel says; `None` for one that has no number here.
+    pub sender: Option<u32>,
+}
+
+impl NotifyListener {
+    /// One at a name that the kernel chooses.
+    ///
+    /// # Errors
+    /// `EMFILE` and the like.
+    pub fn bind() -> io::Result<Self> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
+        rustix::net::sockopt::set_socket_passcred(&socket, true)?;
+        // An address without a name asks for one (unix(7), "Autobind feature").
+        rustix::net::bind(&socket, &SocketAddrUnix::new_unnamed())?;
+        Ok(Self(socket))
+    }
+
+    /// What `NOTIFY_SOCKET` is to say.
+    ///
+    /// # Errors
+    /// That it has no name.
+    pub fn address(&self) -> io::Result<OsString> {
+        let bound = SocketAddrUnix::try_from(rustix::net::getsockname(&self.0)?)?;
+        let name = bound.abstract_name().ok_or(io::ErrorKind::NotFound)?;
+        let mut address = b"@".to_vec();
+        address.extend_from_slice(name);
+        Ok(OsString::from_vec(address))
+    }
+
+    /// The first notice that waits, which stays where it is; `None` if none does.
+    ///
+    /// # Errors
+    /// As recvmsg(2).
+    pub fn peek(&self) -> io::Result<Option<Notice>> {
+        self.receive(libc::MSG_PEEK)
+    }
+
+    /// Takes the first notice away, and closes what came with it: a sender may wait for that.
+    ///
+    /// # Errors
+    /// As recvmsg(2).
+    pub fn discard(&self) -> io::Result<()> {
+        self.receive(0).map(drop)
+    }
+
+    fn receive(&self, flags: libc::c_int) -> io::Result<Option<Notice>> {
+        // Aligned for a `cmsghdr`; room for credentials and as many descriptors as may be sent at once.
+        let mut control = [0_u64; 160];
+        let mut text = vec![0_u8; MESSAGE_LIMIT];
+        let mut piece = libc::iovec {
+            iov_base: text.as_mut_ptr().cast(),
+            iov_len: text.len(),
+        };
+        // SAFETY: zeros are an empty `msghdr`.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        message.msg_iov = &raw mut piece;
+        message.msg_iovlen = 1;
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = size_of_val(&control) as _;
+        let flags = flags | libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+        let received = loop {
+            // SAFETY: `message` points to buffers of ours, of the lengths that it says.
+            let received = unsafe { libc::recvmsg(self.0.as_raw_fd(), &raw mut message, flags) };
+            match usize::try_from(received) {
+                Ok(received) => break received,
+                Err(_) => {
+                    let error = io::Error::last_os_error();
+                    match error.kind() {
+                        io::ErrorKind::Interrupted => {}
+                        io::ErrorKind::WouldBlock => return Ok(None),
+                        _ => return Err(error),
+                    }
+                }
+            }
+        };
+        text.truncate(received);
+        let mut sender = None;
+        // SAFETY: the kernel has filled `control` and said how much of it in `message`; the macros walk
+        // through no more than that.
+        unsafe {
+            let mut header = libc::CMSG_FIRSTHDR(&raw const message);
+            while let Some(found) = header.as_ref() {
+                let data = libc::CMSG_DATA(header);
+                let offset = data.offset_from(header.cast());
+                let length = usize::try_from(found.cmsg_len as i64 - offset as i64).unwrap_or(0);
+                match (found.cmsg_level, found.cmsg_type) {
+                    (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
+                        for index in 0..length / size_of::<RawFd>() {
+                            let number = data.cast::<RawFd>().add(index).read_unaligned();
+                            drop(OwnedFd::from_raw_fd(number));
+                        }
+                    }
+                    (libc::SOL_SOCKET, libc::SCM_CREDENTIALS)
+                        if length >= size_of::<libc::ucred>() =>
+                    {
+                        let credentials = data.cast::<libc::ucred>().read_unaligned();
+                        sender = u32::try_from(credentials.pid).ok().filter(|pid| *pid != 0);
+                    }
+                    _ => {}
+                }
+                header = libc::CMSG_NXTHDR(&raw const message, header);
+            }
+        }
+        Ok(Some(Notice { text, sender }))
+    }
+}
+
+impl From<OwnedFd> for NotifyListener {
+    /// One that [`NotifyListener::bind`] has made, here or in a process before this one.
+    fn from(socket: OwnedFd) -> Self {
+        Self(socket)
+    }
+}
+
+impl AsFd for NotifyListener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for NotifyListener {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs::File;
@@ -108,6 +248,45 @@ mod tests {
             assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
             drop(manager);
             assert!(socket.send(b"STATUS=nobody", None).is_err());
+        }
+    }
+
+    #[test]
+    fn notices_come_with_their_sender_and_stay_until_they_are_taken() {
+        let listener = NotifyListener::bind().unwrap();
+        let address = listener.address().unwrap();
+        assert_ne!(NotifyListener::bind().unwrap().address().unwrap(), address);
+        assert_eq!(listener.peek().unwrap(), None);
+        let socket = NotifySocket::open(&address).unwrap();
+        let (mut reader, writer) = io::pipe().unwrap();
+        socket
+            .send(b"READY=1\nSTATUS=up", Some(writer.as_fd()))
+            .unwrap();
+        drop(writer);
+        socket.send(b"STATUS=two", None).unwrap();
+        let expected = |text: &[u8]| Notice {
+            text: text.to_vec(),
+            sender: Some(std::process::id()),
+        };
+        for _ in 0..2 {
+            let notice = listener.peek().unwrap();
+            assert_eq!(notice, Some(expected(b"READY=1\nSTATUS=up")));
+        }
+        listener.discard().unwrap();
+        // A sender that waits at the other end is released.
+        assert_eq!(reader.read(&mut [0; 1]).unwrap(), 0);
+        assert_eq!(listener.peek().unwrap(), Some(expected(b"STATUS=two")));
+
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", "exec python3 -c 'import os,socket;s=socket.socket(socket.AF_UNIX,socket.SOCK_DGRAM);s.sendto(b\"READY=1\",\"\\0\"+os.environ[\"NOTIFY_SOCKET\"][1:])'"])
+            .env("NOTIFY_SOCKET", &address)
+            .spawn()
+            .unwrap();
+        let pid = child.id();
+        if child.wait().unwrap().success() {
+            listener.discard().unwrap();
+            let notice = listener.peek().unwrap().unwrap();
+            assert_eq!(notice.sender, Some(pid));
         }
     }
 
