@@ -74,7 +74,7 @@ impl Failed {
     }
 
     /// An error of the connection.
-    fn of_io(error: &io::Error) -> Self {
+    pub(crate) fn of_io(error: &io::Error) -> Self {
         let failure = match error.kind() {
             io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => ProbeFailure::Refused,
             io::ErrorKind::ConnectionReset
