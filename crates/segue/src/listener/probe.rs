@@ -52,6 +52,12 @@ impl From<io::Error> for NoWay {
 }
 
 impl Pool {
+    /// Whether clients connect to it, so that a worker there can be asked something.
+    pub(crate) fn takes_connections(&self, address: AddressId) -> bool {
+        let open = self.open.get(&address);
+        open.is_some_and(|open| !matches!(open.nature, Nature::Udp { .. }))
+    }
+
     /// A way to this socket for one connection.
     ///
     /// # Errors

@@ -12,6 +12,7 @@
 //! takes time runs as a task and comes back as an input that names what it is about.
 
 mod attachment;
+mod booting;
 mod crew;
 mod draining;
 mod farewell;
@@ -22,12 +23,14 @@ mod intent;
 mod logging;
 mod perform;
 mod picture;
+mod proving;
 mod records;
 mod requests;
 mod run;
 mod service;
 mod succession;
 mod upgrade;
+mod watching;
 
 pub(crate) use run::{Beginning, Ended, PLAN, Plan, run};
 pub(crate) use service::tell_failure;

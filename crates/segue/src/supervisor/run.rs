@@ -1,6 +1,6 @@
 //! The loop: waits for whatever happens next and makes an event of it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::pending;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -16,16 +16,19 @@ use segue_wire::handoff::{Contents, ToKeeper};
 use segue_wire::node::QueryServer;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
+use super::booting::{Resolved, boot_priority};
 use super::crew::{Channels, Crew};
 use super::holding::Holder;
 use super::logging;
+use super::proving::{Probing, Proving};
 use super::records::Records;
 use super::requests::Requests;
 use super::service::Service;
 use super::succession::{self, Life, Replayed, app_prefix};
 use super::upgrade::{Probed, Upgrade, take_over_output};
+use super::watching::Pulses;
 use crate::config::app::AppConfig;
 use crate::config::drain::DrainSettings;
 use crate::control::callers::Callers;
@@ -41,6 +44,7 @@ use crate::worker::channel::Heard;
 use crate::worker::launch::{Release, ResolveError};
 use crate::worker::log::{self, LogNews};
 use crate::worker::preload::Shelf;
+use crate::worker::probe::Question;
 use crate::worker::writer::{Stream, Writer};
 
 /// What a successor is to run, whatever the command line means by then.
@@ -62,6 +66,8 @@ const LEAST_SLEEP: Duration = Duration::from_millis(1);
 pub(crate) struct Plan {
     pub(crate) app: AppConfig,
     pub(crate) settings: Settings,
+    /// The HTTP probe, if there is one.
+    pub(crate) probe: Option<Question>,
     /// Resident memory in bytes above which a worker is replaced.
     pub(crate) max_memory: Option<u64>,
     /// How workers let their connections go.
@@ -114,7 +120,12 @@ pub(crate) enum Ended {
 #[derive(Debug)]
 pub(super) enum Input {
     Exited(WorkerId, ExitStatus),
-    Resolved(Generation, Box<Result<Release, ResolveError>>),
+    Resolved(Generation, Box<Result<Resolved, ResolveError>>),
+    Probing(Probing),
+    /// Something has come over a worker's notify socket. To be answered once all of it has been read.
+    Notices(WorkerId, oneshot::Sender<()>),
+    /// A worker has been booting for long.
+    BootLasts(WorkerId),
     /// What the binary of an upgrade says.
     Probed(Result<Probed, String>),
     Log(LogNews),
@@ -136,6 +147,12 @@ pub(super) struct Supervisor {
     pub(super) stragglers: Stragglers<Channels>,
     pub(super) crew: Crew,
     pub(super) releases: BTreeMap<Generation, Release>,
+    /// Those whose compile cache the first worker that is ready is to fill.
+    pub(super) cold: BTreeSet<Generation>,
+    pub(super) proving: Proving,
+    pub(super) pulses: Pulses,
+    /// The priority of workers that boot while others serve, if it is another than ours.
+    pub(super) boot_priority: Option<i32>,
     pub(super) asks: BTreeMap<AskId, Asking>,
     pub(super) callers: Callers,
     pub(super) requests: Requests,
@@ -228,7 +245,7 @@ async fn supervise(
     let (inputs, mut incoming) = mpsc::unbounded_channel();
     let (news, mut heard) = mpsc::unbounded_channel();
     let (commands, mut asked) = mpsc::channel(COMMANDS);
-    let (ending, ended) = tokio::sync::oneshot::channel::<()>();
+    let (ending, ended) = oneshot::channel::<()>();
 
     let reach = Reach {
         inputs,
@@ -413,6 +430,10 @@ impl Supervisor {
             stragglers: Stragglers::new(crew.channels(), registry),
             crew,
             releases: BTreeMap::new(),
+            cold: BTreeSet::new(),
+            proving: Proving::new(plan.probe.clone()),
+            pulses: Pulses::default(),
+            boot_priority: boot_priority(),
             asks: BTreeMap::new(),
             callers: Callers::default(),
             requests: Requests::default(),
@@ -494,6 +515,7 @@ impl Supervisor {
             self.core.next_deadline(),
             self.next_look,
             self.next_weighing,
+            self.pulses.due(),
             self.service.next(),
         ]
         .into_iter()
@@ -511,6 +533,9 @@ impl Supervisor {
             .is_some_and(|weighing| self.now() >= weighing)
         {
             self.weigh();
+        }
+        if self.pulses.due().is_some_and(|due| self.now() >= due) {
+            self.beat();
         }
         if self
             .core
