@@ -63,6 +63,9 @@ impl NotifySocket {
 /// Bytes of a message that are looked at.
 const MESSAGE_LIMIT: usize = 4096;
 
+/// Room for credentials and as many descriptors as may be sent at once (SCM_MAX_FD, 253).
+const CONTROL_LIMIT: usize = 1280;
+
 /// A socket that others send notices to, in the abstract namespace, where it needs no directory and
 /// leaves nothing behind. Anybody can send to it: see [`Notice::sender`].
 #[derive(Debug)]
@@ -120,8 +123,7 @@ impl NotifyListener {
     }
 
     fn receive(&self, flags: libc::c_int) -> io::Result<Option<Notice>> {
-        // Aligned for a `cmsghdr`; room for credentials and as many descriptors as may be sent at once.
-        let mut control = [0_u64; 160];
+        let mut control = [0_u8; CONTROL_LIMIT];
         let mut text = vec![0_u8; MESSAGE_LIMIT];
         let mut piece = libc::iovec {
             iov_base: text.as_mut_ptr().cast(),
@@ -132,53 +134,64 @@ impl NotifyListener {
         message.msg_iov = &raw mut piece;
         message.msg_iovlen = 1;
         message.msg_control = control.as_mut_ptr().cast();
-        message.msg_controllen = size_of_val(&control) as _;
+        message.msg_controllen = control.len() as _;
         let flags = flags | libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
         let received = loop {
             // SAFETY: `message` points to buffers of ours, of the lengths that it says.
             let received = unsafe { libc::recvmsg(self.0.as_raw_fd(), &raw mut message, flags) };
-            match usize::try_from(received) {
-                Ok(received) => break received,
-                Err(_) => {
-                    let error = io::Error::last_os_error();
-                    match error.kind() {
-                        io::ErrorKind::Interrupted => {}
-                        io::ErrorKind::WouldBlock => return Ok(None),
-                        _ => return Err(error),
-                    }
-                }
+            if let Ok(received) = usize::try_from(received) {
+                break received;
+            }
+            let error = io::Error::last_os_error();
+            match error.kind() {
+                io::ErrorKind::Interrupted => {}
+                io::ErrorKind::WouldBlock => return Ok(None),
+                _ => return Err(error),
             }
         };
         text.truncate(received);
-        let mut sender = None;
-        // SAFETY: the kernel has filled `control` and said how much of it in `message`; the macros walk
-        // through no more than that.
-        unsafe {
-            let mut header = libc::CMSG_FIRSTHDR(&raw const message);
-            while let Some(found) = header.as_ref() {
-                let data = libc::CMSG_DATA(header);
-                let offset = data.offset_from(header.cast());
-                let length = usize::try_from(found.cmsg_len as i64 - offset as i64).unwrap_or(0);
-                match (found.cmsg_level, found.cmsg_type) {
-                    (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
-                        for index in 0..length / size_of::<RawFd>() {
-                            let number = data.cast::<RawFd>().add(index).read_unaligned();
-                            drop(OwnedFd::from_raw_fd(number));
-                        }
-                    }
-                    (libc::SOL_SOCKET, libc::SCM_CREDENTIALS)
-                        if length >= size_of::<libc::ucred>() =>
-                    {
-                        let credentials = data.cast::<libc::ucred>().read_unaligned();
-                        sender = u32::try_from(credentials.pid).ok().filter(|pid| *pid != 0);
-                    }
-                    _ => {}
-                }
-                header = libc::CMSG_NXTHDR(&raw const message, header);
-            }
-        }
+        #[expect(clippy::unnecessary_cast, reason = "another type with another libc")]
+        let filled = message.msg_controllen as usize;
+        let sender = take_apart(control.get(..filled).unwrap_or_default());
         Ok(Some(Notice { text, sender }))
     }
+}
+
+/// The process that the kernel names beside a message. Descriptors that came with it are closed.
+///
+/// A piece has a length of eight bytes, which counts its own head of sixteen, a level and a type of
+/// four each, and begins where a multiple of eight does (cmsg(3)).
+fn take_apart(control: &[u8]) -> Option<u32> {
+    const HEAD: usize = 16;
+    let number = |bytes: &[u8]| bytes.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes));
+    let mut sender = None;
+    let mut rest = control;
+    while let Some(length) = rest
+        .first_chunk()
+        .map(|length| usize::from_ne_bytes(*length))
+    {
+        let Some(data) = rest.get(HEAD..length) else {
+            break;
+        };
+        let kind = (
+            rest.get(8..).and_then(number),
+            rest.get(12..).and_then(number),
+        );
+        if kind == (Some(libc::SOL_SOCKET), Some(libc::SCM_RIGHTS)) {
+            for descriptor in data.chunks_exact(4).filter_map(number) {
+                // SAFETY: the kernel has made this descriptor for us in the call that filled `control`.
+                drop(unsafe { OwnedFd::from_raw_fd(descriptor) });
+            }
+        } else if kind == (Some(libc::SOL_SOCKET), Some(libc::SCM_CREDENTIALS)) {
+            // struct ucred; 0 for a process that has no number here.
+            let pid = number(data).and_then(|pid| u32::try_from(pid).ok());
+            sender = pid.filter(|pid| *pid != 0);
+        }
+        rest = rest
+            .get(length.next_multiple_of(align_of::<usize>())..)
+            .unwrap_or_default();
+    }
+    sender
 }
 
 impl From<OwnedFd> for NotifyListener {
