@@ -136,6 +136,7 @@ fn start_app(script: &str) -> (segue_sys::spawn::Child, String) {
         cwd: Path::new("/"),
         descriptors: vec![(writer.into(), 1)],
         descriptor_limit: None,
+        nice: None,
         mask: Mask::Clear,
     }
     .start()

@@ -12,8 +12,9 @@ use segue_wire::control::{Canary, CanaryWish, ScaleBody, Wait};
 use super::demo::DemoArgs;
 use super::output::Output;
 use super::service::ServiceArgs;
-use crate::config::quantity;
-use crate::config::settings::{AppSettings, KEYS};
+use crate::config::keys::KEYS;
+use crate::config::settings::AppSettings;
+use crate::config::{probe, quantity};
 use crate::telemetry::log::Verbosity;
 
 const AFTER_HELP: &str = "\
@@ -373,41 +374,17 @@ fn wait(word: &str) -> Result<Wait, String> {
 
 /// `10%:60s`, `10%:60s:0.5%` or `off`.
 fn canary(word: &str) -> Result<CanaryWish, String> {
-    const USAGE: &str = "write 10%:60s, 10%:60s:1% or off";
     if word == "off" {
         return Ok(CanaryWish::Off);
     }
-    let mut parts = word.split(':');
-    let (Some(percent), Some(time), errors, None) =
-        (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
-        return Err(USAGE.to_owned());
-    };
-    let percent = percent
-        .strip_suffix('%')
-        .and_then(|percent| percent.parse().ok())
-        .ok_or(USAGE)?;
-    let time = quantity::duration(time)?;
-    let max_errors_per_mille = match errors {
-        Some(errors) => per_mille(errors).ok_or(USAGE)?,
-        None => 10,
-    };
+    let canary = probe::canary(word)?;
     let canary = Canary {
-        percent,
-        for_ms: u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
-        max_errors_per_mille,
+        percent: canary.percent,
+        for_ms: u64::try_from(canary.lasts.as_millis()).unwrap_or(u64::MAX),
+        max_errors_per_mille: u16::try_from(canary.max_errors).unwrap_or(u16::MAX),
     };
     canary.check()?;
     Ok(CanaryWish::With(canary))
-}
-
-/// `1%` or `0.5%`, in thousandths.
-fn per_mille(word: &str) -> Option<u16> {
-    let percent = word.strip_suffix('%')?;
-    let (whole, tenths) = percent.split_once('.').unwrap_or((percent, "0"));
-    let is_digit = tenths.len() == 1;
-    let (whole, tenths): (u16, u16) = (whole.parse().ok()?, tenths.parse().ok()?);
-    is_digit.then_some(whole.checked_mul(10)?.checked_add(tenths)?)
 }
 
 fn invalid(command: &str, reason: &str) -> clap::Error {
@@ -489,7 +466,7 @@ mod tests {
         assert_eq!(settings.name.as_deref(), Some("web"));
         assert_eq!(settings.env.len(), 2);
         assert_eq!(settings.node_args, ["--inspect", "--enable-source-maps"]);
-        assert_eq!(settings.ready, ReadyRules::MESSAGE);
+        assert_eq!(settings.core(1).ready, ReadyRules::MESSAGE);
         assert_eq!(settings.drain_timeout, Duration::from_secs(90));
         assert_eq!(args.verbosity(), Verbosity::Trace);
         assert_eq!(args.command, ["server.js", "-q"]);
@@ -560,17 +537,12 @@ mod tests {
             }
         }
         for (word, expected) in [
-            ("on", "write 10%:60s"),
-            ("10:60s", "write 10%:60s"),
-            ("10%", "write 10%:60s"),
-            ("10%:60s:1", "write 10%:60s"),
-            ("10%:60s:0.55%", "write 10%:60s"),
-            ("10%:60s:1%:x", "write 10%:60s"),
+            ("on", "write a share and a duration"),
+            ("10%", "write a share and a duration"),
             ("10%:60", "write 60s"),
-            ("0%:60s", "its share is 1 to 99 %"),
-            ("100%:60s", "its share is 1 to 99 %"),
-            ("10%:0s", "no time proves nothing"),
-            ("10%:60s:101%", "cannot be"),
+            ("0%:60s", "from 1% to 99%"),
+            ("10%:0s", "longer than 0"),
+            ("10%:60s:101%", ""),
         ] {
             let line = format!("segue reload --canary {word}");
             let error = parse(&line).unwrap_err();

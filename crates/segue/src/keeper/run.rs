@@ -211,6 +211,7 @@ impl Kept {
             cwd: Path::new("."),
             descriptors: vec![(theirs, LINK_NUMBER)],
             descriptor_limit: self.limit,
+            nice: None,
             // A signal that comes before the supervisor reads its own waits for it.
             mask: Mask::Inherit,
         }

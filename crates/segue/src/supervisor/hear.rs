@@ -33,31 +33,10 @@ impl Supervisor {
             Input::Probed(answer) => self.hear_probe(answer),
             Input::Log(news) => self.hear_log(news),
             Input::PatienceEnded => self.close_unwanted(),
-            Input::Resolved(generation, resolved) => match *resolved {
-                Ok(release) => {
-                    let serving = self.core.view().serving;
-                    let changed = self
-                        .releases
-                        .get(&serving)
-                        .is_some_and(|present| release.is_changed_from(present));
-                    let directory = release.directory().display().to_string();
-                    self.history
-                        .resolved(generation, directory, release.revision());
-                    let name = format!("release/{}", generation.0);
-                    self.journal.put(&name, &release);
-                    self.releases.insert(generation, release);
-                    self.feed(Event::Prepared {
-                        generation,
-                        changed,
-                        // issue5: shell
-                        is_cold: false,
-                    });
-                }
-                Err(error) => {
-                    self.records.release_failed(error.to_string());
-                    self.feed(Event::PrepareFailed { generation });
-                }
-            },
+            Input::Resolved(generation, resolved) => self.hear_resolved(generation, *resolved),
+            Input::Probing(news) => self.hear_probing(news),
+            Input::Notices(worker, heard) => self.hear_notices(worker, heard),
+            Input::BootLasts(worker) => self.raise_priority(worker),
         }
     }
 
@@ -90,7 +69,7 @@ impl Supervisor {
         match report {
             Report::Online => {
                 if let Some(member) = self.crew.member_mut(worker) {
-                    member.is_attached = true;
+                    member.record.is_attached = true;
                 }
                 self.crew.note(worker);
                 self.look_soon();
@@ -103,10 +82,24 @@ impl Supervisor {
                 };
                 // The worker's own listen has made the queue as long as the app asked for.
                 self.pool.raise_backlog(address);
+                if let Some(member) = self.crew.member_mut(worker)
+                    && !member.record.listens.contains(&address.0)
+                {
+                    member.record.listens.push(address.0);
+                }
+                self.crew.note(worker);
                 self.feed(Event::Listened { worker, address });
             }
             Report::Closed { key } => {
                 if let Some(address) = address_of(&key) {
+                    if let Some(member) = self.crew.member_mut(worker) {
+                        member
+                            .record
+                            .listens
+                            .retain(|listens| *listens != address.0);
+                        member.record.tls.retain(|tls| *tls != address.0);
+                    }
+                    self.crew.note(worker);
                     self.feed(Event::Closed { worker, address });
                 }
             }
@@ -116,13 +109,15 @@ impl Supervisor {
             Report::State(state) => self.hear_drain_state(worker, state),
             Report::Drained(totals) => self.hear_drained(worker, totals),
             Report::Bypass(bypass) => self.hear_bypass(worker, bypass),
+            Report::Pong { number } => self.hear_pong(worker, number),
+            Report::Counted(counted) => self.hear_count(worker, counted),
             Report::Attention(attention) => tracing::warn!(%worker, "{attention}"),
         }
     }
 
     fn hear_query(&mut self, worker: WorkerId, query: QueryServer) {
         if let Some(member) = self.crew.member_mut(worker) {
-            member.has_asked = true;
+            member.record.has_asked = true;
         }
         self.crew.note(worker);
         let (address, kind) = match self.pool.asked(&query) {
@@ -173,6 +168,7 @@ impl Supervisor {
     }
 
     fn hear_exit(&mut self, worker: WorkerId, status: ExitStatus) {
+        self.forget_pulse(worker);
         if let Some(member) = self.crew.discharge(worker) {
             let tail = member.output.tail();
             let out_of_memory = self.kills.judge(status, &tail);

@@ -13,7 +13,9 @@
 //! takes time runs as a task and comes back as an input that names what it is about.
 
 mod attachment;
+mod booting;
 mod commands;
+mod control_socket;
 mod crew;
 mod draining;
 mod farewell;
@@ -27,6 +29,7 @@ mod memory;
 mod origin;
 mod perform;
 mod picture;
+mod proving;
 mod records;
 mod requests;
 mod run;
@@ -34,6 +37,7 @@ mod service;
 mod story;
 mod succession;
 mod upgrade;
+mod watching;
 
 pub(crate) use run::{Beginning, Ended, PLAN, Plan, run};
 pub(crate) use service::tell_failure;

@@ -72,7 +72,7 @@ impl Measures for Supervisor {
     }
 
     fn connections(&self, worker: WorkerId) -> Option<u32> {
-        let state = self.crew.member(worker)?.drain.state?;
+        let state = self.crew.member(worker)?.record.drain.state?;
         u32::try_from(state.connections()).ok()
     }
 
@@ -122,7 +122,7 @@ impl Measures for Supervisor {
 
     fn bypasses(&self, worker: WorkerId) -> Vec<String> {
         let member = self.crew.member(worker);
-        member.map_or_else(Vec::new, |member| member.drain.bypasses.clone())
+        member.map_or_else(Vec::new, |member| member.record.drain.bypasses.clone())
     }
 
     fn last_failure(&self, slot: SlotId) -> Option<wire::Failure> {

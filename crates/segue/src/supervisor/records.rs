@@ -31,6 +31,8 @@ pub(super) struct Records {
     /// Who listens instead of a wrapper, or where a worker listens beside our sockets.
     listeners: BTreeMap<WorkerId, String>,
     steer_errors: BTreeMap<AddressId, String>,
+    /// What was said of the last probe that failed.
+    probe_errors: BTreeMap<WorkerId, String>,
     notes: Notes,
 }
 
@@ -66,6 +68,7 @@ impl Records {
             spawn_errors: BTreeMap::new(),
             listeners: BTreeMap::new(),
             steer_errors: BTreeMap::new(),
+            probe_errors: BTreeMap::new(),
             notes: Notes::default(),
         }
     }
@@ -107,6 +110,7 @@ impl Records {
                 self.dead.remove(&oldest);
                 self.spawn_errors.remove(&oldest);
                 self.listeners.remove(&oldest);
+                self.probe_errors.remove(&oldest);
             }
         }
     }
@@ -151,6 +155,13 @@ impl Records {
         self.steer_errors.insert(address, why);
     }
 
+    pub(super) fn probe_failed(&mut self, worker: WorkerId, why: Option<String>) {
+        match why {
+            Some(why) => self.probe_errors.insert(worker, why),
+            None => self.probe_errors.remove(&worker),
+        };
+    }
+
     /// A worker listens there on a socket of its own. True if that is news.
     pub(super) fn note_bypass(&mut self, worker: WorkerId, place: &str) -> bool {
         self.listeners
@@ -177,14 +188,15 @@ impl Records {
             Cause::Wrapper | Cause::NeverListened { .. } | Cause::NotListeningAt { .. } => {
                 self.listeners.get(&failure.worker?).cloned()
             }
+            Cause::ProbeFailed { .. } | Cause::Unhealthy { .. } => {
+                self.probe_errors.get(&failure.worker?).cloned()
+            }
             Cause::PrepareFailed => self.notes.release_error.clone(),
             Cause::SteerFailed { address } => self.steer_errors.get(&address).cloned(),
             Cause::ExitedBooting { .. }
             | Cause::ExitedReady { .. }
             | Cause::NeverSaidReady { .. }
             | Cause::NeverNotified { .. }
-            | Cause::ProbeFailed { .. }
-            | Cause::Unhealthy { .. }
             | Cause::Unresponsive { .. }
             | Cause::OverMemory
             | Cause::CanaryErrors { .. }

@@ -1,6 +1,6 @@
 //! The loop: waits for whatever happens next and makes an event of it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::pending;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -16,26 +16,29 @@ use segue_wire::handoff::{Contents, ToKeeper};
 use segue_wire::node::QueryServer;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
+use super::booting::{Resolved, boot_priority};
+use super::control_socket::open_control;
 use super::crew::{Channels, Crew};
 use super::history::History;
 use super::holding::Holder;
 use super::logging;
 use super::memory::Kills;
+use super::proving::{Probing, Proving};
 use super::records::Records;
 use super::requests::Requests;
 use super::service::Service;
 use super::story::request_of;
 use super::succession::{self, Life, Replayed, app_prefix};
 use super::upgrade::{Probed, Upgrade, take_over_output};
+use super::watching::Pulses;
 use crate::config::app::AppConfig;
 use crate::config::drain::DrainSettings;
 use crate::control::callers::Callers;
 use crate::control::names::Measures;
 use crate::control::server;
-use crate::control::socket::{BindError, ControlSocket};
-use crate::handoff::text::Word;
+use crate::control::socket::BindError;
 use crate::handoff::{InheritError, Inherited, Journal};
 use crate::keeper::{LinkError, Opened, Sender};
 use crate::listener::{Inheritance, Pool, Registry, Stragglers, allowed_by_environment};
@@ -44,13 +47,11 @@ use crate::worker::channel::Heard;
 use crate::worker::launch::{Release, ResolveError};
 use crate::worker::log::{self, LogNews};
 use crate::worker::preload::Shelf;
+use crate::worker::probe::Question;
 use crate::worker::writer::{Stream, Writer};
 
 /// What a successor is to run, whatever the command line means by then.
 pub(crate) const PLAN: &str = "plan";
-
-/// The control socket, and where it is.
-const CONTROL: &str = "control";
 
 /// Requests of callers that may wait for the loop.
 const COMMANDS: usize = 64;
@@ -65,6 +66,8 @@ const LEAST_SLEEP: Duration = Duration::from_millis(1);
 pub(crate) struct Plan {
     pub(crate) app: AppConfig,
     pub(crate) settings: Settings,
+    /// The HTTP probe, if there is one.
+    pub(crate) probe: Option<Question>,
     /// Resident memory in bytes above which a worker is replaced.
     pub(crate) max_memory: Option<u64>,
     /// How workers let their connections go.
@@ -117,7 +120,12 @@ pub(crate) enum Ended {
 #[derive(Debug)]
 pub(super) enum Input {
     Exited(WorkerId, ExitStatus),
-    Resolved(Generation, Box<Result<Release, ResolveError>>),
+    Resolved(Generation, Box<Result<Resolved, ResolveError>>),
+    Probing(Probing),
+    /// Something has come over a worker's notify socket. To be answered once all of it has been read.
+    Notices(WorkerId, oneshot::Sender<()>),
+    /// A worker has been booting for long.
+    BootLasts(WorkerId),
     /// What the binary of an upgrade says.
     Probed(Result<Probed, String>),
     Log(LogNews),
@@ -139,6 +147,12 @@ pub(super) struct Supervisor {
     pub(super) stragglers: Stragglers<Channels>,
     pub(super) crew: Crew,
     pub(super) releases: BTreeMap<Generation, Release>,
+    /// Those whose compile cache the first worker that is ready is to fill.
+    pub(super) cold: BTreeSet<Generation>,
+    pub(super) proving: Proving,
+    pub(super) pulses: Pulses,
+    /// The priority of workers that boot while others serve, if it is another than ours.
+    pub(super) boot_priority: Option<i32>,
     pub(super) asks: BTreeMap<AskId, Asking>,
     pub(super) callers: Callers,
     pub(super) requests: Requests,
@@ -240,7 +254,7 @@ async fn supervise(
     let (inputs, mut incoming) = mpsc::unbounded_channel();
     let (news, mut heard) = mpsc::unbounded_channel();
     let (commands, mut asked) = mpsc::channel(COMMANDS);
-    let (ending, ended) = tokio::sync::oneshot::channel::<()>();
+    let (ending, ended) = oneshot::channel::<()>();
 
     let reach = Reach {
         inputs,
@@ -301,34 +315,6 @@ async fn supervise(
         Some(Finish::GivenUp) => Ended::GivenUp,
         Some(Finish::Stopped { .. }) | None => Ended::AsAsked,
     })
-}
-
-/// The control socket: the predecessor's, or a new one.
-fn open_control(
-    plan: &Plan,
-    site: &Journal,
-    inherited: Option<&mut Inherited>,
-) -> Result<Option<ControlSocket>, RunError> {
-    let control = match inherited {
-        Some(inherited) => match (inherited.take(CONTROL), inherited.value::<Word>(CONTROL)?) {
-            (Some(listener), Some(path)) => Some(ControlSocket::adopt(listener, path.into())),
-            // There was none: that is no reason not to go on.
-            _ => plan.control.as_deref().and_then(|path| {
-                ControlSocket::bind(path)
-                    .inspect_err(|error| tracing::warn!(%error, "no control socket"))
-                    .ok()
-            }),
-        },
-        None => match &plan.control {
-            Some(path) => Some(ControlSocket::bind(path)?),
-            None => None,
-        },
-    };
-    if let Some(control) = &control {
-        site.hold(CONTROL, control.listener());
-        site.put(CONTROL, &Word::from(control.path().as_os_str()));
-    }
-    Ok(control)
 }
 
 /// Where a supervisor's tasks report to, and what it writes to.
@@ -432,6 +418,10 @@ impl Supervisor {
             stragglers: Stragglers::new(crew.channels(), registry),
             crew,
             releases: BTreeMap::new(),
+            cold: BTreeSet::new(),
+            proving: Proving::new(plan.probe.clone()),
+            pulses: Pulses::default(),
+            boot_priority: boot_priority(),
             asks: BTreeMap::new(),
             callers: Callers::default(),
             requests: Requests::default(),
@@ -522,6 +512,7 @@ impl Supervisor {
             self.core.next_deadline(),
             self.next_look,
             self.next_weighing,
+            self.pulses.due(),
             self.service.next(),
         ]
         .into_iter()
@@ -539,6 +530,9 @@ impl Supervisor {
             .is_some_and(|weighing| self.now() >= weighing)
         {
             self.weigh();
+        }
+        if self.pulses.due().is_some_and(|due| self.now() >= due) {
+            self.beat();
         }
         if self
             .core

@@ -13,11 +13,12 @@ use segue_core::{
     Action, App, Datum, Event, Generation, Settings, Time, WorkerId, load_event, save_event,
 };
 use segue_sys::clock;
+use segue_sys::notify::NotifyListener;
 use segue_wire::handoff::Contents;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::crew::{self, DESCRIPTORS, Recruit};
+use super::crew::{self, DESCRIPTORS, NOTIFY, Recruit};
 use super::history::History;
 use super::records::Records;
 use super::requests::Requests;
@@ -340,6 +341,7 @@ impl Supervisor {
         let unusable = |error| InheritError::value(&journal.full("stdout"), error);
         let output = Output::read(&label, stdout, stderr, &self.plan.writer, unfinished)
             .map_err(unusable)?;
+        let notify = inherited.take(&journal.full(NOTIFY));
         let news = self.news.clone();
         let written: Option<channel::Record> = inherited.value(&journal.full("channel"))?;
         let (channel, offered) = match written {
@@ -357,7 +359,9 @@ impl Supervisor {
             }
             None => (Channel::open(worker, channel, news, journal), Vec::new()),
         };
+        let (is_lowered, is_watched) = (record.is_lowered, record.is_watched);
         let recruit = Recruit {
+            notify: notify.map(NotifyListener::from),
             pidfd,
             channel,
             output,
@@ -365,6 +369,12 @@ impl Supervisor {
         };
         if let Err(error) = self.crew.join(worker, recruit) {
             tracing::error!(%error, %worker, pid, "cannot watch a worker that a supervisor before this one has started");
+        }
+        if is_lowered {
+            self.bound_lower_priority(worker);
+        }
+        if is_watched {
+            self.watch_pulse(worker);
         }
         Ok(offered)
     }
@@ -389,7 +399,7 @@ impl Supervisor {
         if self
             .crew
             .members()
-            .any(|(_, member)| member.is_attached && !member.has_asked)
+            .any(|(_, member)| member.record.is_attached && !member.record.has_asked)
         {
             self.look_soon();
         }
