@@ -134,7 +134,7 @@ impl NotifyListener {
         message.msg_iov = &raw mut piece;
         message.msg_iovlen = 1;
         message.msg_control = control.as_mut_ptr().cast();
-        message.msg_controllen = control.len() as _;
+        message.msg_controllen = control.len();
         let flags = flags | libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
         let received = loop {
             // SAFETY: `message` points to buffers of ours, of the lengths that it says.
@@ -150,8 +150,7 @@ impl NotifyListener {
             }
         };
         text.truncate(received);
-        #[expect(clippy::unnecessary_cast, reason = "another type with another libc")]
-        let filled = message.msg_controllen as usize;
+        let filled = message.msg_controllen;
         let sender = take_apart(control.get(..filled).unwrap_or_default());
         Ok(Some(Notice { text, sender }))
     }

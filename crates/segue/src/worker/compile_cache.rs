@@ -29,6 +29,12 @@ const OWN: [&str; 3] = [
     "NODE_V8_COVERAGE",
 ];
 
+/// Major and minor.
+type Version = (u32, u32);
+
+/// An executable, and when it was last changed.
+type Program = (PathBuf, SystemTime);
+
 /// The compile cache of one release.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CompileCache {
@@ -103,15 +109,14 @@ fn prune(of_app: &Path, present: &Path) {
 }
 
 /// The version of a release's node. Asked again only of another file.
-fn node_version(release: &Release) -> Option<(u32, u32)> {
-    static KNOWN: Mutex<BTreeMap<(PathBuf, SystemTime), Option<(u32, u32)>>> =
-        Mutex::new(BTreeMap::new());
+fn node_version(release: &Release) -> Option<Version> {
+    static KNOWN: Mutex<BTreeMap<Program, Option<Version>>> = Mutex::new(BTreeMap::new());
     let program = release.program();
     let key = (
         program.to_owned(),
         program.metadata().ok()?.modified().ok()?,
     );
-    let known = |of: &(PathBuf, SystemTime)| {
+    let known = |of: &Program| {
         let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
         known.get(of).copied()
     };
@@ -126,7 +131,7 @@ fn node_version(release: &Release) -> Option<(u32, u32)> {
     version
 }
 
-fn ask_version(release: &Release) -> Option<(u32, u32)> {
+fn ask_version(release: &Release) -> Option<Version> {
     let mut child = Command::new(release.program())
         .arg("--version")
         .env_clear()
@@ -162,7 +167,7 @@ fn ask_version(release: &Release) -> Option<(u32, u32)> {
 }
 
 /// `v22.10.0`.
-fn parse_version(text: &str) -> Option<(u32, u32)> {
+fn parse_version(text: &str) -> Option<Version> {
     let mut parts = text.trim().strip_prefix('v')?.split('.');
     let major = parts.next()?.parse().ok()?;
     let minor = parts.next()?.parse().ok()?;
