@@ -223,59 +223,6 @@ impl Address {
         }
     }
 
-    /// The set as it should be with `front` as the generation that gets new connections.
-    pub(crate) fn desired_set(&self, id: AddressId, front: Generation, workers: &Workers) -> Set {
-        let serves = |worker: &WorkerId| {
-            workers.get(worker).is_some_and(|worker| {
-                // One whose channel has ended is about to exit.
-                worker.generation == front
-                    && worker.is_ready()
-                    && worker.has_channel()
-                    && worker.listens.contains(&id)
-            })
-        };
-        let mut members: Vec<SocketIndex> = self
-            .indexed()
-            .filter(|(_, socket)| socket.holders.iter().any(serves))
-            .map(|(index, _)| index)
-            .collect();
-        match self.kind {
-            AddressKind::Steered => {}
-            AddressKind::Path | AddressKind::Single => members.truncate(1),
-        }
-        if members.is_empty() {
-            self.set.clone()
-        } else {
-            Set::of(&members)
-        }
-    }
-
-    /// Who may be handed connections: ready workers of the generation in front; failing those,
-    /// proven ones on their way out that still accept.
-    pub(crate) fn desired_publication(
-        &self,
-        id: AddressId,
-        front: Generation,
-        workers: &Workers,
-    ) -> Vec<WorkerId> {
-        let listening = |wanted: fn(&Worker, Generation) -> bool| -> Vec<WorkerId> {
-            workers
-                .iter()
-                .filter(|(_, worker)| {
-                    worker.listens.contains(&id) && worker.has_channel() && wanted(worker, front)
-                })
-                .map(|(id, _)| *id)
-                .collect()
-        };
-        let ready = listening(|worker, front| worker.generation == front && worker.is_ready());
-        if !ready.is_empty() {
-            return ready;
-        }
-        listening(|worker, front| {
-            worker.generation <= front && worker.accepts() && !worker.is_booting()
-        })
-    }
-
     /// What to do with the queue of a socket.
     pub(crate) fn desired_tend(&self, id: AddressId, socket: &Socket, workers: &Workers) -> Tend {
         let is_accepted_from = socket.holders.iter().any(|holder| {

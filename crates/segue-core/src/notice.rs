@@ -75,6 +75,10 @@ pub enum Notice {
         reload: ReloadId,
         generation: Generation,
     },
+    /// No address can be shared by two generations: the canary is left out.
+    CanarySkipped {
+        reload: ReloadId,
+    },
     /// A reload comes to its next step; the one before took so long.
     ReloadStep {
         reload: ReloadId,

@@ -7,6 +7,7 @@ use crate::datum::portable_record;
 use crate::event::Scale;
 use crate::ids::{RequestId, SlotId};
 use crate::notice::Notice;
+use crate::restart::Restart;
 use crate::settings::GiveUp;
 use crate::slot::{Next, Slot};
 use crate::stop::Stop;
@@ -21,6 +22,8 @@ pub const MAX_WORKERS: u32 = 1024;
 pub(crate) struct Start {
     pub(crate) request: RequestId,
     pub(crate) since: Time,
+    /// It is not the first one.
+    pub(crate) restart: Option<Restart>,
 }
 
 impl App {
@@ -44,7 +47,7 @@ impl App {
         });
     }
 
-    pub(crate) fn started_preparing(&mut self, failed: bool) {
+    pub(crate) fn started_preparing(&mut self, is_cold: bool, failed: bool) {
         let Phase::Preparing { request, since, .. } = self.phase else {
             return;
         };
@@ -62,7 +65,14 @@ impl App {
             };
             self.begin_stop(Stop::because(self.now, Finish::NeverStarted(failure)));
         } else {
-            let start = Some(Start { request, since });
+            if is_cold {
+                self.send_pilot();
+            }
+            let start = Some(Start {
+                request,
+                since,
+                restart: None,
+            });
             self.phase = Phase::Starting {
                 start,
                 failure: None,
@@ -86,11 +96,19 @@ impl App {
         let is_any_booting = occupants().flatten().any(Worker::is_booting);
         let are_all_ready = occupants().all(|worker| worker.is_some_and(Worker::is_ready));
         if are_all_ready {
-            if let Some(Start { request, since }) = start {
+            if let Some(Start {
+                request,
+                since,
+                restart,
+            }) = start
+            {
                 let took = self.now.since(since);
                 let workers = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
                 self.notify(Notice::AppReady { workers, took });
-                self.reply(request, Outcome::Started { took });
+                match restart {
+                    None => self.reply(request, Outcome::Started { took }),
+                    Some(restart) => self.restarted(request, since, restart),
+                }
             }
             self.phase = Phase::Running;
             return;
@@ -121,7 +139,10 @@ impl App {
                 // Slots that failed before anybody was ready have waited for this.
                 self.spawn_due();
             }
-            _ => self.advance_give_up(),
+            _ => {
+                self.advance_restart();
+                self.advance_give_up();
+            }
         }
     }
 
@@ -179,4 +200,8 @@ impl App {
     }
 }
 
-portable_record!(Start { request, since });
+portable_record!(Start {
+    request,
+    since,
+    restart,
+});

@@ -50,7 +50,7 @@ fn a_reload_that_waits_is_answered_when_the_first_release_cannot_be_resolved() {
 }
 
 #[test]
-fn a_question_that_comes_during_the_cut_over_is_answered_at_the_commit() {
+fn a_question_that_comes_during_the_cut_over_is_answered() {
     let old = Script::listening(300, &[1]);
     let new = Script::listening(300, &[0, 1]);
     let mut plan = Plan::calm(1, vec![Release::of(vec![old]), Release::of(vec![new])])
@@ -60,7 +60,7 @@ fn a_question_that_comes_during_the_cut_over_is_answered_at_the_commit() {
     check(
         &plan,
         &[
-            "ReloadCommitted reload 1, generation 2, took 305ms",
+            "ReloadStep reload 1, step CuttingOver, took 2ms",
             "Give worker 2, ask 2, socket address 0, index 0",
         ],
     );

@@ -157,6 +157,7 @@ pub(crate) fn notice(notice: &Notice, names: &impl Names, at: SystemTime) -> wir
             told.worker = Some(worker.0);
             told.slot = Some(slot.0);
         }
+        Notice::CanarySkipped { reload } => told.reload = Some(reload.0),
         Notice::HealthShared { .. } | Notice::HealthRecovered => {}
         Notice::ReloadSuperseded { reload, by } => {
             told.reload = Some(reload.0);
@@ -440,6 +441,7 @@ const fn notice_kind(notice: &Notice) -> &'static str {
         Notice::AppReady { .. } => "app_ready",
         Notice::ReloadStarted { .. } => "reload_started",
         Notice::ReloadStep { .. } => "reload_step",
+        Notice::CanarySkipped { .. } => "canary_skipped",
         Notice::ReloadCommitted { .. } => "reload_committed",
         Notice::ReloadFailed { .. } => "reload_failed",
         Notice::ReloadSuperseded { .. } => "reload_superseded",

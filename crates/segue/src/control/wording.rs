@@ -158,6 +158,10 @@ pub(crate) fn notice(notice: &Notice, names: &impl Names) -> (Level, String) {
             Level::Info,
             format!("{reload}: {} (after {})", self::step(step), human(*took)),
         ),
+        Notice::CanarySkipped { reload } => (
+            Level::Warn,
+            format!("{reload} has no canary: no address can be shared by two generations"),
+        ),
         Notice::WorkerBlocked { worker, slot } => (
             Level::Warn,
             format!(
