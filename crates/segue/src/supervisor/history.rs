@@ -44,6 +44,8 @@ pub(super) struct History {
     counts: Vec<RestartCount>,
     /// Whose request the core is about to be told of.
     asked: Option<Request>,
+    /// Who asked last for what became no reload: a rollback may have ended one.
+    declined: Option<Asked>,
 }
 
 /// A request for a reload.
@@ -92,6 +94,7 @@ impl History {
             last_restart: 0,
             counts: Vec::new(),
             asked: None,
+            declined: None,
         }
     }
 
@@ -121,6 +124,7 @@ impl History {
             restarts: restarts.into(),
             counts: inherited.value(&journal.full(COUNTS))?.unwrap_or_default(),
             asked: inherited.value(&journal.full(ASKED))?,
+            declined: None,
             journal,
         })
     }
@@ -144,10 +148,16 @@ impl History {
         let is_it = |asked: &mut Request| asked.request == request.0;
         if let Some(asked) = self.asked.take_if(is_it) {
             self.journal.drop(ASKED);
-            if let Some(reload) = reload {
-                self.add(reload, asked);
+            match reload {
+                Some(reload) => self.add(reload, asked),
+                None => self.declined = Some(asked.asked),
             }
         }
+    }
+
+    /// Who has just asked for what became no reload.
+    pub(super) const fn declined(&self) -> Option<&Asked> {
+        self.declined.as_ref()
     }
 
     /// A request that a predecessor may not have seen numbered.

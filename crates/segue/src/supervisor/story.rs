@@ -2,7 +2,7 @@
 
 use std::time::UNIX_EPOCH;
 
-use segue_core::{Event, Generation, Notice, RequestId, WorkerId};
+use segue_core::{Cause, Event, Generation, Notice, RequestId, WorkerId};
 use segue_wire::control as wire;
 use segue_wire::control::{Asked, Failure, ReloadOutcome, RestartRecord, Story};
 
@@ -39,8 +39,11 @@ impl Supervisor {
                 let end = End::of(ReloadOutcome::Committed, told);
                 self.history.ended(*reload, now, end);
             }
-            Notice::ReloadFailed { reload, .. } => {
-                let end = End::of(ReloadOutcome::Failed, told);
+            Notice::ReloadFailed { reload, failure } => {
+                let mut end = End::of(ReloadOutcome::Failed, told);
+                if let (Cause::RolledBack, Some(asked)) = (failure.cause, self.history.declined()) {
+                    end.text.push_str(&format!(", by {}", asked.text));
+                }
                 self.history.ended(*reload, now, end);
             }
             Notice::ReloadSuperseded { reload, by } => {

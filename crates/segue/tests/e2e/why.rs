@@ -341,3 +341,95 @@ fn there_is_nothing_to_promote_without_a_trial() {
     run.segue(&["promote", "unknown"]).expect(3);
     run.finish();
 }
+
+#[test]
+fn a_slot_that_was_given_up_is_tried_again_at_a_restart() {
+    let run = loop_of_restarts();
+    let works = give_up(&run);
+    std::fs::write(run.site.path("releases/v1/behaviour"), works).expect("mend the release");
+    run.segue(&["restart"]).expect(0).says(&["was restarted"]);
+    run.segue(&["status", "--check"]).expect(0);
+    assert_eq!(run.get("/").version(), "v1");
+    let record = story(&run).reloads[0].clone();
+    assert_eq!(
+        (record.kind.as_str(), record.outcome),
+        ("restart", ReloadOutcome::Committed)
+    );
+    assert!(
+        record.asked.text.starts_with("`segue restart` by "),
+        "{record:?}"
+    );
+    run.finish();
+}
+
+#[test]
+fn back_to_the_release_before_after_the_commit() {
+    let run = Launch::standin("").workers("1").start();
+    run.segue(&["rollback"])
+        .expect(1)
+        .says(&["cannot roll back", "no release has served before"]);
+    run.roll("v2", "");
+    assert_eq!(run.get("/").version(), "v2");
+    run.segue(&["rollback"])
+        .expect(0)
+        .says(&["rolled back: the release of generation 1"]);
+    assert_eq!(run.get("/").version(), "v1");
+    let told = story(&run);
+    let record = told.reloads.last().expect("a record");
+    assert_eq!(
+        (record.kind.as_str(), record.outcome),
+        ("rollback", ReloadOutcome::Committed)
+    );
+    assert!(
+        record.release.as_ref().is_some_and(|it| it.ends_with("v1")),
+        "{record:?}"
+    );
+    run.finish();
+}
+
+#[test]
+fn a_trial_can_be_ended_either_way() {
+    let run = Launch::standin("")
+        .workers("1")
+        .flag("--probation", "10m")
+        .start();
+    let on_trial = |version: &str| {
+        run.site.deploy(version, "");
+        let reload = run.segue_beside(&["reload"]);
+        run.until("it is on trial", |app| {
+            app.reload.as_ref().is_some_and(|it| it.step == "probation")
+        });
+        assert_eq!(run.get("/").version(), version);
+        reload
+    };
+    let reload = on_trial("v2");
+    run.segue(&["status"])
+        .expect(0)
+        .says(&["the old workers stay for 10 min", "left"]);
+    run.segue(&["rollback"]).expect(0).says(&["serves on"]);
+    reload
+        .wait(LIMIT)
+        .expect(1)
+        .says(&["rolled back on request"]);
+    assert_eq!(run.get("/").version(), "v1");
+    let record = story(&run).reloads[0].clone();
+    assert_eq!(record.outcome, ReloadOutcome::Failed);
+    assert!(
+        record.text.contains("by `segue rollback` by "),
+        "{record:?}"
+    );
+
+    let reload = on_trial("v3");
+    run.segue(&["promote"])
+        .expect(0)
+        .says(&["committed before its time"]);
+    reload.wait(LIMIT).expect(0);
+    assert_eq!(run.get("/").version(), "v3");
+    let steps: Vec<String> = story(&run).reloads[1]
+        .steps
+        .iter()
+        .map(|it| it.step.clone())
+        .collect();
+    assert!(steps.iter().any(|step| step == "probation"), "{steps:?}");
+    run.finish();
+}
