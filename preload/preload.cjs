@@ -2,21 +2,23 @@
 
 // Loaded by Node into every worker before the app (`--require`). It owns the worker's side of a
 // drain: it knows the connections, hands idle ones to the next generation, announces the end of
-// those that cannot move, and tells the supervisor when nothing is left.
+// those that cannot move, and tells the supervisor when nothing is left. While the worker serves it
+// answers pings, and while a canary runs it counts answers.
 //
 // It must not throw, keep a process alive outside a drain, be called on the path of a request
-// before a drain begins, or do anything in a process that is not a worker of segue (helpers the
+// before a drain or a count begins, or do anything in a process that is not a worker of segue (helpers the
 // app starts inherit both the option and the environment). In a worker's threads it only says
 // where they listen, for what they bind is out of the supervisor's reach.
 //
 // Node's internals are used where there is no public way. Those are the same from 16 to 26; on
 // any other version connections are not moved.
 
-const { setTimeout, setImmediate } = require('timers');
+const { setTimeout, setImmediate, setInterval, clearInterval } = require('timers');
 
 const MARGIN_MS = 1000; // grace beyond an announced keep-alive time; Node's own margin since 22
 const SWEEP_MS = 25;
 const STATE_MS = 1000; // at most one state message in this time
+const COUNT_MS = 1000; // between two reports of what has been counted
 const MAX_OUTGOING = 16; // Node re-queues all waiting handles at every acknowledgement
 const HANDSHAKE_MS = 5000; // how long a TLS handshake may still take once nothing is accepted
 const WS_ANSWER_MS = 10000; // how long a WebSocket peer may take to answer our close frame
@@ -135,6 +137,7 @@ function start() {
   let adoption = null; // the connection that is being handed in right now
   let replacedSend = null; // the app's own process.send, while the cluster module works
   let drain = null;
+  let count = null; // the hooks that count answers, while there are any
 
   function tell(message) {
     if (!process.connected) return;
@@ -210,6 +213,7 @@ function start() {
     entry.stopped = false;
     if (entry.key !== undefined) {
       entries.add(entry);
+      if (count !== null) count.watch(entry);
       if (drain !== null && !drain.accept) stopAccepting(entry);
     } else if (!internal.has(entry.server)) {
       tell({ act: 'bypass', what: nameOf(entry.server.address()) });
@@ -237,8 +241,7 @@ function start() {
   // Runs before the cluster module's own listener for the same message, afterCluster after it.
   function beforeCluster(message, handle) {
     afterCluster();
-    if (message.cmd === 'NODE_SEGUE' && message.act === 'drain') onDrain(message);
-    if (message.cmd === 'NODE_SEGUE' && message.act === 'sync') answerSync(message.n);
+    if (message.cmd === 'NODE_SEGUE') onOrder(message);
     if (message.cmd !== 'NODE_CLUSTER') return;
     lendSend();
     if (message.act === 'newconn') {
@@ -246,6 +249,14 @@ function start() {
     } else if (message.ack !== undefined && message.key !== undefined && !message.errno) {
       if (handle) keys.set(handle, message.key);
     }
+  }
+
+  function onOrder(message) {
+    if (message.act === 'drain') onDrain(message);
+    else if (message.act === 'sync') answerSync(message.n);
+    else if (message.act === 'ping') tell({ act: 'pong', n: message.n });
+    else if (message.act === 'count') onCount(message.on === true);
+    else if (message.act === 'cache') fillCache();
   }
 
   function afterCluster() {
@@ -512,6 +523,64 @@ function start() {
       if (!entry || !entries.has(entry)) return;
       setImmediate(safely(() => { if (entry.live.has(socket)) tryMove(entry, socket); }));
     }));
+  }
+
+  // ---- Counting answers ------------------------------------------------------------------
+
+  function onCount(on) {
+    if (count !== null) count.end();
+    count = on ? startCounting() : null;
+  }
+
+  function startCounting() {
+    const tally = { answers: 0, errors: 0 };
+    const { channel } = require('diagnostics_channel');
+    const requests = channel('http.server.request.start');
+    let told = 0;
+
+    const over = (failed) => {
+      tally.answers += 1;
+      if (failed) tally.errors += 1;
+    };
+    const responseOver = safely(function() { over(this.statusCode >= 500 || !this.writableFinished); });
+    const streamOver = safely(function() {
+      const status = this.sentHeaders && this.sentHeaders[':status'];
+      over(!(status < 500) || this.rstCode !== 0);
+    });
+    const onRequest = safely(({ response, server }) => {
+      const entry = known.get(server);
+      // Those of HTTP/2 are counted by their stream.
+      if (entry && entries.has(entry) && !response.stream) response.on('close', responseOver);
+    });
+    const onStream = safely((stream) => { stream.on('close', streamOver); });
+
+    const watchStreams = ({ server, h2 }) => { if (h2 && !server.listeners('stream').includes(onStream)) server.on('stream', onStream); };
+    const tellCount = safely(() => {
+      if (tally.answers === told) return;
+      told = tally.answers;
+      tell(Object.assign({ act: 'counted' }, tally));
+    });
+    requests.subscribe(onRequest);
+    for (const entry of entries) watchStreams(entry);
+    const timer = setInterval(tellCount, COUNT_MS);
+    timer.unref();
+    return {
+      watch: watchStreams,
+      end() {
+        clearInterval(timer);
+        requests.unsubscribe(onRequest);
+        for (const { server, h2 } of entries) if (h2) server.removeListener('stream', onStream);
+        tellCount();
+      },
+    };
+  }
+
+  // ---- Node's compile cache --------------------------------------------------------------
+
+  // Node itself writes it at a process's end, which is too late for those that start meanwhile.
+  function fillCache() {
+    const { flushCompileCache } = require('module');
+    if (typeof flushCompileCache === 'function') flushCompileCache();
   }
 
   // ---- The drain -------------------------------------------------------------------------

@@ -1,21 +1,25 @@
-//! Orders to the shell, imperative, and what is reported to people.
+//! Orders to the shell, imperative, and how requests end.
 
 use std::time::Duration;
 
-use crate::datum::{portable_choice, portable_record};
-use crate::event::ExitStatus;
+use crate::cause::{Failure, Leaving};
+use crate::datum::portable_choice;
 use crate::ids::{
     AddressId, AskId, Generation, ReloadId, RequestId, SlotId, SocketIndex, SocketRef, WorkerId,
 };
+use crate::notice::Notice;
 use crate::time::Time;
 
 /// Something to do. The shell performs actions in the order given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Resolve directory, script and environment for a generation and pin them.
-    /// Answered by `Prepared` or `PrepareFailed`.
-    Prepare { generation: Generation },
-    /// No worker of this generation will be spawned any more.
+    /// Resolve directory, script and environment for a generation and pin them; with `like`, those
+    /// that were pinned for that generation, as they were. Answered by `Prepared` or `PrepareFailed`.
+    Prepare {
+        generation: Generation,
+        like: Option<Generation>,
+    },
+    /// No worker of this generation will be spawned any more, nor of one like it.
     Forget { generation: Generation },
     /// Start a process. Answered by `Spawned` or `SpawnFailed`.
     Spawn {
@@ -23,6 +27,16 @@ pub enum Action {
         slot: SlotId,
         generation: Generation,
     },
+
+    /// The worker is ready: what slowed its boot for the sake of others is to end.
+    BootDone { worker: WorkerId },
+    /// Ask the worker once, over a connection that reaches nobody else, whether it works.
+    /// Answered by `Probed`, within the probe's time-out.
+    Probe { worker: WorkerId },
+    /// From now on the worker's answers are counted. Reported by `Counted`, now and then.
+    Count { worker: WorkerId },
+    /// No more.
+    StopCounting { worker: WorkerId },
 
     /// Make a socket: the next one of its address's group, or the address's first.
     /// A new steered address comes with a program that sends everything to this first one.
@@ -40,11 +54,12 @@ pub enum Action {
         ask: AskId,
         errno: i32,
     },
-    /// From now on new connections go to exactly these sockets. Never empty.
+    /// From now on new connections go to exactly these sockets, to each in proportion to its weight.
+    /// Never empty, no weight is 0, and all are 1 where they are equal.
     /// For a path: exactly one, moved onto the path. Answered by `Steered` or `SteerFailed`.
     Steer {
         address: AddressId,
-        set: Vec<SocketIndex>,
+        set: Vec<(SocketIndex, u32)>,
     },
     /// These workers may be handed connections of this address, in turn.
     Publish {
@@ -114,6 +129,12 @@ pub enum Signal {
 pub enum Outcome {
     /// Every slot of the first generation is ready.
     Started { took: Duration },
+    /// Every slot is ready again, with a new generation.
+    Restarted {
+        reload: ReloadId,
+        generation: Generation,
+        took: Duration,
+    },
     /// The new generation serves alone.
     Reloaded {
         reload: ReloadId,
@@ -122,6 +143,24 @@ pub enum Outcome {
     },
     /// Nothing has changed; the old generation serves.
     ReloadFailed { reload: ReloadId, failure: Failure },
+    /// The new generation serves alone, without the rest of its trial.
+    Promoted {
+        reload: ReloadId,
+        generation: Generation,
+    },
+    /// The release that served before serves again: the reload `of` was abandoned, and
+    /// `generation` has gone on serving.
+    Abandoned {
+        of: ReloadId,
+        generation: Generation,
+    },
+    /// The release of the generation `to` serves again, under a new number.
+    RolledBack {
+        reload: ReloadId,
+        generation: Generation,
+        to: Generation,
+        took: Duration,
+    },
     /// A later request overtook this one.
     Superseded { by: ReloadId },
     /// The number of slots, before and after.
@@ -151,67 +190,10 @@ pub enum Refusal {
     NoWorkers,
     /// More workers than the pool has room for.
     TooMany,
-}
-
-/// Why a generation, or a single worker, is no good.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Failure {
-    pub worker: Option<WorkerId>,
-    pub slot: Option<SlotId>,
-    pub cause: Cause,
-}
-
-/// One vocabulary for everything that can be wrong with a worker or a reload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
-    /// The process ended before it was ready.
-    ExitedBooting { status: ExitStatus },
-    /// The process ended after it was ready.
-    ExitedReady { status: ExitStatus, after: Duration },
-    /// Ready time-out: it listens nowhere.
-    NeverListened { within: Duration },
-    /// Ready time-out: it does not listen where the serving generation does.
-    NotListeningAt {
-        address: AddressId,
-        within: Duration,
-    },
-    /// Ready time-out: no `process.send('ready')`.
-    NeverSaidReady { within: Duration },
-    /// Another process below it listens.
-    Wrapper,
-    /// Its channel broke or was closed by the app.
-    ChannelLost,
-    /// No process could be made.
-    SpawnFailed,
-    /// The release cannot be resolved.
-    PrepareFailed,
-    /// The kernel refused to change who gets connections.
-    SteerFailed { address: AddressId },
-}
-
-/// Why a worker leaves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leaving {
-    /// A newer generation serves.
-    Reload,
-    /// Its slot is gone.
-    ScaledDown,
-    /// The app stops.
-    Stop,
-    /// The app is paused.
-    Pause,
-    /// It belongs to a generation that was abandoned.
-    Abandoned,
-    /// It has reached its greatest age, and its successor is ready.
-    Aged,
-    /// It uses too much memory, and its successor is ready.
-    OverMemory,
-    /// It was to replace another, which is replaced otherwise now.
-    NotNeeded,
-    /// It cannot be talked to any more.
-    ChannelLost,
-    /// It did not become ready in time.
-    NotReady,
+    /// No reload is on trial.
+    NothingToPromote,
+    /// No release has served before this one.
+    NothingToRollBackTo,
 }
 
 /// How the supervisor's work on an app ended.
@@ -225,160 +207,6 @@ pub enum Finish {
     GivenUp,
 }
 
-/// News, for people.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Notice {
-    WorkerSpawned {
-        worker: WorkerId,
-        slot: SlotId,
-        generation: Generation,
-    },
-    WorkerReady {
-        worker: WorkerId,
-        slot: SlotId,
-        took: Duration,
-    },
-    /// A worker failed that had not been asked to leave.
-    WorkerFailed {
-        worker: WorkerId,
-        slot: SlotId,
-        cause: Cause,
-    },
-    /// Its successor is spawned after this wait.
-    RespawnDue {
-        slot: SlotId,
-        wait: Duration,
-        restarts: u32,
-    },
-    /// Restart intensity reached.
-    SlotGivenUp {
-        slot: SlotId,
-        restarts: u32,
-        within: Duration,
-    },
-    WorkerLeaving {
-        worker: WorkerId,
-        slot: SlotId,
-        why: Leaving,
-    },
-    /// The worker has no connection left; it is told to end.
-    WorkerDrained {
-        worker: WorkerId,
-        slot: SlotId,
-        took: Duration,
-    },
-    /// The drain's deadline came first.
-    DrainTimedOut {
-        worker: WorkerId,
-        slot: SlotId,
-        limit: Duration,
-    },
-    /// It ignored the stop request too.
-    WorkerKilled {
-        worker: WorkerId,
-        slot: SlotId,
-    },
-    /// A worker that was asked to leave is gone.
-    WorkerLeft {
-        worker: WorkerId,
-        slot: SlotId,
-        status: ExitStatus,
-    },
-    /// Everybody who should serve is ready.
-    AppReady {
-        workers: u32,
-        took: Duration,
-    },
-    ReloadStarted {
-        reload: ReloadId,
-        generation: Generation,
-    },
-    ReloadCommitted {
-        reload: ReloadId,
-        generation: Generation,
-        took: Duration,
-    },
-    ReloadFailed {
-        reload: ReloadId,
-        failure: Failure,
-    },
-    ReloadSuperseded {
-        reload: ReloadId,
-        by: ReloadId,
-    },
-    GenerationGone {
-        generation: Generation,
-    },
-    /// Too many generations drain at once: the oldest is ended now.
-    GenerationHurried {
-        generation: Generation,
-        draining: u32,
-        limit: u32,
-    },
-    AddressOpened {
-        address: AddressId,
-        steered: bool,
-    },
-    AddressClosed {
-        address: AddressId,
-    },
-    /// Nobody will serve this address soon: connections are refused.
-    AddressUnserved {
-        address: AddressId,
-    },
-    /// Somebody serves it again.
-    AddressServed {
-        address: AddressId,
-    },
-    /// A held answer was given before the cut-over, because the worker could not get ready without it.
-    HeldReleased {
-        worker: WorkerId,
-        address: AddressId,
-    },
-    /// Late handshakes or queued connections were still there at the limit; they are handed over.
-    SettleTimedOut {
-        worker: WorkerId,
-        slot: SlotId,
-    },
-    Scaled {
-        from: u32,
-        to: u32,
-    },
-    /// A stop was asked for; it begins after this.
-    StopDelayed {
-        delay: Duration,
-    },
-    Stopping,
-    /// Workers drain, clients wait for the next reload.
-    Paused,
-    /// The signal was understood and is not possible now.
-    Refused(Refusal),
-}
-
 portable_choice!(Tend [Leave, HandOver, Reset]);
-
-portable_record!(Failure {
-    worker,
-    slot,
-    cause
-});
-
-portable_choice!(
-    Cause
-    [Wrapper, ChannelLost, SpawnFailed, PrepareFailed]
-    {
-        ExitedBooting { status },
-        ExitedReady { status, after },
-        NeverListened { within },
-        NotListeningAt { address, within },
-        NeverSaidReady { within },
-        SteerFailed { address },
-    }
-);
-
-portable_choice!(
-    Leaving
-    [Reload, ScaledDown, Stop, Pause, Abandoned, Aged, OverMemory, NotNeeded, ChannelLost, NotReady]
-);
 
 portable_choice!(Finish [GivenUp] { Stopped { killed } } (NeverStarted));

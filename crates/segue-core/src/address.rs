@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::action::Tend;
-use crate::datum::portable_record;
+use crate::datum::{Datum, Portable, Unreadable, portable_record};
 use crate::event::AddressKind;
 use crate::ids::{AddressId, AskId, Generation, SocketIndex, WorkerId};
 use crate::settings::Distribution;
@@ -38,9 +38,9 @@ pub(crate) struct Address {
     pub(crate) is_opening: bool,
     pub(crate) asks: VecDeque<Ask>,
     /// Who gets new connections now.
-    pub(crate) set: Vec<SocketIndex>,
+    pub(crate) set: Set,
     /// A change of the set that has been ordered and not reported yet.
-    pub(crate) ordered: Option<Vec<SocketIndex>>,
+    pub(crate) ordered: Option<Set>,
     pub(crate) retry_at: Option<Time>,
     /// Who may be handed connections.
     pub(crate) published: Vec<WorkerId>,
@@ -97,6 +97,47 @@ pub(crate) enum Choice {
     Full,
 }
 
+/// Sockets that get new connections, in order, each with a weight above 0.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Set(pub(crate) Vec<(SocketIndex, u32)>);
+
+impl Set {
+    /// All alike.
+    pub(crate) fn of(members: &[SocketIndex]) -> Self {
+        Self(members.iter().map(|index| (*index, 1)).collect())
+    }
+
+    pub(crate) fn contains(&self, index: SocketIndex) -> bool {
+        self.0.iter().any(|(member, _)| *member == index)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// A list; a member of weight 1 is its index alone, as it was before there were weights.
+impl Portable for Set {
+    fn save(&self) -> Datum {
+        let members = self.0.iter().map(|member| match member {
+            (index, 1) => index.save(),
+            weighted => weighted.save(),
+        });
+        Datum::List(members.collect())
+    }
+
+    fn load(datum: &Datum) -> Result<Self, Unreadable> {
+        let Datum::List(members) = datum else {
+            return Err(datum.is_no("list"));
+        };
+        let members = members.iter().map(|member| match member {
+            Datum::Number(_) => SocketIndex::load(member).map(|index| (index, 1)),
+            weighted => Portable::load(weighted),
+        });
+        members.collect::<Result<_, _>>().map(Self)
+    }
+}
+
 pub(crate) type Workers = BTreeMap<WorkerId, Worker>;
 
 impl Address {
@@ -106,7 +147,7 @@ impl Address {
             sockets: Vec::new(),
             is_opening: false,
             asks: VecDeque::new(),
-            set: Vec::new(),
+            set: Set::default(),
             ordered: None,
             retry_at: None,
             published: Vec::new(),
@@ -127,11 +168,7 @@ impl Address {
 
     /// New connections reach it, or may at any moment.
     pub(crate) fn is_in_set(&self, index: SocketIndex) -> bool {
-        self.set.contains(&index)
-            || self
-                .ordered
-                .as_ref()
-                .is_some_and(|set| set.contains(&index))
+        self.set.contains(index) || self.ordered.as_ref().is_some_and(|set| set.contains(index))
     }
 
     pub(crate) fn choose(&self, asker: Asker, distribution: Distribution, now: Time) -> Choice {
@@ -186,64 +223,6 @@ impl Address {
         }
     }
 
-    /// The set as it should be with `front` as the generation that gets new connections.
-    pub(crate) fn desired_set(
-        &self,
-        id: AddressId,
-        front: Generation,
-        workers: &Workers,
-    ) -> Vec<SocketIndex> {
-        let serves = |worker: &WorkerId| {
-            workers.get(worker).is_some_and(|worker| {
-                // One whose channel has ended is about to exit.
-                worker.generation == front
-                    && worker.is_ready()
-                    && worker.has_channel()
-                    && worker.listens.contains(&id)
-            })
-        };
-        let mut members: Vec<SocketIndex> = self
-            .indexed()
-            .filter(|(_, socket)| socket.holders.iter().any(serves))
-            .map(|(index, _)| index)
-            .collect();
-        match self.kind {
-            AddressKind::Steered => {}
-            AddressKind::Path | AddressKind::Single => members.truncate(1),
-        }
-        if members.is_empty() {
-            self.set.clone()
-        } else {
-            members
-        }
-    }
-
-    /// Who may be handed connections: ready workers of the generation in front; failing those,
-    /// proven ones on their way out that still accept.
-    pub(crate) fn desired_publication(
-        &self,
-        id: AddressId,
-        front: Generation,
-        workers: &Workers,
-    ) -> Vec<WorkerId> {
-        let listening = |wanted: fn(&Worker, Generation) -> bool| -> Vec<WorkerId> {
-            workers
-                .iter()
-                .filter(|(_, worker)| {
-                    worker.listens.contains(&id) && worker.has_channel() && wanted(worker, front)
-                })
-                .map(|(id, _)| *id)
-                .collect()
-        };
-        let ready = listening(|worker, front| worker.generation == front && worker.is_ready());
-        if !ready.is_empty() {
-            return ready;
-        }
-        listening(|worker, front| {
-            worker.generation <= front && worker.accepts() && !worker.is_booting()
-        })
-    }
-
     /// What to do with the queue of a socket.
     pub(crate) fn desired_tend(&self, id: AddressId, socket: &Socket, workers: &Workers) -> Tend {
         let is_accepted_from = socket.holders.iter().any(|holder| {
@@ -267,8 +246,8 @@ impl Address {
         let Some(ordered) = self.ordered.take() else {
             return;
         };
-        for index in std::mem::replace(&mut self.set, ordered) {
-            if !self.set.contains(&index)
+        for (index, _) in std::mem::replace(&mut self.set, ordered).0 {
+            if !self.set.contains(index)
                 && let Some(socket) = self.socket_mut(index)
             {
                 socket.left_set = Some(now);
@@ -286,7 +265,7 @@ impl Address {
 
     /// What is noted of a socket does not say anything once it is in the set.
     fn forget_notes(&mut self) {
-        for index in self.set.clone() {
+        for (index, _) in self.set.clone().0 {
             if let Some(socket) = self.socket_mut(index) {
                 socket.is_noted = false;
             }
@@ -299,7 +278,7 @@ impl Address {
         let set = self.ordered.clone().unwrap_or_else(|| self.set.clone());
         for (index, socket) in (0_u16..).map(SocketIndex).zip(&mut self.sockets) {
             if socket.holders.contains(&worker) {
-                socket.is_noted = !set.contains(&index);
+                socket.is_noted = !set.contains(index);
             }
         }
     }
@@ -414,7 +393,7 @@ mod tests {
     fn group(kind: AddressKind) -> Address {
         let mut address = Address::new(kind);
         address.sockets = vec![Socket::parked(), Socket::parked(), Socket::parked()];
-        address.set = vec![SocketIndex(0), SocketIndex(1)];
+        address.set = Set::of(&[SocketIndex(0), SocketIndex(1)]);
         address.sockets[0].holders.insert(WorkerId(1));
         address.sockets[0].generation = Some(OLD);
         address
@@ -487,7 +466,7 @@ mod tests {
             if is_noted_before {
                 address.note(WorkerId(1));
             }
-            address.ordered = Some(vec![SocketIndex(1)]);
+            address.ordered = Some(Set::of(&[SocketIndex(1)]));
             if !is_noted_before {
                 address.note(WorkerId(1));
             }

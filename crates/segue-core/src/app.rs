@@ -6,14 +6,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::action::{Action, Cause, Failure, Leaving, Notice, Outcome};
+use crate::action::{Action, Outcome};
 use crate::address::Address;
+use crate::boot::Pilot;
+use crate::cause::{Cause, Failure, Leaving};
 use crate::datum::{Datum, Portable, Unreadable, portable_choice};
 use crate::event::{Event, ExitStatus};
+use crate::health::Health;
 use crate::ids::{AddressId, Generation, ReloadId, RequestId, SlotId, WorkerId};
-use crate::reload::{Reload, Waiting};
+use crate::notice::Notice;
+use crate::reload::Reload;
+use crate::request::Waiting;
 use crate::settings::Settings;
-use crate::slot::{Next, Slot, Verdict};
+use crate::slot::{Next, Slot};
 use crate::start::Start;
 use crate::stop::Stop;
 use crate::time::Time;
@@ -33,9 +38,14 @@ pub struct App {
     pub(crate) addresses: BTreeMap<AddressId, Address>,
     /// The generation that a respawn belongs to.
     pub(crate) serving: Generation,
+    /// The one that served before; its release is kept.
+    pub(crate) previous: Option<Generation>,
     pub(crate) reload: Option<Reload>,
     /// The newest reload asked for while another is under way.
     pub(crate) waiting: Option<Waiting>,
+    pub(crate) health: Health,
+    /// Who boots before the others.
+    pub(crate) pilot: Option<Pilot>,
     /// A stop that was asked for and begins at this instant.
     pub(crate) delayed_stop: Option<(Time, Stop)>,
     /// Workers that have become quiet in this step and whose handshakes are to be noted.
@@ -101,8 +111,11 @@ impl App {
             workers: BTreeMap::new(),
             addresses: BTreeMap::new(),
             serving: Generation(1),
+            previous: None,
             reload: None,
             waiting: None,
+            health: Health::default(),
+            pilot: None,
             delayed_stop: None,
             newly_quiet: Vec::new(),
             leaving: Vec::new(),
@@ -143,7 +156,23 @@ impl App {
     fn apply(&mut self, event: Event) {
         match event {
             Event::StartRequested { request } => self.start(request),
-            Event::ReloadRequested { request } => self.request_reload(request),
+            Event::ReloadRequested { request, canary } => self.request_reload(request, canary),
+            Event::PromoteRequested { request } => self.request_promote(request),
+            Event::RollbackRequested { request } => self.request_rollback(request),
+            Event::RestartRequested { request } => self.request_restart(request),
+            Event::Notified { worker } => {
+                if let Some(worker) = self.workers.get_mut(&worker) {
+                    worker.is_notified = true;
+                }
+            }
+            Event::Probed { worker, verdict } => self.probed(worker, verdict),
+            Event::Blocked { worker } => self.blocked(worker),
+            Event::Unblocked { worker } => self.unblocked(worker),
+            Event::Counted {
+                worker,
+                answers,
+                errors,
+            } => self.counted(worker, answers, errors),
             Event::ScaleRequested { request, to } => self.scale(request, to),
             Event::PauseRequested { request } => self.request_pause(request),
             Event::StopRequested { request } => self.request_stop(request),
@@ -151,7 +180,8 @@ impl App {
             Event::Prepared {
                 generation,
                 changed,
-            } => self.prepared(generation, changed),
+                is_cold,
+            } => self.prepared(generation, changed, is_cold),
             Event::PrepareFailed { generation } => self.prepare_failed(generation),
             Event::Spawned { worker } => {
                 if let Some(worker) = self.workers.get_mut(&worker) {
@@ -242,7 +272,9 @@ impl App {
             self.has_moved = false;
             self.spawn_due();
             self.answer_asks();
+            self.advance_probes();
             self.advance_boots();
+            self.advance_health();
             self.advance_replacements();
             self.fail_lost_channels();
             self.advance_reload();
@@ -257,6 +289,9 @@ impl App {
 
     /// Whether vacant slots are to be filled: not before anybody has shown that the app can start.
     pub(crate) fn respawns(&self) -> bool {
+        if self.is_emptying() {
+            return false;
+        }
         match self.phase {
             Phase::Starting {
                 was_ready, failure, ..
@@ -283,9 +318,11 @@ impl App {
                     && matches!(slot.respawn.next, Next::At(at) if at <= self.now)
             })
             .map(|(id, _)| *id)
+            .take(self.boots_allowed())
             .collect();
         for slot in due {
             let worker = self.spawn(slot, self.serving);
+            self.note_pilot(worker);
             if let Some(slot) = self.slots.get_mut(&slot) {
                 slot.occupant = Some(worker);
             }
@@ -311,143 +348,6 @@ impl App {
         worker
     }
 
-    /// A worker that should have stayed is no good (any more).
-    pub(crate) fn fail(&mut self, worker: WorkerId, cause: Cause, leaving: Leaving) {
-        let Some(found) = self.workers.get(&worker) else {
-            return;
-        };
-        if !found.stays() {
-            return;
-        }
-        let slot = found.slot;
-        let served = found.is_ready().then(|| self.now.since(found.since));
-        self.notify(Notice::WorkerFailed {
-            worker,
-            slot,
-            cause,
-        });
-        self.leave(worker, leaving);
-        self.account_failure(worker, slot, served, cause);
-    }
-
-    /// The process does not exist (any more).
-    fn worker_gone(
-        &mut self,
-        worker: WorkerId,
-        cause: impl Fn(Option<Duration>) -> Cause,
-        status: ExitStatus,
-        now: Time,
-    ) {
-        let Some(found) = self.workers.get(&worker) else {
-            return;
-        };
-        let slot = found.slot;
-        if found.stays() {
-            let served = found.is_ready().then(|| now.since(found.since));
-            let cause = cause(served);
-            self.notify(Notice::WorkerFailed {
-                worker,
-                slot,
-                cause,
-            });
-            self.forget_worker(worker);
-            self.account_failure(worker, slot, served, cause);
-        } else {
-            self.notify(Notice::WorkerLeft {
-                worker,
-                slot,
-                status,
-            });
-            self.forget_worker(worker);
-        }
-    }
-
-    fn forget_worker(&mut self, worker: WorkerId) {
-        self.workers.remove(&worker);
-        self.newly_quiet.retain(|id| *id != worker);
-        for address in self.addresses.values_mut() {
-            address.release(worker);
-            address.asks.retain(|ask| ask.worker != worker);
-        }
-    }
-
-    fn account_failure(
-        &mut self,
-        worker: WorkerId,
-        slot: SlotId,
-        served: Option<Duration>,
-        cause: Cause,
-    ) {
-        let failure = Failure {
-            worker: Some(worker),
-            slot: Some(slot),
-            cause,
-        };
-        if self
-            .reload
-            .as_ref()
-            .is_some_and(|reload| reload.is_incoming(worker))
-        {
-            self.fail_reload(failure);
-            return;
-        }
-        if self.successor_failed(worker, slot) {
-            return;
-        }
-        let is_occupant = self
-            .slots
-            .get(&slot)
-            .is_some_and(|slot| slot.occupant == Some(worker));
-        if !is_occupant {
-            return;
-        }
-        if let Phase::Starting {
-            failure: first,
-            was_ready: false,
-            ..
-        } = &mut self.phase
-        {
-            // The others then fail because they all bind the port themselves.
-            if cause == Cause::Wrapper {
-                *first = Some(failure);
-            } else {
-                first.get_or_insert(failure);
-            }
-        }
-        let settings = self.settings.clone();
-        let Some(place) = self.slots.get_mut(&slot) else {
-            return;
-        };
-        place.occupant = None;
-        let verdict = place.respawn.fail(self.now, served, &settings);
-        let restarts = place.respawn.restarts;
-        if let Some(successor) = place.successor.take() {
-            // Somebody is on the way already.
-            place.occupant = Some(successor);
-            return;
-        }
-        if !self.respawns() {
-            return;
-        }
-        match verdict {
-            Verdict::Respawn { wait } => {
-                self.notify(Notice::RespawnDue {
-                    slot,
-                    wait,
-                    restarts,
-                });
-            }
-            Verdict::GiveUp => {
-                let within = settings.intensity.within;
-                self.notify(Notice::SlotGivenUp {
-                    slot,
-                    restarts,
-                    within,
-                });
-            }
-        }
-    }
-
     /// Decides about the first start, and ends what is at its end.
     fn advance_phase(&mut self) {
         self.report_gone_generations();
@@ -462,7 +362,7 @@ impl App {
             Phase::New | Phase::Paused { .. } | Phase::Finished => {}
             Phase::Preparing { until, .. } => {
                 if self.now >= until {
-                    self.started_preparing(true);
+                    self.started_preparing(false, true);
                 }
             }
             Phase::Starting {
@@ -490,7 +390,10 @@ impl App {
             .collect();
         self.leaving.retain(|generation| !gone.contains(generation));
         for generation in gone {
-            self.order(Action::Forget { generation });
+            // It may be asked back.
+            if self.previous != Some(generation) {
+                self.order(Action::Forget { generation });
+            }
             self.notify(Notice::GenerationGone { generation });
         }
     }
@@ -505,8 +408,11 @@ impl App {
             workers,
             addresses,
             serving,
+            previous,
             reload,
             waiting,
+            health,
+            pilot,
             delayed_stop,
             newly_quiet,
             leaving,
@@ -524,8 +430,11 @@ impl App {
             ("workers", workers.save()),
             ("addresses", addresses.save()),
             ("serving", serving.save()),
+            ("previous", previous.save()),
             ("reload", reload.save()),
             ("waiting", waiting.save()),
+            ("health", health.save()),
+            ("pilot", pilot.save()),
             ("delayed_stop", delayed_stop.save()),
             ("newly_quiet", newly_quiet.save()),
             ("leaving", leaving.save()),
@@ -544,8 +453,13 @@ impl App {
             workers: state.field("workers")?,
             addresses: state.field("addresses")?,
             serving: state.field("serving")?,
-            reload: state.field("reload")?,
+            previous: state.field("previous")?,
+            reload: state
+                .field::<Option<Reload>>("reload")?
+                .map(Reload::complete),
             waiting: state.field("waiting")?,
+            health: state.field_or("health", Some(Health::default()))?,
+            pilot: state.field("pilot")?,
             delayed_stop: state.field("delayed_stop")?,
             newly_quiet: state.field("newly_quiet")?,
             leaving: state.field("leaving")?,

@@ -158,12 +158,13 @@ macro_rules! portable_record {
     };
 }
 
-/// An enum: its variants without content, those with fields, and those that wrap one value.
+/// An enum: its variants without content, those with fields, and those that wrap one value; a field
+/// that older releases do not write has a default.
 macro_rules! portable_choice {
     (
         $type:ident
         [$($unit:ident),* $(,)?]
-        $({ $($variant:ident { $($field:ident),* $(,)? }),* $(,)? })?
+        $({ $($variant:ident { $($field:ident $(= $default:expr)?),* $(,)? }),* $(,)? })?
         $(( $($wrapper:ident),* $(,)? ))?
     ) => {
         impl $crate::datum::Portable for $type {
@@ -188,7 +189,7 @@ macro_rules! portable_choice {
                 match datum.choice()? {
                     $(stringify!($unit) => Ok(Self::$unit),)*
                     $($(stringify!($variant) => Ok(Self::$variant {
-                        $($field: datum.field(stringify!($field))?),*
+                        $($field: $crate::datum::portable_record!(@load datum, $field $(, $default)?)),*
                     }),)*)?
                     $($(stringify!($wrapper) => Ok(Self::$wrapper(datum.field("of")?)),)*)?
                     _ => Err(datum.is_no(concat!("known ", stringify!($type)))),

@@ -1,10 +1,13 @@
 //! When the core wants to be woken, and what it looks like from outside.
 
 use crate::app::{App, CHANNEL_GRACE, Phase};
-use crate::reload::{HOLD_LIMIT, Reload, Step};
+use crate::boot::HOLD_LIMIT;
+use crate::ids::{ReloadId, RequestId};
+use crate::notice::ReloadStep;
+use crate::reload::{Reload, Step};
 use crate::slot::Next;
 use crate::time::Time;
-use crate::view::{AddressView, AppPhase, AppView, ReloadView, SlotView, WorkerView};
+use crate::view::{AddressView, AppPhase, AppView, CanaryView, ReloadView, SlotView, WorkerView};
 use crate::worker::{ChannelState, Worker};
 
 impl App {
@@ -28,7 +31,7 @@ impl App {
                 Next::At(at)
                     if slot.occupant.is_none() && slot.successor.is_none() && self.respawns() =>
                 {
-                    Some(at)
+                    (!self.is_pilot_ahead()).then_some(at)
                 }
                 Next::At(_) | Next::GivenUp => None,
             });
@@ -38,13 +41,8 @@ impl App {
                 .deadline()
                 .into_iter()
                 .chain(held.map(|held| held.since + HOLD_LIMIT))
+                .chain(worker.watch.deadline())
                 .chain(lost_channel(worker))
-        });
-        let reload = self.reload.as_ref().and_then(|reload| match reload.step {
-            Step::Preparing { until } | Step::Opening { until } | Step::Flipping { until } => {
-                Some(until)
-            }
-            Step::Booting => self.proven_at(),
         });
         let delayed_stop = self.delayed_stop.as_ref().map(|(at, _)| *at);
         phase
@@ -53,9 +51,23 @@ impl App {
             .chain(self.replacement_deadline())
             .chain(respawns)
             .chain(workers)
-            .chain(reload)
+            .chain(self.reload_deadline())
+            .chain(self.restart_deadline())
+            .chain(self.pilot_deadline())
+            .chain(self.block_deadlines())
             .chain(self.address_deadlines())
             .min()
+    }
+
+    /// The reload that a request has become, while that waits for its turn or goes on.
+    #[must_use]
+    pub fn reload_of(&self, request: RequestId) -> Option<ReloadId> {
+        let current = self.reload.as_ref().map(|it| (it.request, it.id));
+        let waiting = self.waiting.as_ref().map(|it| (it.request, it.id));
+        let both = [current, waiting].into_iter().flatten();
+        both.into_iter()
+            .find(|(asked, _)| *asked == request)
+            .map(|(_, id)| id)
     }
 
     /// A picture of everything, for `status`.
@@ -71,18 +83,9 @@ impl App {
                 Phase::Finished => AppPhase::Finished,
             },
             serving: self.serving,
-            reload: self.reload.as_ref().map(
-                |Reload {
-                     id,
-                     generation,
-                     since,
-                     ..
-                 }| ReloadView {
-                    reload: *id,
-                    generation: *generation,
-                    since: *since,
-                },
-            ),
+            previous: self.previous,
+            is_health_shared: self.health.is_shared,
+            reload: self.reload.as_ref().map(|reload| self.view_reload(reload)),
             slots: self
                 .slots
                 .iter()
@@ -109,6 +112,9 @@ impl App {
                         phase,
                         since: worker.since,
                         until,
+                        blocked_since: worker.blocked,
+                        failing: worker.watch.failure,
+                        is_unhealthy: self.is_unhealthy(worker),
                     }
                 })
                 .collect(),
@@ -118,12 +124,60 @@ impl App {
                 .map(|(id, address)| AddressView {
                     address: *id,
                     sockets: u16::try_from(address.sockets.len()).unwrap_or(u16::MAX),
-                    set: address.set.clone(),
+                    set: address.set.0.clone(),
                     serving: address.published.clone(),
                     steered: address.is_steerable(),
                     refusing: address.is_refusing,
                 })
                 .collect(),
+        }
+    }
+
+    fn view_reload(&self, reload: &Reload) -> ReloadView {
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let left = self.slots.len().saturating_sub(reload.joined.len());
+        let step = match reload.step {
+            Step::Preparing { .. } => ReloadStep::Preparing,
+            Step::Emptying => ReloadStep::Emptying,
+            Step::Room => ReloadStep::Replacing {
+                done: count(reload.joined.len()),
+                of: count(self.slots.len()),
+            },
+            Step::Booting => ReloadStep::Booting {
+                workers: count(reload.batch.len()),
+                of: count(left),
+            },
+            Step::Proving { .. } => ReloadStep::Proving,
+            Step::Canary { canary, .. } => ReloadStep::Canary {
+                percent: canary.percent,
+                lasts: canary.lasts,
+            },
+            Step::Opening { .. } | Step::Flipping { .. } => ReloadStep::CuttingOver,
+            Step::Probation { .. } => ReloadStep::Probation {
+                lasts: self.settings.probation,
+            },
+        };
+        let canary = match reload.step {
+            Step::Canary { until, canary } => {
+                let (new, old) = reload.tally();
+                let percent = canary.percent;
+                Some(CanaryView {
+                    percent,
+                    until,
+                    new,
+                    old,
+                })
+            }
+            _ => None,
+        };
+        ReloadView {
+            reload: reload.id,
+            generation: reload.generation,
+            since: reload.since,
+            step,
+            step_since: reload.step_since,
+            until: self.reload_deadline(),
+            canary,
         }
     }
 

@@ -1,8 +1,10 @@
 //! Facts that the shell reports, in the past tense. The core ignores facts about workers it
 //! no longer knows, so a late one does no harm.
 
+use crate::cause::ProbeFailure;
 use crate::datum::portable_choice;
 use crate::ids::{AddressId, AskId, Generation, RequestId, SocketRef, WorkerId};
+use crate::settings::Canary;
 
 /// Something happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,7 +12,17 @@ pub enum Event {
     /// The app is to run. First event of all.
     StartRequested { request: RequestId },
     /// Replace every worker with a new generation.
-    ReloadRequested { request: RequestId },
+    ReloadRequested {
+        request: RequestId,
+        canary: CanaryChoice,
+    },
+    /// End the trial of the new generation: it has won.
+    PromoteRequested { request: RequestId },
+    /// Give the generation back that served before: by abandoning the reload that is under way,
+    /// or by another one.
+    RollbackRequested { request: RequestId },
+    /// End every worker, then start the app afresh.
+    RestartRequested { request: RequestId },
     /// Change the number of slots.
     ScaleRequested { request: RequestId, to: Scale },
     /// Drain every worker, and let clients wait until a reload brings new ones.
@@ -21,10 +33,12 @@ pub enum Event {
     KillRequested { request: RequestId },
 
     /// The release of a generation has been resolved; `changed` says that `listen`, arguments or
-    /// environment differ from the serving generation's, so that it may listen elsewhere.
+    /// environment differ from the serving generation's, so that it may listen elsewhere, `is_cold`
+    /// that its compile cache is empty, so that one worker should boot before the others.
     Prepared {
         generation: Generation,
         changed: bool,
+        is_cold: bool,
     },
     /// The release of a generation cannot be resolved.
     PrepareFailed { generation: Generation },
@@ -60,6 +74,24 @@ pub enum Event {
     },
     /// `process.send('ready')`.
     SaidReady { worker: WorkerId },
+    /// `READY=1` on its notify socket.
+    Notified { worker: WorkerId },
+    /// Answer to [`Action::Probe`](crate::Action::Probe).
+    Probed {
+        worker: WorkerId,
+        verdict: ProbeVerdict,
+    },
+    /// Its event loop has not turned for a second.
+    Blocked { worker: WorkerId },
+    /// It turns again. A new supervisor says so of each worker that answers it for the first time.
+    Unblocked { worker: WorkerId },
+    /// What it has answered since [`Action::Count`](crate::Action::Count), and how many of those
+    /// were errors: 5xx, or connections that ended without an answer.
+    Counted {
+        worker: WorkerId,
+        answers: u64,
+        errors: u64,
+    },
     /// Another process below the worker listens: the worker is a wrapper and will never ask.
     FoundWrapper { worker: WorkerId },
     /// The channel is at its end, or no longer usable. The process may still run.
@@ -84,6 +116,22 @@ pub enum Event {
 
     /// [`App::next_deadline`](crate::App::next_deadline) has come.
     DeadlineReached,
+}
+
+/// Whether a reload has a canary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CanaryChoice {
+    /// As the settings say.
+    AsSet,
+    Off,
+    With(Canary),
+}
+
+/// How a probe ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProbeVerdict {
+    Passed,
+    Failed(ProbeFailure),
 }
 
 /// A number of slots, absolute or relative.
@@ -119,12 +167,15 @@ portable_choice!(
     [DeadlineReached]
     {
         StartRequested { request },
-        ReloadRequested { request },
+        ReloadRequested { request, canary = CanaryChoice::AsSet },
+        PromoteRequested { request },
+        RollbackRequested { request },
+        RestartRequested { request },
         ScaleRequested { request, to },
         PauseRequested { request },
         StopRequested { request },
         KillRequested { request },
-        Prepared { generation, changed },
+        Prepared { generation, changed, is_cold = false },
         PrepareFailed { generation },
         Spawned { worker },
         Attached { worker },
@@ -136,6 +187,11 @@ portable_choice!(
         Listened { worker, address },
         Closed { worker, address },
         SaidReady { worker },
+        Notified { worker },
+        Probed { worker, verdict },
+        Blocked { worker },
+        Unblocked { worker },
+        Counted { worker, answers, errors },
         FoundWrapper { worker },
         ChannelEnded { worker },
         Exited { worker, status },
@@ -146,6 +202,10 @@ portable_choice!(
         SteerFailed { address },
     }
 );
+
+portable_choice!(CanaryChoice [AsSet, Off] {} (With));
+
+portable_choice!(ProbeVerdict [Passed] {} (Failed));
 
 portable_choice!(Scale [] {} (To, Up, Down));
 

@@ -4,10 +4,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::action::{Action, Cause, Leaving, Notice, Signal};
+use crate::action::{Action, Signal};
 use crate::address::HANDSHAKE_LIMIT;
 use crate::app::{App, CHANNEL_GRACE, Phase as AppState};
+use crate::cause::{Cause, Leaving};
 use crate::ids::{Generation, WorkerId};
+use crate::notice::Notice;
 use crate::time::Time;
 use crate::worker::{ChannelState, Check, Phase, Worker};
 
@@ -53,7 +55,7 @@ impl App {
         }
         // Connections have reached an unproven one only where they could not be kept away. In a
         // paused app, new ones and those on their way stay in the queues, for whoever comes.
-        if is_unproven || why == Leaving::Pause {
+        if is_unproven || matches!(why, Leaving::Pause | Leaving::Restart) {
             self.notify(Notice::WorkerLeaving {
                 worker: id,
                 slot,
@@ -61,7 +63,7 @@ impl App {
             });
             let until = match is_unproven {
                 true => kill_at,
-                false => self.drain_deadline(),
+                false => self.drain_deadline(why),
             };
             self.drain_until(id, why, until);
             return;
@@ -129,7 +131,7 @@ impl App {
     }
 
     fn begin_drain(&mut self, id: WorkerId, why: Leaving) {
-        let until = self.drain_deadline();
+        let until = self.drain_deadline(why);
         self.drain_until(id, why, until);
     }
 
@@ -189,10 +191,17 @@ impl App {
         }
     }
 
-    fn drain_deadline(&self) -> Time {
+    fn drain_deadline(&self, why: Leaving) -> Time {
+        let settings = &self.settings;
+        let limit = match why {
+            Leaving::Restart => settings.stop_timeout,
+            // It finishes nothing while it is blocked.
+            Leaving::Unresponsive => settings.drain_timeout.min(settings.stop_timeout),
+            _ => settings.drain_timeout,
+        };
         match self.phase.stop() {
             Some(stop) => stop.until,
-            None => self.now + self.settings.drain_timeout,
+            None => self.now + limit,
         }
     }
 

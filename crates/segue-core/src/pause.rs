@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::action::{Leaving, Notice, Outcome, Refusal};
+use crate::action::{Outcome, Refusal};
 use crate::app::{App, Phase};
+use crate::cause::Leaving;
 use crate::ids::{RequestId, WorkerId};
+use crate::notice::Notice;
 use crate::slot::Slot;
 
 impl App {

@@ -1,57 +1,121 @@
 //! Reload: a transaction that replaces every worker with a new generation, or changes nothing.
 //!
 //! ```text
-//!   Preparing ──▶ Booting ──▶ Opening ──▶ Flipping ──▶ committed
-//!       │            │           │            │
-//!       └────────────┴───────────┴────────────┴──▶ failed: the new workers end, the old serve
+//!                ┌────────────── the next batch ◀── Room ◀─────────┐
+//!                ▼                                                 │
+//!   Preparing ─▶ Booting ─▶ Proving ─▶ Opening ─▶ [Canary] ─▶ Flipping ─▶ [Probation] ─▶ committed
+//!       │           │          │          │          │           │             │
+//!       └───────────┴──────────┴──────────┴──────────┴───────────┴─────────────┴──▶ failed
+//!   a restart:  Preparing ─▶ Emptying ─▶ a new start
 //! ```
-//! *Booting* lasts until every new worker is ready and has lived for `min_uptime`, without one
-//! connection. *Opening* answers what was held back because it cannot be steered. *Flipping*
-//! changes the set of every address; one refusal undoes them all.
+//! *Booting* lasts until every new worker of the batch is ready, *Proving* until each has lived and
+//! been well for `min_uptime`; none has had a connection then. *Opening* answers what was held back
+//! because it cannot be steered. *Canary* gives the first batch a share of the connections.
+//! *Flipping* gives the batch those of the workers that it replaces; one refusal undoes it.
+//! Where `max_surge` allows all at once there is one batch, and no old worker leaves before the
+//! commit. Otherwise they leave batch by batch, and *Room* waits until they have.
+//! How it fails stands in `rollback`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::action::{Action, Cause, Failure, Leaving, Notice, Outcome, Refusal};
+use crate::action::Outcome;
 use crate::app::{App, Phase as AppState};
+use crate::canary::Count;
+use crate::cause::{Cause, Failure};
 use crate::datum::{portable_choice, portable_record};
+use crate::event::AddressKind;
 use crate::ids::{AddressId, Generation, ReloadId, RequestId, SlotId, WorkerId};
-use crate::settings::ReadyRule;
-use crate::slot::Respawn;
+use crate::notice::{Notice, ReloadStep};
+use crate::settings::Canary;
 use crate::time::Time;
-use crate::worker::{Phase as WorkerPhase, Worker};
+use crate::worker::Worker;
 
 /// How long a held answer may take to become a listening worker, and a set to be changed.
 const OPENING_LIMIT: Duration = Duration::from_secs(5);
-
-/// A booting worker that cannot get ready because an answer is held gets it after this.
-pub(crate) const HOLD_LIMIT: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Reload {
     pub(crate) id: ReloadId,
     pub(crate) request: RequestId,
+    /// Others who have asked for the same.
+    pub(crate) also: Vec<RequestId>,
+    pub(crate) purpose: Purpose,
     pub(crate) generation: Generation,
     pub(crate) since: Time,
     pub(crate) step: Step,
+    /// When the step that was told last began.
+    pub(crate) step_since: Time,
+    /// The slots whose workers are replaced together, now.
+    pub(crate) batch: BTreeSet<SlotId>,
+    /// The new workers of the batch.
     pub(crate) incoming: BTreeMap<SlotId, WorkerId>,
+    /// New workers of earlier batches: they hold their slots.
+    pub(crate) joined: BTreeSet<WorkerId>,
     /// It may listen elsewhere than the serving generation.
     pub(crate) is_changed: bool,
+    /// Its compile cache is empty.
+    pub(crate) is_cold: bool,
+    /// The canary that is still to come.
+    pub(crate) canary: Option<Canary>,
+    /// What was answered in the canary.
+    pub(crate) counts: BTreeMap<WorkerId, Count>,
+    /// Who has ended its trial.
+    pub(crate) promoted_by: Vec<RequestId>,
+}
+
+/// What a reload is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Release,
+    /// Back to the release of this generation.
+    Rollback {
+        to: Generation,
+    },
+    Restart,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    Preparing { until: Time },
+    Preparing {
+        until: Time,
+    },
+    /// Ends with the last of those who leave; each of them has its own deadline.
+    Emptying,
+    /// The same.
+    Room,
     Booting,
-    Opening { until: Time },
-    Flipping { until: Time },
+    Proving {
+        until: Time,
+    },
+    Opening {
+        until: Time,
+    },
+    Canary {
+        until: Time,
+        canary: Canary,
+    },
+    Flipping {
+        until: Time,
+    },
+    Probation {
+        until: Time,
+    },
 }
 
-/// A reload that waits for its turn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Waiting {
-    pub(crate) id: ReloadId,
-    pub(crate) request: RequestId,
+impl Step {
+    /// New workers get connections.
+    pub(crate) fn is_public(self) -> bool {
+        match self {
+            Self::Canary { .. } | Self::Flipping { .. } | Self::Probation { .. } => true,
+            Self::Preparing { .. }
+            | Self::Emptying
+            | Self::Room
+            | Self::Booting
+            | Self::Proving { .. }
+            | Self::Opening { .. } => false,
+        }
+    }
 }
 
 impl Reload {
@@ -59,255 +123,93 @@ impl Reload {
         self.incoming.values().any(|incoming| *incoming == worker)
     }
 
+    /// It belongs to the generation that is to be committed.
+    pub(crate) fn is_new(&self, worker: WorkerId) -> bool {
+        self.is_incoming(worker) || self.joined.contains(&worker)
+    }
+
+    pub(crate) fn new_workers(&self) -> impl Iterator<Item = WorkerId> + '_ {
+        self.incoming.values().chain(&self.joined).copied()
+    }
+
     /// Before the cut-over it can be abandoned without anybody noticing.
-    fn can_be_abandoned(&self) -> bool {
-        match self.step {
-            Step::Preparing { .. } | Step::Booting | Step::Opening { .. } => true,
-            Step::Flipping { .. } => false,
+    pub(crate) fn can_be_abandoned(&self) -> bool {
+        self.joined.is_empty()
+            && match self.step {
+                Step::Preparing { .. }
+                | Step::Booting
+                | Step::Proving { .. }
+                | Step::Room
+                | Step::Opening { .. } => true,
+                Step::Emptying
+                | Step::Canary { .. }
+                | Step::Flipping { .. }
+                | Step::Probation { .. } => false,
+            }
+    }
+
+    /// One that a release wrote down which knew of no batches.
+    pub(crate) fn complete(mut self) -> Self {
+        if self.batch.is_empty() {
+            self.batch = self.incoming.keys().copied().collect();
         }
+        self
+    }
+
+    fn is_promoted(&self) -> bool {
+        !self.promoted_by.is_empty()
+    }
+
+    /// Everybody who waits for its outcome.
+    pub(crate) fn callers(&self) -> impl Iterator<Item = RequestId> + '_ {
+        std::iter::once(self.request).chain(self.also.iter().copied())
     }
 }
 
 impl App {
-    /// The generation that new connections go to.
-    pub(crate) fn front(&self) -> Generation {
-        match &self.reload {
-            Some(Reload {
-                step: Step::Flipping { .. },
-                generation,
-                ..
-            }) => *generation,
-            _ => self.serving,
-        }
-    }
-
-    pub(crate) fn request_reload(&mut self, request: RequestId) {
-        match self.phase {
-            AppState::New => {
-                self.reply(request, Outcome::Refused(Refusal::Starting));
-                return;
-            }
-            AppState::Stopping(_) | AppState::Finished => {
-                self.reply(request, Outcome::Refused(Refusal::Stopping));
-                return;
-            }
-            AppState::Preparing { .. }
-            | AppState::Starting { .. }
-            | AppState::Running
-            | AppState::Paused { .. } => {}
-        }
-        if self.delayed_stop.is_some() {
-            self.reply(request, Outcome::Refused(Refusal::Stopping));
-            return;
-        }
-        let id = self.next_reload_id();
-        if let Some(overtaken) = self.waiting.replace(Waiting { id, request }) {
-            self.supersede(overtaken.id, overtaken.request, id);
-        }
-        if self.reload.as_ref().is_some_and(Reload::can_be_abandoned)
-            && let Some(abandoned) = self.abandon()
-        {
-            self.supersede(abandoned.id, abandoned.request, id);
-        }
-    }
-
-    fn supersede(&mut self, reload: ReloadId, request: RequestId, by: ReloadId) {
-        self.notify(Notice::ReloadSuperseded { reload, by });
-        self.reply(request, Outcome::Superseded { by });
-    }
-
-    /// Ends the new workers; what serves is untouched.
-    pub(crate) fn abandon(&mut self) -> Option<Reload> {
-        let reload = self.reload.take()?;
-        for worker in reload.incoming.values() {
-            let is_ready = self.workers.get(worker).is_some_and(Worker::is_ready);
-            match reload.step {
-                // Some sets may have been changed already.
-                Step::Flipping { .. } if is_ready => self.quiet(*worker, Leaving::Abandoned),
-                Step::Preparing { .. }
-                | Step::Booting
-                | Step::Opening { .. }
-                | Step::Flipping { .. } => self.leave(*worker, Leaving::Abandoned),
-            }
-        }
-        self.leaving.push(reload.generation);
-        Some(reload)
-    }
-
-    pub(crate) fn fail_reload(&mut self, failure: Failure) {
-        if let Some(Reload {
-            id: reload,
-            request,
-            ..
-        }) = self.abandon()
-        {
-            self.notify(Notice::ReloadFailed { reload, failure });
-            self.reply(request, Outcome::ReloadFailed { reload, failure });
-        }
-    }
-
-    pub(crate) fn prepared(&mut self, generation: Generation, changed: bool) {
+    pub(crate) fn prepared(&mut self, generation: Generation, changed: bool, is_cold: bool) {
         if generation == self.serving {
-            self.started_preparing(false);
-        } else if self.is_preparing(generation) {
-            let slots: Vec<SlotId> = self.slots.keys().copied().collect();
-            let incoming = slots
-                .into_iter()
-                .map(|slot| (slot, self.spawn(slot, generation)))
-                .collect();
-            if let Some(reload) = &mut self.reload {
-                reload.step = Step::Booting;
-                reload.is_changed = changed;
-                reload.incoming = incoming;
+            self.started_preparing(is_cold, false);
+        } else if let Some(reload) = &mut self.reload
+            && reload.is_preparing(generation)
+        {
+            reload.is_changed = changed;
+            reload.is_cold = is_cold;
+            match reload.purpose {
+                Purpose::Release | Purpose::Rollback { .. } => {
+                    if is_cold {
+                        self.send_pilot();
+                    }
+                    self.begin_batch();
+                }
+                Purpose::Restart => self.begin_emptying(),
             }
         }
-    }
-
-    fn is_preparing(&self, generation: Generation) -> bool {
-        self.reload.as_ref().is_some_and(|reload| {
-            reload.generation == generation && matches!(reload.step, Step::Preparing { .. })
-        })
     }
 
     pub(crate) fn prepare_failed(&mut self, generation: Generation) {
+        let is_preparing = |reload: &Reload| reload.is_preparing(generation);
         if generation == self.serving {
-            self.started_preparing(true);
-        } else if self.is_preparing(generation) {
-            self.fail_reload(Failure {
-                worker: None,
-                slot: None,
-                cause: Cause::PrepareFailed,
-            });
+            self.started_preparing(false, true);
+        } else if self.reload.as_ref().is_some_and(is_preparing) {
+            self.fail_reload(nobody(Cause::PrepareFailed));
         }
     }
 
-    /// Booting workers become ready, or run out of time.
-    pub(crate) fn advance_boots(&mut self) {
-        let booting: Vec<WorkerId> = self
-            .workers
-            .iter()
-            .filter(|(_, worker)| worker.is_booting())
-            .map(|(id, _)| *id)
-            .collect();
-        for id in booting {
-            let missing = self.missing(id);
-            let Some(worker) = self.workers.get_mut(&id) else {
-                continue;
-            };
-            let WorkerPhase::Booting { until } = worker.phase else {
-                continue;
-            };
-            let slot = worker.slot;
-            let Some(cause) = missing else {
-                let took = self.now.since(worker.since);
-                worker.enter(self.now, WorkerPhase::Ready);
-                self.notify(Notice::WorkerReady {
-                    worker: id,
-                    slot,
-                    took,
-                });
-                continue;
-            };
-            if self.now >= until {
-                self.fail(id, cause, Leaving::NotReady);
-            } else {
-                self.release_held(id, Some(HOLD_LIMIT));
-            }
-        }
-    }
-
-    /// Answers what was held back from a worker, if it was for at least so long.
-    pub(crate) fn release_held(&mut self, id: WorkerId, at_least: Option<Duration>) {
-        let now = self.now;
-        let Some(worker) = self.workers.get_mut(&id) else {
-            return;
-        };
-        let is_due = |since: Time| at_least.is_none_or(|wait| now >= since + wait);
-        let due: Vec<_> = worker
-            .held
-            .iter()
-            .copied()
-            .filter(|held| is_due(held.since))
-            .collect();
-        worker.held.retain(|held| !is_due(held.since));
-        for held in due {
-            if at_least.is_some() {
-                self.notify(Notice::HeldReleased {
-                    worker: id,
-                    address: held.address,
-                });
-            }
-            self.requeue_released(id, held);
-        }
-    }
-
-    /// What keeps a booting worker from being ready, as it would be told if its time were over.
-    fn missing(&self, id: WorkerId) -> Option<Cause> {
-        let worker = self.workers.get(&id)?;
-        let within = self.settings.ready_timeout;
-        let own_rule = match self.settings.ready {
-            ReadyRule::Alive => (!worker.is_spawned).then_some(Cause::SpawnFailed),
-            ReadyRule::Message => (!worker.said_ready).then_some(Cause::NeverSaidReady { within }),
-            ReadyRule::Listening => (worker.listens.is_empty() && worker.held.is_empty())
-                .then_some(Cause::NeverListened { within }),
-        };
-        let has = |address: &AddressId| {
-            worker.listens.contains(address)
-                || worker.held.iter().any(|held| held.address == *address)
-        };
-        own_rule.or_else(|| {
-            self.required(id, worker)
-                .into_iter()
-                .find(|address| !has(address))
-                .map(|address| Cause::NotListeningAt { address, within })
-        })
-    }
-
-    /// Where a new worker must listen: where its slot's worker does now; if there is none that is
-    /// ready, where all that are ready do. In a paused app, where they did before.
-    fn required(&self, id: WorkerId, worker: &Worker) -> BTreeSet<AddressId> {
-        if let Some(slot) = self.slots.get(&worker.slot)
-            && slot.successor == Some(id)
-        {
-            let predecessor = slot.occupant.and_then(|worker| self.workers.get(&worker));
-            return predecessor
-                .map(|worker| worker.listens.clone())
-                .unwrap_or_default();
-        }
-        let Some(reload) = self.reload.as_ref() else {
-            return BTreeSet::new();
-        };
-        if worker.generation != reload.generation || reload.is_changed {
-            return BTreeSet::new();
-        }
-        let listens = |slot: &SlotId| match &self.phase {
-            AppState::Paused { listened } => listened.get(slot),
-            _ => {
-                let occupant = self.slots.get(slot)?.occupant?;
-                let worker = self.workers.get(&occupant)?;
-                worker.is_ready().then_some(&worker.listens)
-            }
-        };
-        if let Some(listened) = listens(&worker.slot) {
-            return listened.clone();
-        }
-        self.slots
-            .keys()
-            .filter_map(listens)
-            .cloned()
-            .reduce(|all, one| all.intersection(&one).copied().collect())
-            .unwrap_or_default()
+    /// A worker whose generation is not committed.
+    pub(crate) fn is_on_trial(&self, id: WorkerId) -> bool {
+        self.reload.as_ref().is_some_and(|reload| reload.is_new(id))
     }
 
     pub(crate) fn advance_reload(&mut self) {
         self.start_waiting_reload();
+        let fault = self.fault_on_trial().or_else(|| self.canary_failure());
+        if let Some(failure) = fault {
+            self.fail_reload(failure);
+            return;
+        }
         let Some(reload) = &self.reload else {
             return;
-        };
-        let nobody = |cause| Failure {
-            worker: None,
-            slot: None,
-            cause,
         };
         match reload.step {
             Step::Preparing { until } => {
@@ -315,124 +217,220 @@ impl App {
                     self.fail_reload(nobody(Cause::PrepareFailed));
                 }
             }
-            Step::Booting => {
-                if self.proven_at().is_some_and(|at| self.now >= at) {
-                    // It was ready once; it must still be.
-                    let lapsed = self.incoming().into_iter().find_map(|id| {
-                        let slot = self.workers.get(&id)?.slot;
-                        let cause = self.missing(id)?;
-                        Some(Failure {
-                            worker: Some(id),
-                            slot: Some(slot),
-                            cause,
-                        })
-                    });
-                    if let Some(failure) = lapsed {
-                        self.fail_reload(failure);
-                        return;
-                    }
-                    self.enter_step(Step::Opening {
-                        until: self.now + OPENING_LIMIT,
-                    });
-                    let incoming = self.incoming();
-                    for worker in incoming {
-                        self.release_held(worker, None);
-                    }
-                }
-            }
-            Step::Opening { until } => {
-                let waits_for = self.incoming().into_iter().find_map(|id| {
-                    let worker = self.workers.get(&id)?;
-                    let address = self.awaited_by(id)?;
-                    Some(Failure {
-                        worker: Some(id),
-                        slot: Some(worker.slot),
-                        cause: Cause::NotListeningAt {
-                            address,
-                            within: OPENING_LIMIT,
-                        },
-                    })
-                });
-                match waits_for {
-                    None => self.enter_step(Step::Flipping {
-                        until: self.now + OPENING_LIMIT,
-                    }),
-                    Some(failure) if self.now >= until => self.fail_reload(failure),
-                    Some(_) => {}
+            Step::Emptying => self.advance_emptying(),
+            Step::Room => self.begin_batch(),
+            Step::Booting => self.advance_booting(),
+            Step::Proving { until } => self.advance_proving(until),
+            Step::Opening { until } => self.advance_opening(until),
+            Step::Canary { until, .. } => {
+                if self.now >= until || reload.is_promoted() {
+                    self.end_canary();
+                } else {
+                    self.count_members();
                 }
             }
             Step::Flipping { until } => match self.unsteered_address() {
-                None => self.commit(),
+                None => self.flipped(),
                 Some(address) if self.now >= until => {
                     self.fail_reload(nobody(Cause::SteerFailed { address }));
                 }
                 Some(_) => {}
             },
+            Step::Probation { until } => {
+                if self.now >= until || reload.is_promoted() {
+                    self.commit();
+                }
+            }
         }
     }
 
-    fn start_waiting_reload(&mut self) {
-        let may_start = match self.phase {
-            AppState::Starting { was_ready, .. } => was_ready,
-            AppState::Running | AppState::Paused { .. } => true,
-            AppState::New
-            | AppState::Preparing { .. }
-            | AppState::Stopping(_)
-            | AppState::Finished => false,
-        };
-        if !may_start || self.reload.is_some() {
+    fn advance_booting(&mut self) {
+        self.boot_batch();
+        let Some(reload) = &self.reload else {
             return;
+        };
+        let is_ready = |slot: &SlotId| {
+            let worker = reload.incoming.get(slot);
+            worker.is_some_and(|id| self.workers.get(id).is_some_and(Worker::is_ready))
+        };
+        if reload.batch.iter().all(is_ready) {
+            let until = self.lived_at() + self.settings.ready_timeout;
+            self.enter_step(Step::Proving { until });
+            self.tell_step(ReloadStep::Proving);
         }
-        let Some(Waiting { id, request }) = self.waiting.take() else {
-            return;
-        };
-        self.dismiss_successors();
-        self.last_generation += 1;
-        let generation = Generation(self.last_generation);
-        self.reload = Some(Reload {
-            id,
-            request,
-            generation,
-            since: self.now,
-            step: Step::Preparing {
-                until: self.now + self.settings.ready_timeout,
-            },
-            incoming: BTreeMap::new(),
-            is_changed: false,
-        });
-        self.notify(Notice::ReloadStarted {
-            reload: id,
-            generation,
-        });
-        self.order(Action::Prepare { generation });
     }
 
-    fn incoming(&self) -> Vec<WorkerId> {
+    /// When the last of the batch will have lived for `min_uptime`.
+    fn lived_at(&self) -> Time {
+        let since = self.incoming().into_iter().filter_map(|id| {
+            let worker = self.workers.get(&id).filter(|worker| worker.is_ready())?;
+            Some(worker.since)
+        });
+        since.max().unwrap_or(self.now) + self.settings.min_uptime
+    }
+
+    fn advance_proving(&mut self, until: Time) {
+        if self.now < self.lived_at() {
+            return;
+        }
+        let ailing = self.failing_by(|id| self.ailment(self.workers.get(&id)?));
+        match ailing {
+            Some(failure) if self.now >= until => {
+                self.fail_reload(failure);
+                return;
+            }
+            // It may pass.
+            Some(_) => return,
+            None => {}
+        }
+        // They were ready once; they must still be.
+        if let Some(failure) = self.failing_by(|id| self.missing(id)) {
+            self.fail_reload(failure);
+            return;
+        }
+        self.enter_step(Step::Opening {
+            until: self.now + OPENING_LIMIT,
+        });
+        self.release_all_held();
+    }
+
+    /// The first of the batch that something is wrong with.
+    fn failing_by(&self, cause: impl Fn(WorkerId) -> Option<Cause>) -> Option<Failure> {
+        self.incoming().into_iter().find_map(|id| {
+            Some(Failure {
+                worker: Some(id),
+                slot: Some(self.workers.get(&id)?.slot),
+                cause: cause(id)?,
+            })
+        })
+    }
+
+    fn release_all_held(&mut self) {
+        for worker in self.incoming() {
+            self.release_held(worker, None);
+        }
+    }
+
+    fn advance_opening(&mut self, until: Time) {
+        let waits_for = self.failing_by(|id| {
+            let address = self.awaited_by(id)?;
+            Some(Cause::NotListeningAt {
+                address,
+                within: OPENING_LIMIT,
+            })
+        });
+        match waits_for {
+            None => self.cut_over(),
+            Some(failure) if self.now >= until => self.fail_reload(failure),
+            Some(_) => {}
+        }
+    }
+
+    /// The batch gets connections: a share first, if so.
+    fn cut_over(&mut self) {
+        self.release_all_held();
+        let is_anybody_there = self.slots.values().any(|slot| {
+            let occupant = slot.occupant.and_then(|id| self.workers.get(&id));
+            occupant.is_some_and(|worker| worker.is_ready())
+        });
+        let is_steered = |kind: AddressKind| kind == AddressKind::Steered;
+        let can_be_shared = self.addresses.values().any(|it| is_steered(it.kind));
+        let Some(reload) = &mut self.reload else {
+            return;
+        };
+        let is_wanted = !reload.is_promoted() && is_anybody_there;
+        let id = reload.id;
+        match reload.canary.take().filter(|_| is_wanted) {
+            Some(canary) if can_be_shared => {
+                let until = self.now + canary.lasts;
+                self.enter_step(Step::Canary { until, canary });
+                self.tell_step(ReloadStep::Canary {
+                    percent: canary.percent,
+                    lasts: canary.lasts,
+                });
+                self.count_members();
+            }
+            Some(_) => {
+                self.notify(Notice::CanarySkipped { reload: id });
+                self.begin_flip();
+            }
+            None => self.begin_flip(),
+        }
+    }
+
+    fn end_canary(&mut self) {
+        if let Some(reload) = self.reload.take() {
+            self.stop_counting(&reload);
+            self.reload = Some(reload);
+        }
+        self.begin_flip();
+    }
+
+    fn begin_flip(&mut self) {
+        self.enter_step(Step::Flipping {
+            until: self.now + OPENING_LIMIT,
+        });
+        self.tell_step(ReloadStep::CuttingOver);
+    }
+
+    /// New connections go to the batch instead of those whose slots it has.
+    fn flipped(&mut self) {
+        let lasts = self.settings.probation;
+        let is_paused = matches!(self.phase, AppState::Paused { .. });
+        let Some(reload) = &self.reload else {
+            return;
+        };
+        if reload.joined.len() + reload.batch.len() < self.slots.len() {
+            self.join();
+        } else if lasts.is_zero()
+            || is_paused
+            || reload.is_promoted()
+            || reload.purpose != Purpose::Release
+        {
+            self.commit();
+        } else {
+            let until = self.now + lasts;
+            self.enter_step(Step::Probation { until });
+            self.tell_step(ReloadStep::Probation { lasts });
+        }
+    }
+
+    pub(crate) fn incoming(&self) -> Vec<WorkerId> {
         self.reload
             .iter()
             .flat_map(|reload| reload.incoming.values().copied())
             .collect()
     }
 
-    fn enter_step(&mut self, step: Step) {
+    pub(crate) fn enter_step(&mut self, step: Step) {
         if let Some(reload) = &mut self.reload {
             reload.step = step;
             self.has_moved = true;
         }
     }
 
-    /// When every new worker will have lived long enough; none while one is not ready.
-    pub(crate) fn proven_at(&self) -> Option<Time> {
-        let reload = self.reload.as_ref()?;
-        if reload.step != Step::Booting {
-            return None;
+    pub(crate) fn tell_step(&mut self, step: ReloadStep) {
+        if let Some(reload) = &mut self.reload {
+            let since = std::mem::replace(&mut reload.step_since, self.now);
+            let (reload, took) = (reload.id, self.now.since(since));
+            self.notify(Notice::ReloadStep { reload, step, took });
         }
-        let mut latest = None;
-        for id in reload.incoming.values() {
-            let worker = self.workers.get(id).filter(|worker| worker.is_ready())?;
-            latest = latest.max(Some(worker.since + self.settings.min_uptime));
+    }
+
+    /// When the reload comes to its next step by itself.
+    pub(crate) fn reload_deadline(&self) -> Option<Time> {
+        match self.reload.as_ref()?.step {
+            Step::Preparing { until }
+            | Step::Opening { until }
+            | Step::Canary { until, .. }
+            | Step::Flipping { until }
+            | Step::Probation { until } => Some(until),
+            Step::Proving { until } => {
+                let lived_at = self.lived_at();
+                Some(if lived_at > self.now { lived_at } else { until })
+            }
+            Step::Emptying | Step::Room | Step::Booting => None,
         }
-        latest
     }
 
     /// An address that the worker has asked for and does not listen at yet.
@@ -458,101 +456,99 @@ impl App {
     }
 
     fn unsteered_address(&self) -> Option<AddressId> {
-        let front = self.front();
+        let standings = self.standings();
         self.addresses
             .iter()
             .find(|(id, address)| {
-                address.is_steerable()
-                    && address.desired_set(**id, front, &self.workers) != address.set
+                address.is_steerable() && self.desired_set(**id, address, &standings) != address.set
             })
             .map(|(id, _)| *id)
     }
 
-    pub(crate) fn steer_failed(&mut self, id: AddressId) {
-        let now = self.now;
-        if let Some(address) = self.addresses.get_mut(&id) {
-            address.steer_failed(now);
-        }
-        if self
-            .reload
-            .as_ref()
-            .is_some_and(|reload| matches!(reload.step, Step::Flipping { .. }))
-        {
-            let cause = Cause::SteerFailed { address: id };
-            self.fail_reload(Failure {
-                worker: None,
-                slot: None,
-                cause,
-            });
-            // The way back is not a retry: it is tried at once.
-            for address in self.addresses.values_mut() {
-                address.retry_at = None;
-            }
-        }
-    }
-
-    fn commit(&mut self) {
+    pub(crate) fn commit(&mut self) {
+        self.take_slots();
         let Some(reload) = self.reload.take() else {
             return;
         };
-        let old = std::mem::replace(&mut self.serving, reload.generation);
         let took = self.now.since(reload.since);
-        let Reload {
-            id,
-            generation,
-            request,
-            incoming,
-            ..
-        } = reload;
-        for (slot, worker) in incoming {
-            // What it asked for too late to be waited for.
-            self.release_held(worker, None);
-            let predecessor = self.slots.get_mut(&slot).and_then(|slot| {
-                slot.respawn = Respawn::fresh(self.now);
-                slot.occupant.replace(worker)
-            });
-            if let Some(predecessor) = predecessor {
-                self.leave(predecessor, Leaving::Reload);
-            }
-        }
+        let (id, generation) = (reload.id, reload.generation);
+        self.serve_from_now_on(generation);
         if matches!(self.phase, AppState::Paused { .. }) {
             self.phase = AppState::Running;
         }
-        self.leaving.push(old);
+        self.overtake_restart(id);
         self.notify(Notice::ReloadCommitted {
             reload: id,
             generation,
             took,
         });
-        self.reply(
-            request,
-            Outcome::Reloaded {
+        let outcome = match reload.purpose {
+            Purpose::Rollback { to } => Outcome::RolledBack {
+                reload: id,
+                generation,
+                to,
+                took,
+            },
+            Purpose::Release | Purpose::Restart => Outcome::Reloaded {
                 reload: id,
                 generation,
                 took,
             },
-        );
+        };
+        for request in reload.callers() {
+            self.reply(request, outcome.clone());
+        }
+        for request in &reload.promoted_by {
+            let reload = id;
+            self.reply(*request, Outcome::Promoted { reload, generation });
+        }
+    }
+}
+
+impl Reload {
+    pub(crate) fn is_preparing(&self, generation: Generation) -> bool {
+        self.generation == generation && matches!(self.step, Step::Preparing { .. })
+    }
+}
+
+pub(crate) const fn nobody(cause: Cause) -> Failure {
+    Failure {
+        worker: None,
+        slot: None,
+        cause,
     }
 }
 
 portable_record!(Reload {
     id,
     request,
+    also = Vec::new(),
+    purpose = Purpose::Release,
     generation,
     since,
     step,
+    step_since = Time(0),
+    batch = BTreeSet::new(),
     incoming,
+    joined = BTreeSet::new(),
     is_changed,
+    is_cold = false,
+    canary,
+    counts = BTreeMap::new(),
+    promoted_by = Vec::new(),
 });
+
+portable_choice!(Purpose [Release, Restart] { Rollback { to } });
 
 portable_choice!(
     Step
-    [Booting]
+    [Booting, Emptying, Room]
     {
         Preparing { until },
+        Proving { until },
         Opening { until },
+        Canary { until, canary },
         Flipping { until },
+        Probation { until },
     }
 );
-
-portable_record!(Waiting { id, request });

@@ -1,34 +1,41 @@
-//! Replacing one worker that still serves, because of its age or its memory: its successor boots
-//! first, then the old one leaves like any other. One slot at a time, so that a limit that all
-//! workers reach together does not double the app.
+//! Replacing single workers that still serve: its successor boots first, then the old one leaves
+//! like any other.
+//!
+//! For its age or its memory one slot at a time, so that a limit that all reach together does not
+//! double the app. For its health, or because its generation was rolled back, as many as `max_surge`.
 
-use std::time::Duration;
-
-use crate::action::Leaving;
 use crate::app::{App, Phase};
+use crate::cause::Leaving;
 use crate::ids::{SlotId, WorkerId};
-use crate::slot::Next;
+use crate::slot::{Next, Slot};
 use crate::time::Time;
 use crate::worker::Worker;
 
 impl App {
     pub(crate) fn advance_replacements(&mut self) {
         self.promote_successors();
-        if !self.may_replace() || self.slots.values().any(|slot| slot.successor.is_some()) {
+        if !self.may_replace() {
             return;
         }
-        let due = self
+        let mut under_way = self.successors();
+        let due: Vec<(SlotId, Leaving)> = self
             .slots
             .iter()
-            // A slot that keeps failing is not to be kept going this way.
-            .filter(|(_, slot)| slot.respawn.next != Next::GivenUp)
-            .filter(|(_, slot)| self.now >= slot.replace_after)
-            .find(|(_, slot)| {
-                let occupant = slot.occupant.and_then(|worker| self.workers.get(&worker));
-                occupant.is_some_and(|worker| self.why_replaced(worker).is_some())
-            })
-            .map(|(slot, _)| *slot);
-        if let Some(slot) = due {
+            .filter(|(_, slot)| slot.successor.is_none() && self.now >= slot.replace_after)
+            .filter_map(|(id, slot)| Some((*id, self.why_replaced(slot)?)))
+            .collect();
+        for (slot, why) in due {
+            let (limit, is_pressing) = match why {
+                Leaving::RolledBack => (self.surge(), true),
+                Leaving::Unhealthy | Leaving::Unresponsive => {
+                    (self.surge(), self.now >= self.health.replace_after)
+                }
+                _ => (1, true),
+            };
+            if !is_pressing || under_way >= limit || !self.has_room(1) {
+                continue;
+            }
+            under_way += 1;
             let successor = self.spawn(slot, self.serving);
             if let Some(slot) = self.slots.get_mut(&slot) {
                 slot.successor = Some(successor);
@@ -36,28 +43,43 @@ impl App {
         }
     }
 
-    /// A reload replaces everybody anyway.
-    fn may_replace(&self) -> bool {
-        self.phase == Phase::Running
-            && self.reload.is_none()
-            && self.waiting.is_none()
-            && self.delayed_stop.is_none()
+    fn successors(&self) -> usize {
+        let successors = self.slots.values().filter(|slot| slot.successor.is_some());
+        successors.count()
     }
 
-    fn why_replaced(&self, worker: &Worker) -> Option<Leaving> {
-        if !worker.is_ready() {
-            None
-        } else if worker.is_over_memory {
-            Some(Leaving::OverMemory)
-        } else if self
-            .settings
-            .max_age
-            .is_some_and(|age| self.now >= worker.since + age)
-        {
-            Some(Leaving::Aged)
-        } else {
-            None
+    /// A reload replaces everybody anyway.
+    fn may_replace(&self) -> bool {
+        let is_up = match self.phase {
+            Phase::Running => true,
+            Phase::Starting { was_ready, .. } => was_ready,
+            Phase::New
+            | Phase::Preparing { .. }
+            | Phase::Paused { .. }
+            | Phase::Stopping(_)
+            | Phase::Finished => false,
+        };
+        is_up && self.reload.is_none() && self.waiting.is_none() && self.delayed_stop.is_none()
+    }
+
+    /// Why the worker of a slot should be replaced, if it should.
+    fn why_replaced(&self, slot: &Slot) -> Option<Leaving> {
+        let id = slot.occupant?;
+        let worker = self.workers.get(&id).filter(|worker| worker.is_ready())?;
+        if self.is_leftover(id) {
+            return Some(Leaving::RolledBack);
         }
+        // A slot that keeps failing is not to be kept going this way.
+        if slot.respawn.next == Next::GivenUp {
+            return None;
+        }
+        if worker.is_over_memory {
+            return Some(Leaving::OverMemory);
+        }
+        let sickness = self.sickness(worker).filter(|_| !self.health.is_shared);
+        let age = self.settings.max_age;
+        let is_aged = age.is_some_and(|age| self.now >= worker.since + age);
+        sickness.or(is_aged.then_some(Leaving::Aged))
     }
 
     /// A successor takes its place when it is ready, or at once when the place has become free.
@@ -71,8 +93,20 @@ impl App {
                 continue;
             };
             let occupant = slot.occupant;
-            let is_ready = self.workers.get(&successor).is_some_and(Worker::is_ready);
-            if !is_ready && occupant.is_some() {
+            let why = self.why_replaced(slot);
+            let (Some(old), Some(why)) = (occupant, why) else {
+                // The place is free, or whoever holds it is well again.
+                let kept = occupant.is_some();
+                if let Some(slot) = self.slots.get_mut(&id) {
+                    slot.successor = None;
+                    slot.occupant = slot.occupant.or(Some(successor));
+                }
+                if kept {
+                    self.leave(successor, Leaving::NotNeeded);
+                }
+                continue;
+            };
+            if !self.workers.get(&successor).is_some_and(Worker::is_ready) {
                 continue;
             }
             // A worker that is over its limit again at once must not be replaced without end.
@@ -82,28 +116,29 @@ impl App {
                 slot.occupant = Some(successor);
                 slot.replace_after = again;
             }
-            let Some(old) = occupant else {
-                continue;
-            };
-            let why = self
-                .workers
-                .get(&old)
-                .and_then(|worker| self.why_replaced(worker));
-            self.leave(old, why.unwrap_or(Leaving::Aged));
+            self.leave(old, why);
         }
     }
 
     /// A successor that failed costs nothing but a wait; true if it was one.
     pub(crate) fn successor_failed(&mut self, worker: WorkerId, slot: SlotId) -> bool {
         let retry = self.now + self.settings.backoff_max;
-        match self.slots.get_mut(&slot) {
-            Some(slot) if slot.successor == Some(worker) => {
-                slot.successor = None;
-                slot.replace_after = retry;
-                true
-            }
-            Some(_) | None => false,
+        let Some(found) = self.slots.get(&slot) else {
+            return false;
+        };
+        if found.successor != Some(worker) {
+            return false;
         }
+        let why = self.why_replaced(found);
+        if let Some(slot) = self.slots.get_mut(&slot) {
+            slot.successor = None;
+            slot.replace_after = retry;
+        }
+        // It does no better: whatever it is, it is not the fault of the one it was to replace.
+        if matches!(why, Some(Leaving::Unhealthy | Leaving::Unresponsive)) {
+            self.health.replace_after = retry;
+        }
+        true
     }
 
     /// Ends successors that are still booting: they are of no use any more.
@@ -120,25 +155,27 @@ impl App {
 
     /// When the next worker reaches its greatest age, or may be tried to be replaced again.
     pub(crate) fn replacement_deadline(&self) -> Option<Time> {
-        if !self.may_replace() || self.slots.values().any(|slot| slot.successor.is_some()) {
+        if !self.may_replace() {
             return None;
         }
-        let age: Option<Duration> = self.settings.max_age;
-        self.slots
-            .values()
-            .filter(|slot| slot.respawn.next != Next::GivenUp)
-            .filter_map(|slot| {
-                let worker = self
-                    .workers
-                    .get(&slot.occupant?)
-                    .filter(|worker| worker.is_ready())?;
-                let due = match (worker.is_over_memory, age) {
-                    (true, _) => Some(worker.since),
-                    (false, Some(age)) => Some(worker.since + age),
-                    (false, None) => None,
-                };
-                due.map(|due| due.max(slot.replace_after))
-            })
-            .min()
+        let slots = self.slots.values().filter(|slot| slot.successor.is_none());
+        let due = slots.flat_map(|slot| {
+            let again = self.why_replaced(slot).map(|why| match why {
+                Leaving::Unhealthy | Leaving::Unresponsive => {
+                    slot.replace_after.max(self.health.replace_after)
+                }
+                _ => slot.replace_after,
+            });
+            let worker = slot.occupant.and_then(|id| self.workers.get(&id));
+            let aged = worker
+                .filter(|worker| worker.is_ready())
+                .and_then(|worker| {
+                    let age = self.settings.max_age?;
+                    Some(worker.since + age)
+                });
+            again.into_iter().chain(aged)
+        });
+        // Whoever is due and waits for another one is looked at again with that one's end.
+        due.filter(|at| *at > self.now).min()
     }
 }

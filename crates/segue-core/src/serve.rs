@@ -4,13 +4,14 @@
 
 use std::time::Duration;
 
-use crate::action::{Action, Notice, Tend};
-use crate::address::{Address, Ask, Asker, Choice, Socket};
+use crate::action::{Action, Tend};
+use crate::address::{Address, Ask, Asker, Choice, Set, Socket};
 use crate::app::{App, Phase};
 use crate::event::AddressKind;
 use crate::ids::{AddressId, AskId, SocketIndex, SocketRef, WorkerId};
-use crate::settings::ReadyRule;
+use crate::notice::Notice;
 use crate::slot::Next;
+use crate::weigh::{Share, Standings};
 use crate::worker::Held;
 
 /// A respawn that is due later than this is no comfort to a waiting client. Also how long an
@@ -103,7 +104,9 @@ impl App {
         if socket.index == SocketIndex(0) {
             match address.kind {
                 // The program that comes with the first socket sends everything to it.
-                AddressKind::Steered | AddressKind::Single => address.set = vec![SocketIndex(0)],
+                AddressKind::Steered | AddressKind::Single => {
+                    address.set = Set::of(&[SocketIndex(0)])
+                }
                 AddressKind::Path => {}
             }
             self.notify(Notice::AddressOpened {
@@ -185,10 +188,10 @@ impl App {
                     && address.set.is_empty()
                     && address.ordered.is_none();
                 if is_first_at_path {
-                    address.ordered = Some(vec![index]);
+                    address.ordered = Some(Set::of(&[index]));
                     self.order(Action::Steer {
                         address: id,
-                        set: vec![index],
+                        set: vec![(index, 1)],
                     });
                 }
                 let socket = SocketRef { address: id, index };
@@ -232,8 +235,17 @@ impl App {
         // Whoever is to finish and leave opens nothing new. An error could end it with its requests; without
         // an answer it merely waits.
         let worker = self.workers.get(&id).filter(|worker| worker.accepts())?;
-        let is_serving = worker.generation == self.serving;
-        let is_ready_by_listening = self.settings.ready != ReadyRule::Message;
+        // In the middle of a reload, or after one that was undone, slots are of two generations.
+        let is_occupant = self
+            .slots
+            .get(&worker.slot)
+            .is_some_and(|slot| slot.occupant == Some(id));
+        let is_public = self
+            .reload
+            .as_ref()
+            .is_some_and(|reload| reload.step.is_public() && reload.is_incoming(id));
+        let is_serving = worker.generation == self.serving || is_occupant || is_public;
+        let is_ready_by_listening = self.settings.ready.is_listening_enough();
         Some(Asker {
             worker: id,
             generation: worker.generation,
@@ -244,19 +256,19 @@ impl App {
     }
 
     pub(crate) fn advance_addresses(&mut self) {
+        let standings = self.standings();
         let ids: Vec<AddressId> = self.addresses.keys().copied().collect();
         for id in ids {
-            self.steer(id);
-            self.publish(id);
+            self.steer(id, &standings);
+            self.publish(id, &standings);
             self.judge(id);
             self.tend(id);
         }
     }
 
-    fn steer(&mut self, id: AddressId) {
-        let front = self.front();
+    fn steer(&mut self, id: AddressId, standings: &(Standings, Share)) {
         let now = self.now;
-        let Some(address) = self.addresses.get_mut(&id) else {
+        let Some(address) = self.addresses.get(&id) else {
             return;
         };
         if !address.is_steerable() || address.ordered.is_some() {
@@ -265,24 +277,28 @@ impl App {
         if address.retry_at.is_some_and(|at| now < at) {
             return;
         }
-        let set = address.desired_set(id, front, &self.workers);
+        let set = self.desired_set(id, address, standings);
+        let Some(address) = self.addresses.get_mut(&id) else {
+            return;
+        };
         if set == address.set || set.is_empty() {
             address.retry_at = None;
             return;
         }
         address.ordered = Some(set.clone());
-        self.order(Action::Steer { address: id, set });
+        self.order(Action::Steer {
+            address: id,
+            set: set.0,
+        });
     }
 
-    fn publish(&mut self, id: AddressId) {
-        let front = self.front();
-        let is_paused = matches!(self.phase, Phase::Paused { .. });
+    fn publish(&mut self, id: AddressId, standings: &(Standings, Share)) {
+        let workers = match self.phase {
+            Phase::Paused { .. } => Vec::new(),
+            _ => self.desired_publication(id, standings),
+        };
         let Some(address) = self.addresses.get_mut(&id) else {
             return;
-        };
-        let workers = match is_paused {
-            true => Vec::new(),
-            false => address.desired_publication(id, front, &self.workers),
         };
         if workers != address.published {
             address.published.clone_from(&workers);
@@ -361,7 +377,7 @@ impl App {
         if matches!(self.phase, Phase::Stopping(_) | Phase::Finished) {
             return Prospect::Late;
         }
-        if matches!(self.phase, Phase::Paused { .. }) {
+        if matches!(self.phase, Phase::Paused { .. }) || self.is_emptying() {
             return Prospect::Paused;
         }
         let is_awaited = self.workers.iter().any(|(worker, state)| {

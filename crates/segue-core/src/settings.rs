@@ -3,17 +3,29 @@
 
 use std::time::Duration;
 
+use crate::datum::portable_record;
+
 /// What the core must know of one app's configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Number of slots, at least 1.
     pub workers: u32,
     /// When a booting worker counts as ready.
-    pub ready: ReadyRule,
+    pub ready: ReadyRules,
+    /// How it is probed, where that is a rule.
+    pub probe: ProbeRule,
     /// A booting worker that is not ready after this has failed.
     pub ready_timeout: Duration,
     /// In a reload: how long every new worker must live after it is ready, before the cut-over.
     pub min_uptime: Duration,
+    /// In a reload: how many new workers there may be beside the old ones.
+    pub max_surge: Surge,
+    /// In a reload: a share of the connections first, if so.
+    pub canary: Option<Canary>,
+    /// In a reload: how long after the cut-over the old generation is kept to take over again.
+    pub probation: Duration,
+    /// How workers are watched once they are ready.
+    pub health: HealthRule,
     /// How TCP connections reach workers.
     pub distribution: Distribution,
     /// A quieted worker goes on accepting for at least this long.
@@ -40,15 +52,101 @@ pub struct Settings {
     pub give_up: GiveUp,
 }
 
-/// When a booting worker counts as ready.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReadyRule {
+/// When a booting worker counts as ready: all that are set must hold. With none it is enough that
+/// it runs, for apps without a port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReadyRules {
     /// It listens: at least at one address in the first generation, wherever the serving generation does in later ones.
-    Listening,
+    pub listening: bool,
     /// It said `process.send('ready')`.
-    Message,
-    /// It runs. For apps without a port.
-    Alive,
+    pub message: bool,
+    /// It sent `READY=1` to its notify socket.
+    pub notify: bool,
+    /// It listens, and passed its probe.
+    pub probe: bool,
+}
+
+impl ReadyRules {
+    pub const ALIVE: Self = Self {
+        listening: false,
+        message: false,
+        notify: false,
+        probe: false,
+    };
+    pub const LISTENING: Self = Self {
+        listening: true,
+        ..Self::ALIVE
+    };
+    pub const MESSAGE: Self = Self {
+        message: true,
+        ..Self::ALIVE
+    };
+    pub const NOTIFY: Self = Self {
+        notify: true,
+        ..Self::ALIVE
+    };
+    pub const PROBE: Self = Self {
+        probe: true,
+        ..Self::ALIVE
+    };
+
+    /// Whoever listens is ready, or may be taken for it in the first generation.
+    pub(crate) const fn is_listening_enough(self) -> bool {
+        !self.message && !self.notify && !self.probe
+    }
+}
+
+/// How a booting worker is probed. The shell knows what is asked and what counts as an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProbeRule {
+    /// Between two probes.
+    pub interval: Duration,
+    /// So many must pass in a row, at least 1.
+    pub successes: u32,
+}
+
+/// How ready workers are watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthRule {
+    /// They are probed again and again, with so long between; only with a probe.
+    pub interval: Option<Duration>,
+    /// So many failures in a row make a worker unhealthy, at least 1.
+    pub failures: u32,
+    /// A worker whose event loop has been blocked for so long is replaced.
+    pub unresponsive: Option<Duration>,
+}
+
+/// A new generation gets a share of the connections before it gets all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Canary {
+    /// 1 to 99.
+    pub percent: u8,
+    pub lasts: Duration,
+    /// By so many in a thousand answers its rate of errors may be above the old generation's.
+    pub max_errors: u32,
+}
+
+impl Canary {
+    /// What `max_errors` is if nothing is said: 1 %.
+    pub const MAX_ERRORS: u32 = 10;
+}
+
+/// How many workers a reload, or a look after health, may have on top. At least one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Surge {
+    /// Of the number of slots, rounded up.
+    Percent(u8),
+    Workers(u32),
+}
+
+impl Surge {
+    pub(crate) fn resolve(self, slots: usize) -> usize {
+        let workers = match self {
+            Self::Percent(percent) => (slots * usize::from(percent)).div_ceil(100),
+            Self::Workers(workers) => usize::try_from(workers).unwrap_or(slots),
+        };
+        workers.clamp(1, slots.max(1))
+    }
 }
 
 /// How TCP connections reach workers.
@@ -81,9 +179,21 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             workers: 2,
-            ready: ReadyRule::Listening,
+            ready: ReadyRules::LISTENING,
+            probe: ProbeRule {
+                interval: Duration::from_millis(250),
+                successes: 1,
+            },
             ready_timeout: Duration::from_secs(30),
             min_uptime: Duration::from_secs(2),
+            max_surge: Surge::Percent(100),
+            canary: None,
+            probation: Duration::ZERO,
+            health: HealthRule {
+                interval: None,
+                failures: 3,
+                unresponsive: None,
+            },
             distribution: Distribution::Spread,
             settle: Duration::from_secs(1),
             drain_timeout: Duration::from_secs(300),
@@ -102,3 +212,9 @@ impl Default for Settings {
         }
     }
 }
+
+portable_record!(Canary {
+    percent,
+    lasts,
+    max_errors,
+});

@@ -9,7 +9,8 @@ use crate::app::{App, Phase};
 use crate::datum::{Datum, Portable, Unreadable};
 use crate::event::Event;
 use crate::ids::{Generation, SocketRef};
-use crate::reload::Step;
+use crate::probe::Probing;
+use crate::reload::{Purpose, Step};
 use crate::settings::Settings;
 use crate::time::Time;
 use crate::worker::Phase as WorkerPhase;
@@ -62,14 +63,31 @@ impl App {
             matches!(worker.phase, WorkerPhase::Quiet { .. }) && !self.newly_quiet.contains(id)
         });
         orders.extend(settling.map(|(worker, _)| Action::BeginSettle { worker: *worker }));
+        for (id, worker) in &self.workers {
+            if worker.is_ready() {
+                orders.push(Action::BootDone { worker: *id });
+            }
+            // A second answer to the same question is not listened to.
+            if let Probing::Asked { .. } = worker.watch.probing {
+                orders.push(Action::Probe { worker: *id });
+            }
+        }
+        if let Some(reload) = &self.reload
+            && let Step::Canary { .. } = reload.step
+        {
+            let counted = reload.counts.keys();
+            let counted = counted.filter(|worker| self.workers.contains_key(worker));
+            orders.extend(counted.map(|worker| Action::Count { worker: *worker }));
+        }
         orders
     }
 
-    /// The generation whose release the shell was asked for and has not reported.
+    /// The generation whose release the shell was asked for and has not reported, and the one that
+    /// it is to be like.
     #[must_use]
-    pub fn awaited_release(&self) -> Option<Generation> {
+    pub fn awaited_release(&self) -> Option<(Generation, Option<Generation>)> {
         match &self.phase {
-            Phase::Preparing { .. } => Some(self.serving),
+            Phase::Preparing { .. } => Some((self.serving, None)),
             Phase::New
             | Phase::Starting { .. }
             | Phase::Running
@@ -79,7 +97,13 @@ impl App {
                 .reload
                 .as_ref()
                 .filter(|reload| matches!(reload.step, Step::Preparing { .. }))
-                .map(|reload| reload.generation),
+                .map(|reload| {
+                    let like = match reload.purpose {
+                        Purpose::Rollback { to } => Some(to),
+                        Purpose::Release | Purpose::Restart => None,
+                    };
+                    (reload.generation, like)
+                }),
         }
     }
 }

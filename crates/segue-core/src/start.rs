@@ -1,10 +1,13 @@
 //! The first start, which shows whether the app can run at all, and the number of slots.
 
-use crate::action::{Action, Cause, Failure, Finish, Leaving, Notice, Outcome, Refusal};
+use crate::action::{Action, Finish, Outcome, Refusal};
 use crate::app::{App, Phase};
+use crate::cause::{Cause, Failure, Leaving};
 use crate::datum::portable_record;
 use crate::event::Scale;
 use crate::ids::{RequestId, SlotId};
+use crate::notice::Notice;
+use crate::restart::Restart;
 use crate::settings::GiveUp;
 use crate::slot::{Next, Slot};
 use crate::stop::Stop;
@@ -19,6 +22,8 @@ pub const MAX_WORKERS: u32 = 1024;
 pub(crate) struct Start {
     pub(crate) request: RequestId,
     pub(crate) since: Time,
+    /// It is not the first one.
+    pub(crate) restart: Option<Restart>,
 }
 
 impl App {
@@ -38,10 +43,11 @@ impl App {
         };
         self.order(Action::Prepare {
             generation: self.serving,
+            like: None,
         });
     }
 
-    pub(crate) fn started_preparing(&mut self, failed: bool) {
+    pub(crate) fn started_preparing(&mut self, is_cold: bool, failed: bool) {
         let Phase::Preparing { request, since, .. } = self.phase else {
             return;
         };
@@ -59,7 +65,14 @@ impl App {
             };
             self.begin_stop(Stop::because(self.now, Finish::NeverStarted(failure)));
         } else {
-            let start = Some(Start { request, since });
+            if is_cold {
+                self.send_pilot();
+            }
+            let start = Some(Start {
+                request,
+                since,
+                restart: None,
+            });
             self.phase = Phase::Starting {
                 start,
                 failure: None,
@@ -83,11 +96,19 @@ impl App {
         let is_any_booting = occupants().flatten().any(Worker::is_booting);
         let are_all_ready = occupants().all(|worker| worker.is_some_and(Worker::is_ready));
         if are_all_ready {
-            if let Some(Start { request, since }) = start {
+            if let Some(Start {
+                request,
+                since,
+                restart,
+            }) = start
+            {
                 let took = self.now.since(since);
                 let workers = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
                 self.notify(Notice::AppReady { workers, took });
-                self.reply(request, Outcome::Started { took });
+                match restart {
+                    None => self.reply(request, Outcome::Started { took }),
+                    Some(restart) => self.restarted(request, since, restart),
+                }
             }
             self.phase = Phase::Running;
             return;
@@ -118,7 +139,10 @@ impl App {
                 // Slots that failed before anybody was ready have waited for this.
                 self.spawn_due();
             }
-            _ => self.advance_give_up(),
+            _ => {
+                self.advance_restart();
+                self.advance_give_up();
+            }
         }
     }
 
@@ -176,4 +200,8 @@ impl App {
     }
 }
 
-portable_record!(Start { request, since });
+portable_record!(Start {
+    request,
+    since,
+    restart,
+});

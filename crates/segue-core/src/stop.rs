@@ -1,10 +1,12 @@
 //! The end of an app: nothing new begins, what is queued and open is finished, the rest is
 //! killed in time.
 
-use crate::action::{Action, Finish, Leaving, Notice, Outcome, Refusal};
+use crate::action::{Action, Finish, Outcome, Refusal};
 use crate::app::{App, Phase};
+use crate::cause::Leaving;
 use crate::datum::portable_record;
 use crate::ids::{AddressId, RequestId, WorkerId};
+use crate::notice::Notice;
 use crate::start::Start;
 use crate::time::Time;
 
@@ -90,7 +92,11 @@ impl App {
             stop.requests.extend(delayed.requests);
         }
         let start = match self.phase {
-            Phase::Preparing { request, since, .. } => Some(Start { request, since }),
+            Phase::Preparing { request, since, .. } => Some(Start {
+                request,
+                since,
+                restart: None,
+            }),
             Phase::Starting { start, .. } => start,
             Phase::New
             | Phase::Running
@@ -103,13 +109,13 @@ impl App {
             self.reply(request, Outcome::Refused(Refusal::Stopping));
         }
         self.notify(Notice::Stopping);
-        for request in [
-            self.waiting.take().map(|waiting| waiting.request),
-            self.abandon().map(|reload| reload.request),
-        ]
-        .into_iter()
-        .flatten()
-        {
+        let waiting = self.waiting.take().map(|waiting| waiting.request);
+        let reload = self.abandon();
+        let reload = reload.iter().flat_map(|reload| {
+            let promoted_by = reload.promoted_by.iter().copied();
+            reload.callers().chain(promoted_by)
+        });
+        for request in waiting.into_iter().chain(reload) {
             self.reply(request, Outcome::Refused(Refusal::Stopping));
         }
         let addresses: Vec<AddressId> = self.addresses.keys().copied().collect();

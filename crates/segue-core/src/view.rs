@@ -1,6 +1,8 @@
 //! A read-only picture of an app, for `status` and tests.
 
+use crate::cause::ProbeFailure;
 use crate::ids::{AddressId, Generation, ReloadId, SlotId, SocketIndex, WorkerId};
+use crate::notice::ReloadStep;
 use crate::time::Time;
 
 /// One app.
@@ -8,6 +10,10 @@ use crate::time::Time;
 pub struct AppView {
     pub phase: AppPhase,
     pub serving: Generation,
+    /// The generation that served before and can be had back.
+    pub previous: Option<Generation>,
+    /// Workers fail at once for a cause that is none of theirs: nobody is replaced.
+    pub is_health_shared: bool,
     pub reload: Option<ReloadView>,
     pub slots: Vec<SlotView>,
     pub workers: Vec<WorkerView>,
@@ -30,6 +36,29 @@ pub struct ReloadView {
     pub reload: ReloadId,
     pub generation: Generation,
     pub since: Time,
+    pub step: ReloadStep,
+    /// When the step began.
+    pub step_since: Time,
+    /// When the step ends by itself.
+    pub until: Option<Time>,
+    /// While there is a canary.
+    pub canary: Option<CanaryView>,
+}
+
+/// A canary and what it has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CanaryView {
+    pub percent: u8,
+    pub until: Time,
+    pub new: SideView,
+    pub old: SideView,
+}
+
+/// What the workers of one generation have answered while the canary ran.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SideView {
+    pub answers: u64,
+    pub errors: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +83,12 @@ pub struct WorkerView {
     pub since: Time,
     /// When this phase ends by force.
     pub until: Option<Time>,
+    /// Since when its event loop does not turn.
+    pub blocked_since: Option<Time>,
+    /// It failed its last probe like this.
+    pub failing: Option<ProbeFailure>,
+    /// So often in a row that it is unhealthy.
+    pub is_unhealthy: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,8 +109,8 @@ pub enum WorkerPhase {
 pub struct AddressView {
     pub address: AddressId,
     pub sockets: u16,
-    /// Who gets new connections.
-    pub set: Vec<SocketIndex>,
+    /// Who gets new connections, with weights.
+    pub set: Vec<(SocketIndex, u32)>,
     /// Workers of the set that accept, in order.
     pub serving: Vec<WorkerId>,
     pub steered: bool,

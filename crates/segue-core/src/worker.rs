@@ -9,9 +9,10 @@
 
 use std::collections::BTreeSet;
 
-use crate::action::Leaving;
+use crate::cause::Leaving;
 use crate::datum::{portable_choice, portable_record};
 use crate::ids::{AddressId, AskId, Generation, SlotId};
+use crate::probe::Watch;
 use crate::time::Time;
 use crate::view::WorkerPhase;
 
@@ -26,6 +27,8 @@ pub(crate) struct Worker {
     /// Where it listens.
     pub(crate) listens: BTreeSet<AddressId>,
     pub(crate) said_ready: bool,
+    /// It has sent `READY=1`.
+    pub(crate) is_notified: bool,
     /// Its process exists.
     pub(crate) is_spawned: bool,
     /// It has spoken over its channel, so it can be asked to drain that way.
@@ -34,6 +37,10 @@ pub(crate) struct Worker {
     pub(crate) is_preloaded: bool,
     /// It uses more memory than its limit.
     pub(crate) is_over_memory: bool,
+    /// Since when its event loop has not turned.
+    pub(crate) blocked: Option<Time>,
+    /// What its probes say.
+    pub(crate) watch: Watch,
     /// Questions whose answer waits for the cut-over.
     pub(crate) held: Vec<Held>,
 }
@@ -97,10 +104,13 @@ impl Worker {
             channel: ChannelState::Open,
             listens: BTreeSet::new(),
             said_ready: false,
+            is_notified: false,
             is_spawned: false,
             is_attached: false,
             is_preloaded: false,
             is_over_memory: false,
+            blocked: None,
+            watch: Watch::default(),
             held: Vec::new(),
         }
     }
@@ -139,6 +149,22 @@ impl Worker {
 
     pub(crate) fn is_booting(&self) -> bool {
         matches!(self.phase, Phase::Booting { .. })
+    }
+
+    pub(crate) fn is_killed(&self) -> bool {
+        matches!(self.phase, Phase::Killed { .. })
+    }
+
+    /// Why it leaves, if it does.
+    pub(crate) fn leaving(&self) -> Option<Leaving> {
+        match self.phase {
+            Phase::Booting { .. } | Phase::Ready => None,
+            Phase::Quiet { why, .. }
+            | Phase::Draining { why, .. }
+            | Phase::Drained { why, .. }
+            | Phase::Stopping { why, .. }
+            | Phase::Killed { why, .. } => Some(why),
+        }
     }
 
     pub(crate) fn has_channel(&self) -> bool {
@@ -187,10 +213,13 @@ portable_record!(Worker {
     channel,
     listens,
     said_ready,
+    is_notified = false,
     is_spawned,
     is_attached,
     is_preloaded,
     is_over_memory,
+    blocked,
+    watch = Watch::default(),
     held,
 });
 

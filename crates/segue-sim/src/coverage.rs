@@ -1,6 +1,8 @@
 //! Which orders, news, outcomes and phases occurred: a rig that never shows them checks nothing.
 
-use segue_core::{Action, AppView, Cause, Finish, Notice, Outcome, Tend, WorkerPhase};
+use segue_core::{
+    Action, AppView, Cause, Finish, Leaving, Notice, Outcome, ReloadStep, Tend, WorkerPhase,
+};
 
 macro_rules! kinds {
     ($($index:ident, $names:ident: $type:ident { $($variant:ident),* $(,)? })*) => { $(
@@ -18,7 +20,7 @@ macro_rules! kinds {
 
 kinds! {
     action, ACTIONS: Action {
-        Prepare, Forget, Spawn, Open, Give, Deny, Steer, Publish, Tend, ShutGate, Close,
+        Prepare, Forget, Spawn, BootDone, Probe, Count, StopCounting, Open, Give, Deny, Steer, Publish, Tend, ShutGate, Close,
         BeginSettle, CheckSettled, Disconnect, Retire, Drain, Signal, Reply, Notify, Finish,
     }
     notice, NOTICES: Notice {
@@ -26,22 +28,32 @@ kinds! {
         WorkerDrained, DrainTimedOut, WorkerKilled, WorkerLeft, AppReady, ReloadStarted,
         ReloadCommitted, ReloadFailed, ReloadSuperseded, GenerationGone, AddressOpened,
         AddressClosed, AddressUnserved, AddressServed, HeldReleased, SettleTimedOut, Scaled,
-        Stopping, Refused, GenerationHurried, StopDelayed, Paused,
+        Stopping, Refused, GenerationHurried, StopDelayed, Paused, ReloadStep,
+        WorkerBlocked, WorkerUnblocked, WorkerUnhealthy, WorkerHealthy, ProbeWaived, HealthShared,
+        HealthRecovered, CanarySkipped,
     }
     outcome, OUTCOMES: Outcome {
         Started, Reloaded, ReloadFailed, Superseded, Scaled, Stopped, StoppedHard, NeverStarted,
-        Refused, Paused,
+        Refused, Paused, Restarted, Promoted, Abandoned, RolledBack,
     }
     cause, CAUSES: Cause {
         ExitedBooting, ExitedReady, NeverListened, NotListeningAt, NeverSaidReady, Wrapper,
-        ChannelLost, SpawnFailed, PrepareFailed, SteerFailed,
+        ChannelLost, SpawnFailed, PrepareFailed, SteerFailed, NeverNotified, ProbeFailed, Unhealthy,
+        Unresponsive, OverMemory, CanaryErrors, RolledBack,
     }
     tend, TENDS: Tend { Leave, HandOver, Reset }
     finish, FINISHES: Finish { Stopped, NeverStarted, GivenUp }
     phase, PHASES: WorkerPhase { Booting, Ready, Quiet, Draining, Stopping, Killed }
+    leaving, LEAVINGS: Leaving {
+        Reload, ScaledDown, Stop, Pause, Abandoned, Aged, OverMemory, Unhealthy, Unresponsive,
+        Restart, RolledBack, NotNeeded, ChannelLost, NotReady,
+    }
+    step, STEPS: ReloadStep {
+        Preparing, Emptying, Booting, Proving, Canary, CuttingOver, Probation, Replacing,
+    }
 }
 
-const TABLES: [(&str, &[&str]); 7] = [
+const TABLES: [(&str, &[&str]); 9] = [
     ("action", ACTIONS),
     ("notice", NOTICES),
     ("outcome", OUTCOMES),
@@ -49,6 +61,8 @@ const TABLES: [(&str, &[&str]); 7] = [
     ("tend", TENDS),
     ("finish", FINISHES),
     ("phase", PHASES),
+    ("leaving", LEAVINGS),
+    ("step", STEPS),
 ];
 
 /// How often each kind was seen.
@@ -70,6 +84,7 @@ impl Coverage {
                 match news {
                     Notice::WorkerFailed { cause: why, .. } => self.see(3, cause(why)),
                     Notice::ReloadFailed { failure, .. } => self.see(3, cause(&failure.cause)),
+                    Notice::WorkerLeaving { why, .. } => self.see(7, leaving(why)),
                     _ => {}
                 }
             }
@@ -83,6 +98,9 @@ impl Coverage {
     pub(crate) fn count_phases(&mut self, view: &AppView) {
         for worker in &view.workers {
             self.see(6, phase(&worker.phase));
+        }
+        if let Some(reload) = &view.reload {
+            self.see(8, step(&reload.step));
         }
     }
 

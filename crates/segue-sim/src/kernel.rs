@@ -14,7 +14,7 @@ pub(crate) struct Group {
     /// The steering program was accepted.
     pub(crate) is_steered: bool,
     pub(crate) sockets: Vec<Socket>,
-    pub(crate) set: Vec<SocketIndex>,
+    pub(crate) set: Vec<(SocketIndex, u32)>,
     pub(crate) is_shut: bool,
     pub(crate) published: Vec<WorkerId>,
     /// Tells an address from an earlier one at the same place.
@@ -86,7 +86,7 @@ impl Kernel {
             is_steered,
             sockets: Vec::new(),
             set: match kind {
-                AddressKind::Steered | AddressKind::Single => vec![SocketIndex(0)],
+                AddressKind::Steered | AddressKind::Single => vec![(SocketIndex(0), 1)],
                 AddressKind::Path => Vec::new(),
             },
             is_shut: false,
@@ -122,7 +122,13 @@ impl Kernel {
         if group.is_shut || group.set.is_empty() {
             return None;
         }
-        let index = random.pick(&group.set);
+        let total: u64 = group.set.iter().map(|(_, weight)| u64::from(*weight)).sum();
+        let mut number = random.below(total);
+        let (index, _) = *group.set.iter().find(|(_, weight)| {
+            let is_it = number < u64::from(*weight);
+            number = number.saturating_sub(u64::from(*weight));
+            is_it
+        })?;
         let epoch = group.epoch;
         self.connections.push(Connection {
             place,

@@ -20,7 +20,9 @@ mod trace;
 mod world;
 
 pub use coverage::Coverage;
-pub use plan::{Faults, OnDisconnect, OnStop, Plan, Prepare, Release, Request, Script, Step};
+pub use plan::{
+    Faults, OnDisconnect, OnProbe, OnStop, Plan, Prepare, Release, Request, Script, Step,
+};
 pub use random::Random;
 pub use shrink::{attempt, shrink};
 pub use world::{Report, Violation, run};

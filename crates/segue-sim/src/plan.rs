@@ -5,7 +5,8 @@
 use std::time::Duration;
 
 use segue_core::{
-    AddressKind, Distribution, ExitStatus, GiveUp, Intensity, ReadyRule, Scale, Settings,
+    AddressKind, Canary, CanaryChoice, Distribution, ExitStatus, GiveUp, HealthRule, Intensity,
+    ProbeRule, ReadyRules, Scale, Settings, Surge,
 };
 
 use crate::random::Random;
@@ -28,6 +29,8 @@ pub struct Plan {
     pub latency: u64,
     /// Until when load goes on, in ms.
     pub horizon: u64,
+    /// Between these times (ms) everybody's probes fail: what they need is down.
+    pub outage: Option<(u64, u64)>,
 }
 
 /// What a release is like.
@@ -40,7 +43,7 @@ pub struct Release {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Prepare {
-    Found { changed: bool },
+    Found { changed: bool, is_cold: bool },
     Fails,
     Hangs,
 }
@@ -56,6 +59,9 @@ pub struct Script {
     pub on_stop: OnStop,
     /// It exits when a question is answered with an error.
     pub minds_denial: bool,
+    pub on_probe: OnProbe,
+    /// So many in a thousand connections end in an error.
+    pub errors: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,12 +75,27 @@ pub enum Step {
     Close(u32),
     /// Does nothing at all for so many ms.
     Block(u64),
+    /// `READY=1`.
+    Notify,
     /// It turns out to be a wrapper.
     Wrap,
     /// Its preload script says that it is there.
     Preload,
     /// It uses more memory than its limit.
     Grow,
+}
+
+/// How a worker answers a probe, by its age in ms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnProbe {
+    Passes,
+    FailsUntil(u64),
+    FailsFrom(u64),
+    FailsBetween(u64, u64),
+    /// Nobody ever says what came of it.
+    Hangs,
+    /// Nobody can be sure to have reached it.
+    Unsteerable,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +118,11 @@ pub enum OnStop {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
     Reload,
+    /// With a canary of its own, or without one.
+    ReloadWith(CanaryChoice),
+    Promote,
+    Rollback,
+    Restart,
     Scale(Scale),
     Pause,
     Stop,
@@ -138,6 +164,8 @@ impl Script {
             on_disconnect: OnDisconnect::Finishes,
             on_stop: OnStop::Dies,
             minds_denial: true,
+            on_probe: OnProbe::Passes,
+            errors: 0,
         }
     }
 
@@ -152,7 +180,10 @@ impl Release {
     #[must_use]
     pub fn of(scripts: Vec<Script>) -> Self {
         Self {
-            prepare: Prepare::Found { changed: false },
+            prepare: Prepare::Found {
+                changed: false,
+                is_cold: false,
+            },
             scripts,
         }
     }
@@ -175,6 +206,7 @@ impl Plan {
             load: 0,
             latency: 0,
             horizon: 0,
+            outage: None,
         }
     }
 
@@ -239,9 +271,13 @@ impl Plan {
             releases,
             requests,
             faults,
-            load: r.pick(&[0, 50, 200, 200, 500]),
+            load: r.pick(&[0, 20, 50, 200, 200, 500]),
             latency: r.pick(&[0, 5, 50, 300]),
             horizon,
+            outage: r.chance(200).then(|| {
+                let from = r.below(horizon);
+                (from, from + r.within(500, 8_000))
+            }),
         }
     }
 }
@@ -251,23 +287,55 @@ fn settings(r: &mut Random) -> Settings {
     let backoff_max = r.pick(&[1_000, 30_000]);
     // A row of failures must come to an end: by the intensity, or by waits beyond 5 s.
     let within = if backoff_max < 5_000 { 60_000 } else { 10_000 };
+    let max_surge = r.pick(&[
+        Surge::Percent(100),
+        Surge::Percent(100),
+        Surge::Percent(25),
+        Surge::Percent(50),
+        Surge::Workers(1),
+    ]);
+    // Each batch waits for the drains of the one before.
+    let longest_drain = match max_surge {
+        Surge::Percent(100) => 100_000,
+        Surge::Percent(_) | Surge::Workers(_) => 10_000,
+    };
     Settings {
         workers: u32::try_from(r.within(1, 4)).unwrap_or(1),
         ready: r.pick(&[
-            ReadyRule::Listening,
-            ReadyRule::Listening,
-            ReadyRule::Message,
-            ReadyRule::Alive,
+            ReadyRules::LISTENING,
+            ReadyRules::LISTENING,
+            ReadyRules::MESSAGE,
+            ReadyRules::ALIVE,
+            ReadyRules::NOTIFY,
+            ReadyRules::PROBE,
+            ReadyRules::PROBE,
+            ReadyRules::PROBE,
+            ReadyRules {
+                message: true,
+                ..ReadyRules::PROBE
+            },
         ]),
+        probe: ProbeRule {
+            interval: ms(r.pick(&[50, 250])),
+            successes: r.pick(&[1, 1, 2]),
+        },
         ready_timeout: ms(r.pick(&[1_000, 3_000])),
         min_uptime: ms(r.pick(&[0, 200, 2_000])),
+        max_surge,
+        canary: r.chance(300).then(|| canary(r)),
+        probation: ms(r.pick(&[0, 0, 0, 1_000, 6_000])),
+        health: HealthRule {
+            interval: r.pick(&[None, None, None, Some(ms(1_000)), Some(ms(6_000))]),
+            failures: r.pick(&[1, 2, 3]),
+            unresponsive: r.pick(&[None, Some(ms(1_500)), Some(ms(4_000))]),
+        },
         distribution: r.pick(&[
             Distribution::Spread,
             Distribution::Spread,
             Distribution::Shared,
         ]),
         settle: ms(r.pick(&[0, 100, 1_000])),
-        drain_timeout: ms(r.pick(&[500, 10_000, 100_000])),
+        drain_timeout: ms(r.pick(&[500, 10_000, longest_drain])),
         drain_generations: u32::try_from(r.within(1, 3)).unwrap_or(1),
         stop_timeout: ms(r.pick(&[300, 2_000, 8_000])),
         stop_delay: ms(r.pick(&[0, 0, 0, 1_500])),
@@ -283,11 +351,24 @@ fn settings(r: &mut Random) -> Settings {
     }
 }
 
+fn canary(r: &mut Random) -> Canary {
+    Canary {
+        percent: r.pick(&[1, 10, 50, 99]),
+        lasts: Duration::from_millis(r.pick(&[500, 3_000, 8_000])),
+        max_errors: r.pick(&[0, 10, 100]),
+    }
+}
+
 fn request(r: &mut Random) -> Request {
     let small = u32::try_from(r.below(5)).unwrap_or(0);
-    match r.below(21) {
+    match r.below(30) {
         0..=8 => Request::Reload,
         20 => Request::Pause,
+        21..=23 => Request::Rollback,
+        24..=25 => Request::Promote,
+        26 => Request::Restart,
+        27 => Request::ReloadWith(CanaryChoice::Off),
+        28 => Request::ReloadWith(CanaryChoice::With(canary(r))),
         9..=10 => Request::Scale(Scale::To(small)),
         11 => Request::Scale(Scale::Up(small)),
         12 => Request::Scale(Scale::Down(small)),
@@ -309,15 +390,20 @@ fn release(
     let prepare = match r.below(if is_first { 200 } else { 30 }) {
         0 => Prepare::Fails,
         1 => Prepare::Hangs,
-        2..=6 => Prepare::Found { changed: true },
-        _ => Prepare::Found { changed: false },
+        found => Prepare::Found {
+            changed: found <= 6,
+            is_cold: r.chance(200),
+        },
     };
     let boot = r.within(5, 800);
     let is_bad = r.chance(badness);
+    let errors = r.pick(&[0, 0, 0, 0, 0, 0, 0, 50, 500]);
     let scripts = (0..r.within(1, 6))
         .map(|_| {
             let is_bad = if is_bad { r.chance(600) } else { r.chance(40) };
-            script(r, settings, places, usual, boot, is_bad)
+            let mut script = script(r, settings, places, usual, boot, is_bad);
+            script.errors = script.errors.max(errors);
+            script
         })
         .collect();
     Release { prepare, scripts }
@@ -335,8 +421,11 @@ fn script(
     let mut script = Script::listening(boot, usual);
     let ready_timeout = u64::try_from(settings.ready_timeout.as_millis()).unwrap_or(1);
     let ready_at = boot + r.below(ready_timeout);
-    if settings.ready == ReadyRule::Message || r.chance(100) {
+    if settings.ready.message || r.chance(100) {
         script.steps.push((ready_at, Step::SayReady));
+    }
+    if settings.ready.notify {
+        script.steps.push((ready_at, Step::Notify));
     }
     if r.chance(500) {
         // Before its servers, as a preload does.
@@ -372,12 +461,22 @@ fn script(
             script.steps.push((later, Step::Ask(place)));
         }
         3 => script.steps.push((later, Step::Block(r.below(5_000)))),
+        4 => script.on_probe = OnProbe::FailsUntil(boot + r.below(1_500)),
+        5 => script.on_probe = OnProbe::FailsBetween(later, later + r.below(6_000)),
+        6 => script.errors = r.within(1, 100),
         _ => {}
     }
     if !is_bad {
         return script;
     }
-    match r.below(12) {
+    match r.below(17) {
+        12 => script.on_probe = OnProbe::FailsFrom(r.pick(&[0, later])),
+        13 => script.on_probe = r.pick(&[OnProbe::Hangs, OnProbe::Unsteerable]),
+        14 => script.errors = 1_000,
+        15 => script.steps.push((later, Step::Block(30_000))),
+        16 => script
+            .steps
+            .push((boot + r.below(1_000), Step::Block(30_000))),
         0 => script.steps = vec![(boot, Step::Exit(ExitStatus::Code(1)))],
         1 => script
             .steps
@@ -395,7 +494,9 @@ fn script(
         10 => {
             script.dies_at_accept = Some(u32::try_from(r.within(1, 3)).unwrap_or(1));
         }
-        _ => script.steps.retain(|(_, step)| *step != Step::SayReady),
+        _ => script
+            .steps
+            .retain(|(_, step)| !matches!(step, Step::SayReady | Step::Notify)),
     }
     script
 }

@@ -20,6 +20,10 @@ pub(crate) struct Process {
     /// Its preload script has said that it is there.
     pub(crate) is_preloaded: bool,
     pub(crate) accepted: u32,
+    /// When it was born.
+    pub(crate) born: u64,
+    /// Answers and errors since it was told to count.
+    pub(crate) counts: Option<(u64, u64)>,
     /// What it says over its channel arrives in order: not before this.
     pub(crate) heard_until: u64,
     /// Handshakes noted by `BeginSettle`.
@@ -27,7 +31,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    pub(crate) fn born(worker: WorkerId, script: Script) -> Self {
+    pub(crate) fn born(worker: WorkerId, script: Script, born: u64) -> Self {
         Self {
             worker,
             script,
@@ -39,6 +43,8 @@ impl Process {
             is_disconnecting: false,
             is_preloaded: false,
             accepted: 0,
+            born,
+            counts: None,
             heard_until: 0,
             noted: Vec::new(),
         }

@@ -5,13 +5,14 @@
 
 mod ends;
 mod news;
+mod proof;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use segue_core::{
     Action, AddressId, AddressKind, App, AppPhase, AppView, AskId, Distribution, Event, Generation,
-    Leaving, Notice, Outcome, ReadyRule, RequestId, Settings, SlotId, SocketIndex, SocketRef, Time,
+    Notice, Outcome, ProbeVerdict, RequestId, Settings, SlotId, SocketIndex, SocketRef, Time,
     WorkerId, WorkerPhase,
 };
 
@@ -37,6 +38,8 @@ struct Known {
     slot: SlotId,
     generation: Generation,
     ready_at: Option<Time>,
+    /// A probe of it passed, or it cannot be probed.
+    has_passed: bool,
     leaving: Option<Time>,
     is_gone: bool,
 }
@@ -58,8 +61,10 @@ pub(crate) struct Rules {
     asks: BTreeMap<AskId, Asked>,
     /// Whether each request has its reply.
     requests: BTreeMap<RequestId, bool>,
-    /// Generations that may be given connections.
+    /// Generations that serve, or did.
     proven: BTreeSet<Generation>,
+    /// Workers of others that get connections.
+    public: BTreeSet<WorkerId>,
     forgotten: BTreeSet<Generation>,
     unserved: BTreeSet<AddressId>,
     /// Since when nobody has served an address that exists.
@@ -87,6 +92,7 @@ impl Rules {
             asks: BTreeMap::new(),
             requests: BTreeMap::new(),
             proven: BTreeSet::from([Generation(1)]),
+            public: BTreeSet::new(),
             forgotten: BTreeSet::new(),
             unserved: BTreeSet::new(),
             waits_since: BTreeMap::new(),
@@ -162,6 +168,14 @@ impl Rules {
             Event::Exited { worker, .. } | Event::SpawnFailed { worker } => Some(*worker),
             _ => None,
         };
+        if let Event::Probed {
+            worker,
+            verdict: ProbeVerdict::Passed,
+        } = event
+            && let Some(known) = self.workers.get_mut(worker)
+        {
+            known.has_passed = true;
+        }
     }
 
     pub(crate) fn judge(
@@ -230,8 +244,22 @@ impl Rules {
         kernel: &Kernel,
     ) -> Verdict {
         match action {
-            Action::Prepare { .. }
-            | Action::Open { .. }
+            Action::Prepare { like, .. } => ensure(
+                like.is_none_or(|like| !self.forgotten.contains(&like)),
+                || "what was forgotten is asked back".into(),
+            ),
+            Action::BootDone { worker } => {
+                self.alive(*worker, action)?;
+                let is_ready = view
+                    .workers
+                    .iter()
+                    .any(|known| known.worker == *worker && known.phase != WorkerPhase::Booting);
+                ensure(is_ready, || format!("{worker} is not ready"))
+            }
+            Action::Probe { worker }
+            | Action::Count { worker }
+            | Action::StopCounting { worker } => self.alive(*worker, action),
+            Action::Open { .. }
             | Action::Tend {
                 how: segue_core::Tend::Leave,
                 ..
@@ -255,6 +283,7 @@ impl Rules {
                     slot: *slot,
                     generation: *generation,
                     ready_at: None,
+                    has_passed: false,
                     leaving: None,
                     is_gone: false,
                 };
@@ -278,13 +307,10 @@ impl Rules {
                 asked.is_answered = true;
                 Ok(())
             }
-            Action::Steer { address, set } => {
-                self.judge_steer(now, *address, set, app, view, kernel)
-            }
+            Action::Steer { address, set } => self.judge_steer(now, *address, set, app, kernel),
             Action::Publish { workers, .. } => workers.iter().try_for_each(|worker| {
                 self.alive(*worker, action)?;
-                let generation = self.workers.get(worker).map(|known| known.generation);
-                generation.map_or(Ok(()), |generation| self.prove(now, generation, view))
+                self.prove(now, *worker)
             }),
             Action::Tend {
                 socket,
@@ -381,9 +407,8 @@ impl Rules {
         &mut self,
         now: Time,
         address: AddressId,
-        set: &[SocketIndex],
+        set: &[(SocketIndex, u32)],
         app: &App,
-        view: &AppView,
         kernel: &Kernel,
     ) -> Verdict {
         let Some(group) = kernel.group(address.0) else {
@@ -397,7 +422,7 @@ impl Rules {
         ensure(group.kind != AddressKind::Path || set.len() == 1, || {
             format!("{address} gets more than one socket on its path")
         })?;
-        for index in set {
+        for (index, _) in set {
             let exists = usize::from(index.0) < group.sockets.len();
             ensure(exists, || format!("{address}{index} does not exist"))?;
             let socket = SocketRef {
@@ -412,97 +437,7 @@ impl Rules {
             ensure(!holders.is_empty(), || {
                 format!("{socket} gets connections and nobody holds it")
             })?;
-            let generations: BTreeSet<Generation> = holders
-                .iter()
-                .filter_map(|holder| self.workers.get(holder))
-                .map(|known| known.generation)
-                .collect();
-            for generation in generations {
-                self.prove(now, generation, view)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// A generation gets connections from now on: each of its workers is ready and has lived for
-    /// `min_uptime`, and there is one in every slot.
-    fn prove(&mut self, now: Time, generation: Generation, view: &AppView) -> Verdict {
-        if self.proven.contains(&generation) {
-            return Ok(());
-        }
-        for slot in &view.slots {
-            let is_proven = self.workers.values().any(|known| {
-                known.slot == slot.slot
-                    && known.generation == generation
-                    && !known.is_gone
-                    && known
-                        .ready_at
-                        .is_some_and(|at| now >= at + self.settings.min_uptime)
-            });
-            ensure(is_proven, || {
-                format!(
-                    "{generation} gets connections before it is proven in {}",
-                    slot.slot
-                )
-            })?;
-        }
-        self.proven.insert(generation);
-        Ok(())
-    }
-
-    /// Nobody who serves stops being ready but by its own failure, or because it was asked to
-    /// leave for a reason.
-    fn judge_capacity(&self, now: Time, actions: &[Action], view: &AppView) -> Verdict {
-        let Some(before) = &self.before else {
-            return Ok(());
-        };
-        if self.stopping.is_some() {
-            return Ok(());
-        }
-        if view.serving != before.serving {
-            let has_all = view.slots.iter().all(|slot| {
-                view.workers.iter().any(|worker| {
-                    Some(worker.worker) == slot.worker
-                        && worker.generation == view.serving
-                        && worker.phase == WorkerPhase::Ready
-                })
-            });
-            return ensure(has_all, || {
-                format!("{} serves with gaps at {now}", view.serving)
-            });
-        }
-        for worker in &before.workers {
-            let was_serving =
-                worker.phase == WorkerPhase::Ready && worker.generation == before.serving;
-            let is_serving = view
-                .workers
-                .iter()
-                .any(|later| later.worker == worker.worker && later.phase == WorkerPhase::Ready);
-            if !was_serving || is_serving {
-                continue;
-            }
-            let is_explained =
-                actions.iter().any(|action| match action {
-                    Action::Notify(
-                        Notice::WorkerFailed { worker: id, .. }
-                        | Notice::WorkerLeaving {
-                            worker: id,
-                            why:
-                                Leaving::ScaledDown
-                                | Leaving::Aged
-                                | Leaving::OverMemory
-                                | Leaving::Pause,
-                            ..
-                        },
-                    ) => *id == worker.worker,
-                    _ => false,
-                });
-            ensure(is_explained, || {
-                format!(
-                    "{} does not serve any more, and nobody said why",
-                    worker.worker
-                )
-            })?;
+            self.prove_any(now, &holders)?;
         }
         Ok(())
     }
@@ -533,12 +468,21 @@ impl Rules {
         if !is_steered {
             return Ok(());
         }
-        ensure(self.proven.contains(&known.generation), || {
+        let is_shared = self.settings.distribution == Distribution::Shared;
+        let is_public = self.public.contains(&worker)
+            || (is_shared
+                && self.public.iter().any(|other| {
+                    self.workers
+                        .get(other)
+                        .is_some_and(|other| other.generation == known.generation)
+                }));
+        ensure(self.proven.contains(&known.generation) || is_public, || {
             format!(
                 "a client's connection at address {place} reaches {worker}, which is not proven"
             )
         })?;
-        let is_by_message = self.settings.ready == ReadyRule::Message
+        let ready = self.settings.ready;
+        let is_by_message = (ready.message || ready.notify || ready.probe)
             && self.settings.distribution == Distribution::Spread;
         ensure(!is_by_message || known.ready_at.is_some(), || {
             format!("a client's connection at address {place} reaches {worker}, which is not ready")

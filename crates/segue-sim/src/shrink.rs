@@ -1,8 +1,11 @@
 //! Cuts a failing plan down to what it needs to fail.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
-use crate::plan::{Faults, OnDisconnect, OnStop, Plan};
+use segue_core::{ReadyRules, Surge};
+
+use crate::plan::{Faults, OnDisconnect, OnProbe, OnStop, Plan};
 use crate::world::{Report, Violation, run};
 
 /// Runs a plan; a panic of the core is a violation like any other.
@@ -45,6 +48,14 @@ fn simpler(plan: &Plan) -> Vec<Plan> {
     with(&|plan| plan.load = 0);
     with(&|plan| plan.horizon /= 2);
     with(&|plan| plan.latency = 0);
+    with(&|plan| plan.outage = None);
+    with(&|plan| plan.settings.canary = None);
+    with(&|plan| plan.settings.probation = Duration::ZERO);
+    with(&|plan| plan.settings.max_surge = Surge::Percent(100));
+    with(&|plan| plan.settings.health.interval = None);
+    with(&|plan| plan.settings.health.unresponsive = None);
+    with(&|plan| plan.settings.max_age = None);
+    with(&|plan| plan.settings.ready = ReadyRules::LISTENING);
     with(&|plan| plan.faults = Faults::default());
     with(&|plan| plan.faults.spawn_fails = 0);
     with(&|plan| plan.faults.open_fails = 0);
@@ -76,6 +87,8 @@ fn simpler(plan: &Plan) -> Vec<Plan> {
                 plan.releases[release].scripts[script].on_disconnect = OnDisconnect::Finishes;
             });
             with(&|plan| plan.releases[release].scripts[script].dies_at_accept = None);
+            with(&|plan| plan.releases[release].scripts[script].on_probe = OnProbe::Passes);
+            with(&|plan| plan.releases[release].scripts[script].errors = 0);
             for step in 0..plan.releases[release].scripts[script].steps.len() {
                 with(&|plan| {
                     plan.releases[release].scripts[script].steps.remove(step);

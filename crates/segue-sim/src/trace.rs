@@ -82,7 +82,7 @@ mod tests {
     fn type_names_are_left_out() {
         let steer = Action::Steer {
             address: AddressId(0),
-            set: vec![SocketIndex(1), SocketIndex(2)],
+            set: vec![(SocketIndex(1), 1), (SocketIndex(2), 1)],
         };
         assert_eq!(of(&steer), "Steer address 0, set [1, 2]");
         let killed = Action::Notify(Notice::WorkerKilled {

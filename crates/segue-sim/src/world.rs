@@ -5,12 +5,15 @@
 //! allows. It decides nothing; `rules` judges.
 
 mod shell;
+mod watch;
 mod workers;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use segue_core::{App, Event, ExitStatus, Generation, RequestId, SocketIndex, Time, WorkerId};
+use segue_core::{
+    App, CanaryChoice, Event, ExitStatus, Generation, RequestId, SocketIndex, Time, WorkerId,
+};
 
 use crate::coverage::Coverage;
 use crate::kernel::{Fate, Kernel};
@@ -43,6 +46,12 @@ enum Happening {
     /// A disconnecting worker looks whether it has finished.
     LookedDone(WorkerId),
     Died(WorkerId, ExitStatus),
+    /// A probe reaches a worker.
+    Probed(WorkerId),
+    /// The shell looks whether a worker's event loop turns.
+    Pinged(WorkerId),
+    /// A worker's counts are read.
+    Read(WorkerId),
     /// A worker looks into a queue.
     Looked(WorkerId, u32, SocketIndex),
     /// The shell looks into a queue.
@@ -326,6 +335,9 @@ impl<'a> World<'a> {
             Happening::Disconnected(worker) => self.disconnected(worker),
             Happening::LookedDone(worker) => self.look_done(worker),
             Happening::Died(worker, status) => self.die(worker, status),
+            Happening::Probed(worker) => self.answer_probe(worker),
+            Happening::Pinged(worker) => self.ping(worker),
+            Happening::Read(worker) => self.read_counts(worker),
             Happening::Looked(worker, place, index) => return self.look(worker, place, index),
             Happening::Tended(place, index) => return self.tend(place, index),
             Happening::Load => {
@@ -346,7 +358,24 @@ impl<'a> World<'a> {
         match request {
             Request::Reload => {
                 let request = self.request();
-                self.tell(Event::ReloadRequested { request })
+                let canary = CanaryChoice::AsSet;
+                self.tell(Event::ReloadRequested { request, canary })
+            }
+            Request::ReloadWith(canary) => {
+                let request = self.request();
+                self.tell(Event::ReloadRequested { request, canary })
+            }
+            Request::Promote => {
+                let request = self.request();
+                self.tell(Event::PromoteRequested { request })
+            }
+            Request::Rollback => {
+                let request = self.request();
+                self.tell(Event::RollbackRequested { request })
+            }
+            Request::Restart => {
+                let request = self.request();
+                self.tell(Event::RestartRequested { request })
             }
             Request::Scale(to) => {
                 let request = self.request();

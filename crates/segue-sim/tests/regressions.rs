@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use segue_core::{AddressKind, Distribution, ExitStatus, Intensity, ReadyRule};
+use segue_core::{AddressKind, Distribution, ExitStatus, Intensity, ReadyRules};
 use segue_sim::{OnStop, Plan, Prepare, Release, Request, Script, Step, run};
 
 /// Runs a plan and looks for lines that end like these, in this order.
@@ -26,7 +26,7 @@ fn check(plan: &Plan, lines: &[&str]) {
 
 fn by_message(workers: u32, releases: Vec<Release>) -> Plan {
     let mut plan = Plan::calm(workers, releases);
-    plan.settings.ready = ReadyRule::Message;
+    plan.settings.ready = ReadyRules::MESSAGE;
     plan.settings.ready_timeout = Duration::from_secs(3);
     plan
 }
@@ -50,7 +50,7 @@ fn a_reload_that_waits_is_answered_when_the_first_release_cannot_be_resolved() {
 }
 
 #[test]
-fn a_question_that_comes_during_the_cut_over_is_answered_at_the_commit() {
+fn a_question_that_comes_during_the_cut_over_is_answered() {
     let old = Script::listening(300, &[1]);
     let new = Script::listening(300, &[0, 1]);
     let mut plan = Plan::calm(1, vec![Release::of(vec![old]), Release::of(vec![new])])
@@ -60,7 +60,7 @@ fn a_question_that_comes_during_the_cut_over_is_answered_at_the_commit() {
     check(
         &plan,
         &[
-            "ReloadCommitted reload 1, generation 2, took 305ms",
+            "ReloadStep reload 1, step CuttingOver, took 2ms",
             "Give worker 2, ask 2, socket address 0, index 0",
         ],
     );
@@ -160,7 +160,7 @@ fn nobody_waits_for_a_worker_that_will_not_listen_any_more() {
         .then(400, Step::CloseChannel);
     let mut plan = Plan::calm(1, vec![Release::of(vec![script])]).at(0.45, Request::Connect(1));
     plan.places = vec![AddressKind::Steered; 2];
-    plan.settings.ready = ReadyRule::Alive;
+    plan.settings.ready = ReadyRules::ALIVE;
     plan.settings.ready_timeout = Duration::from_secs(3);
     plan.horizon = 1_000;
     check(&plan, &["AddressUnserved address 1", "how Reset"]);

@@ -15,8 +15,8 @@ fn the_first_start() {
         0.0..0.4,
         "
         0.000s > StartRequested request 1
-        0.000s < Prepare generation 1
-        0.001s > Prepared generation 1, changed false
+        0.000s < Prepare generation 1, like None
+        0.001s > Prepared generation 1, changed false, is_cold false
         0.001s < Spawn worker 1, slot 0, generation 1
         0.001s < WorkerSpawned worker 1, slot 0, generation 1
         0.001s < Spawn worker 2, slot 1, generation 1
@@ -35,13 +35,15 @@ fn the_first_start() {
         0.305s > Opened socket address 0, index 1, steered true
         0.305s < Give worker 2, ask 2, socket address 0, index 1
         0.306s > Listened worker 1, address 0
+        0.306s < BootDone worker 1
         0.306s < WorkerReady worker 1, slot 0, took 305ms
         0.306s < Publish address 0, workers [1]
         0.307s > Listened worker 2, address 0
+        0.307s < BootDone worker 2
         0.307s < WorkerReady worker 2, slot 1, took 306ms
         0.307s < AppReady workers 2, took 307ms
         0.307s < Reply request 1, outcome Started took 307ms
-        0.307s < Steer address 0, set [0, 1]
+        0.307s < Steer address 0, set [(0, 1), (1, 1)]
         0.307s < Publish address 0, workers [1, 2]
         0.308s > Steered address 0
         0.308s > StopRequested request 2
@@ -65,10 +67,11 @@ fn a_reload() {
         &plan,
         5.0..8.32,
         "
-        5.000s > ReloadRequested request 2
+        5.000s > ReloadRequested request 2, canary AsSet
         5.000s < ReloadStarted reload 1, generation 2
-        5.000s < Prepare generation 2
-        5.001s > Prepared generation 2, changed false
+        5.000s < Prepare generation 2, like None
+        5.001s > Prepared generation 2, changed false, is_cold false
+        5.001s < ReloadStep reload 1, step Booting workers 2, of 2, took 1ms
         5.001s < Spawn worker 3, slot 0, generation 2
         5.001s < WorkerSpawned worker 3, slot 0, generation 2
         5.001s < Spawn worker 4, slot 1, generation 2
@@ -86,11 +89,15 @@ fn a_reload() {
         5.305s > Opened socket address 0, index 3, steered true
         5.305s < Give worker 4, ask 4, socket address 0, index 3
         5.306s > Listened worker 3, address 0
+        5.306s < BootDone worker 3
         5.306s < WorkerReady worker 3, slot 0, took 305ms
         5.307s > Listened worker 4, address 0
+        5.307s < BootDone worker 4
         5.307s < WorkerReady worker 4, slot 1, took 306ms
+        5.307s < ReloadStep reload 1, step Proving, took 306ms
         7.307s > DeadlineReached
-        7.307s < Steer address 0, set [2, 3]
+        7.307s < ReloadStep reload 1, step CuttingOver, took 2s
+        7.307s < Steer address 0, set [(2, 1), (3, 1)]
         7.307s < Publish address 0, workers [3, 4]
         7.308s > Steered address 0
         7.308s < WorkerLeaving worker 1, slot 0, why Reload
@@ -124,7 +131,6 @@ fn a_reload() {
         8.313s < WorkerLeft worker 1, slot 0, status Code(0)
         8.313s > Exited worker 2, status Code(0)
         8.313s < WorkerLeft worker 2, slot 1, status Code(0)
-        8.313s < Forget generation 1
         8.313s < GenerationGone generation 1
         8.313s > StopRequested request 3
         8.313s < Stopping
@@ -224,7 +230,7 @@ fn a_crash_and_the_respawn() {
         5.000s   connection 2 queued at address 0#0
         5.001s   connection 1 queued at address 0#1
         5.001s > ChannelEnded worker 1
-        5.001s < Steer address 0, set [1]
+        5.001s < Steer address 0, set [(1, 1)]
         5.001s < Publish address 0, workers [2]
         5.001s > Exited worker 1, status Signal(9)
         5.001s < WorkerFailed worker 1, slot 0, cause ExitedReady status Signal(9), after 4.695s
@@ -245,8 +251,9 @@ fn a_crash_and_the_respawn() {
         5.303s < Give worker 3, ask 3, socket address 0, index 0
         5.303s < Tend socket address 0, index 0, how Leave
         5.305s > Listened worker 3, address 0
+        5.305s < BootDone worker 3
         5.305s < WorkerReady worker 3, slot 0, took 304ms
-        5.305s < Steer address 0, set [0, 1]
+        5.305s < Steer address 0, set [(0, 1), (1, 1)]
         5.305s < Publish address 0, workers [2, 3]
         ",
     );
@@ -266,7 +273,7 @@ fn when_all_crash_the_queue_waits() {
         5.000s   worker 1 dies
         5.000s   worker 2 dies
         5.001s > ChannelEnded worker 1
-        5.001s < Steer address 0, set [1]
+        5.001s < Steer address 0, set [(1, 1)]
         5.001s < Publish address 0, workers [2]
         5.001s > Exited worker 1, status Signal(9)
         5.001s < WorkerFailed worker 1, slot 0, cause ExitedReady status Signal(9), after 4.695s
@@ -295,14 +302,16 @@ fn when_all_crash_the_queue_waits() {
         5.303s > Asked worker 4, ask 4, address 0, kind Steered
         5.303s < Give worker 4, ask 4, socket address 0, index 0
         5.305s > Listened worker 3, address 0
+        5.305s < BootDone worker 3
         5.305s < WorkerReady worker 3, slot 0, took 304ms
         5.305s < Publish address 0, workers [3]
         5.305s   connection 0 accepted by worker 3
         5.305s   connection 2 accepted by worker 3
         5.305s   connection 1 accepted by worker 3
         5.305s > Listened worker 4, address 0
+        5.305s < BootDone worker 4
         5.305s < WorkerReady worker 4, slot 1, took 304ms
-        5.305s < Steer address 0, set [0, 1]
+        5.305s < Steer address 0, set [(0, 1), (1, 1)]
         5.305s < Publish address 0, workers [3, 4]
         5.306s > Steered address 0
         5.306s > StopRequested request 2
@@ -325,22 +334,24 @@ fn a_reload_is_superseded() {
         &plan,
         5.0..7.6,
         "
-        5.000s > ReloadRequested request 2
+        5.000s > ReloadRequested request 2, canary AsSet
         5.000s < ReloadStarted reload 1, generation 2
-        5.000s < Prepare generation 2
-        5.001s > Prepared generation 2, changed false
+        5.000s < Prepare generation 2, like None
+        5.001s > Prepared generation 2, changed false, is_cold false
+        5.001s < ReloadStep reload 1, step Booting workers 1, of 1, took 1ms
         5.001s < Spawn worker 2, slot 0, generation 2
         5.001s < WorkerSpawned worker 2, slot 0, generation 2
         5.002s > Spawned worker 2
-        5.200s > ReloadRequested request 3
+        5.200s > ReloadRequested request 3, canary AsSet
         5.200s < WorkerLeaving worker 2, slot 0, why Abandoned
         5.200s < Signal worker 2, signal Stop
         5.200s < ReloadSuperseded reload 1, by 2
         5.200s < Reply request 2, outcome Superseded by 2
         5.200s < ReloadStarted reload 2, generation 3
-        5.200s < Prepare generation 3
+        5.200s < Prepare generation 3, like None
         5.201s   worker 2 dies
-        5.201s > Prepared generation 3, changed false
+        5.201s > Prepared generation 3, changed false, is_cold false
+        5.201s < ReloadStep reload 2, step Booting workers 1, of 1, took 1ms
         5.201s < Spawn worker 3, slot 0, generation 3
         5.201s < WorkerSpawned worker 3, slot 0, generation 3
         5.202s > ChannelEnded worker 2
@@ -355,9 +366,12 @@ fn a_reload_is_superseded() {
         5.504s > Opened socket address 0, index 1, steered true
         5.504s < Give worker 3, ask 2, socket address 0, index 1
         5.506s > Listened worker 3, address 0
+        5.506s < BootDone worker 3
         5.506s < WorkerReady worker 3, slot 0, took 305ms
+        5.506s < ReloadStep reload 2, step Proving, took 305ms
         7.506s > DeadlineReached
-        7.506s < Steer address 0, set [1]
+        7.506s < ReloadStep reload 2, step CuttingOver, took 2s
+        7.506s < Steer address 0, set [(1, 1)]
         7.506s < Publish address 0, workers [3]
         7.507s > Steered address 0
         7.507s < WorkerLeaving worker 1, slot 0, why Reload
@@ -466,15 +480,16 @@ fn scaling_up_and_down() {
         2.303s > Opened socket address 0, index 1, steered true
         2.303s < Give worker 2, ask 2, socket address 0, index 1
         2.305s > Listened worker 2, address 0
+        2.305s < BootDone worker 2
         2.305s < WorkerReady worker 2, slot 1, took 305ms
-        2.305s < Steer address 0, set [0, 1]
+        2.305s < Steer address 0, set [(0, 1), (1, 1)]
         2.305s < Publish address 0, workers [1, 2]
         2.306s > Steered address 0
         4.000s > ScaleRequested request 3, to To(1)
         4.000s < WorkerLeaving worker 2, slot 1, why ScaledDown
         4.000s < Scaled from 2, to 1
         4.000s < Reply request 3, outcome Scaled from 2, to 1
-        4.000s < Steer address 0, set [0]
+        4.000s < Steer address 0, set [(0, 1)]
         4.000s < Publish address 0, workers [1]
         4.001s > Steered address 0
         4.001s < BeginSettle worker 2
@@ -521,10 +536,11 @@ fn a_pause_and_the_reload_that_ends_it() {
         2.003s > Exited worker 1, status Code(0)
         2.003s < WorkerLeft worker 1, slot 0, status Code(0)
         3.002s   connection 0 queued at address 0#0
-        4.000s > ReloadRequested request 3
+        4.000s > ReloadRequested request 3, canary AsSet
         4.000s < ReloadStarted reload 1, generation 2
-        4.000s < Prepare generation 2
-        4.001s > Prepared generation 2, changed false
+        4.000s < Prepare generation 2, like None
+        4.001s > Prepared generation 2, changed false, is_cold false
+        4.001s < ReloadStep reload 1, step Booting workers 1, of 1, took 1ms
         4.001s < Spawn worker 2, slot 0, generation 2
         4.001s < WorkerSpawned worker 2, slot 0, generation 2
         4.002s > Spawned worker 2
@@ -534,13 +550,15 @@ fn a_pause_and_the_reload_that_ends_it() {
         4.304s > Opened socket address 0, index 1, steered true
         4.304s < Give worker 2, ask 2, socket address 0, index 1
         4.306s > Listened worker 2, address 0
+        4.306s < BootDone worker 2
         4.306s < WorkerReady worker 2, slot 0, took 305ms
+        4.306s < ReloadStep reload 1, step Proving, took 305ms
         6.306s > DeadlineReached
-        6.306s < Steer address 0, set [1]
+        6.306s < ReloadStep reload 1, step CuttingOver, took 2s
+        6.306s < Steer address 0, set [(1, 1)]
         6.307s > Steered address 0
         6.307s < ReloadCommitted reload 1, generation 2, took 2.307s
         6.307s < Reply request 3, outcome Reloaded reload 1, generation 2, took 2.307s
-        6.307s < Forget generation 1
         6.307s < GenerationGone generation 1
         6.307s < Publish address 0, workers [2]
         6.307s < Tend socket address 0, index 0, how HandOver

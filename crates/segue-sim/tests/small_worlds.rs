@@ -5,8 +5,12 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use segue_core::{AddressKind, Distribution, ExitStatus, ReadyRule, Scale, Settings};
-use segue_sim::{Faults, OnDisconnect, OnStop, Plan, Prepare, Release, Request, Script, Step, run};
+use segue_core::{
+    AddressKind, Canary, Distribution, ExitStatus, HealthRule, ReadyRules, Scale, Settings, Surge,
+};
+use segue_sim::{
+    Faults, OnDisconnect, OnProbe, OnStop, Plan, Prepare, Release, Request, Script, Step, run,
+};
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
@@ -35,9 +39,25 @@ fn script() -> impl Strategy<Value = Script> {
             Just(OnStop::Ignores)
         ],
         any::<bool>(),
+        prop_oneof![
+            4 => Just(OnProbe::Passes),
+            1 => (0_u64..3_000).prop_map(OnProbe::FailsUntil),
+            1 => (0_u64..9_000).prop_map(OnProbe::FailsFrom),
+            1 => Just(OnProbe::Hangs),
+        ],
+        prop_oneof![4 => Just(0_u64), 1 => Just(500_u64)],
     )
         .prop_map(
-            |(boot, steps, dies_at_accept, on_disconnect, on_stop, minds_denial)| {
+            |(
+                boot,
+                steps,
+                dies_at_accept,
+                on_disconnect,
+                on_stop,
+                minds_denial,
+                on_probe,
+                errors,
+            )| {
                 let mut script = Script::listening(boot, &[0]).then(boot, Step::SayReady);
                 script.steps.extend(steps);
                 Script {
@@ -45,6 +65,8 @@ fn script() -> impl Strategy<Value = Script> {
                     on_disconnect,
                     on_stop,
                     minds_denial,
+                    on_probe,
+                    errors,
                     ..script
                 }
             },
@@ -54,8 +76,8 @@ fn script() -> impl Strategy<Value = Script> {
 fn release() -> impl Strategy<Value = Release> {
     (
         prop_oneof![
-            8 => Just(Prepare::Found { changed: false }),
-            1 => Just(Prepare::Found { changed: true }),
+            8 => Just(Prepare::Found { changed: false, is_cold: false }),
+            1 => Just(Prepare::Found { changed: true, is_cold: true }),
             1 => Just(Prepare::Fails),
         ],
         prop::collection::vec(script(), 1..4),
@@ -66,6 +88,9 @@ fn release() -> impl Strategy<Value = Release> {
 fn request() -> impl Strategy<Value = Request> {
     prop_oneof![
         4 => Just(Request::Reload),
+        1 => Just(Request::Promote),
+        2 => Just(Request::Rollback),
+        1 => Just(Request::Restart),
         2 => (1_u32..4).prop_map(|to| Request::Scale(Scale::To(to))),
         2 => (0_u32..4).prop_map(Request::Murder),
         1 => Just(Request::MurderAll),
@@ -87,9 +112,10 @@ prop_compose! {
         seed in any::<u64>(),
         workers in 1_u32..4,
         ready in prop_oneof![
-            Just(ReadyRule::Listening),
-            Just(ReadyRule::Message),
-            Just(ReadyRule::Alive)
+            Just(ReadyRules::LISTENING),
+            Just(ReadyRules::MESSAGE),
+            Just(ReadyRules::ALIVE),
+            Just(ReadyRules::PROBE)
         ],
         distribution in prop_oneof![Just(Distribution::Spread), Just(Distribution::Shared)],
         settle in 0_u64..1_500,
@@ -98,6 +124,16 @@ prop_compose! {
         requests in prop::collection::vec((0_u64..12_000, request()), 0..6),
         steer_fails in prop_oneof![3 => Just(0), 1 => Just(200_u64)],
         late_handshakes in prop_oneof![3 => Just(0), 1 => Just(200_u64)],
+        max_surge in prop_oneof![Just(Surge::Percent(100)), Just(Surge::Workers(1))],
+        canary in prop::option::weighted(0.3, (1_u8..100, 500_u64..4_000).prop_map(|(percent, lasts)| Canary {
+            percent,
+            lasts: Duration::from_millis(lasts),
+            max_errors: Canary::MAX_ERRORS,
+        })),
+        probation in prop_oneof![2 => Just(0), 1 => Just(3_000_u64)],
+        interval in prop::option::weighted(0.3, Just(Duration::from_millis(1_500))),
+        unresponsive in prop::option::weighted(0.3, Just(Duration::from_millis(1_200))),
+        outage in prop::option::weighted(0.2, (1_000_u64..8_000, 500_u64..4_000).prop_map(|(from, lasts)| (from, from + lasts))),
         load in prop_oneof![Just(0_u64), Just(100)],
         latency in prop_oneof![Just(0_u64), Just(100)],
     ) -> Plan {
@@ -107,6 +143,14 @@ prop_compose! {
                 workers,
                 ready,
                 distribution,
+                max_surge,
+                canary,
+                probation: Duration::from_millis(probation),
+                health: HealthRule {
+                    interval,
+                    failures: 2,
+                    unresponsive,
+                },
                 ready_timeout: Duration::from_secs(2),
                 min_uptime: Duration::from_millis(500),
                 settle: Duration::from_millis(settle),
@@ -122,6 +166,7 @@ prop_compose! {
             load,
             latency,
             horizon: 12_000,
+            outage,
         }
     }
 }

@@ -56,28 +56,40 @@ fn tcp_queue_length(socket: impl AsFd) -> io::Result<u32> {
 fn unix_queue_length(socket: impl AsFd) -> io::Result<u32> {
     const SHOW_QUEUE: u32 = 0x10;
     const QUEUE_ATTRIBUTE: u16 = 4;
+    let mut length = None;
+    unix_attribute(socket, SHOW_QUEUE, QUEUE_ATTRIBUTE, |rest| {
+        length = word(rest, 4);
+    })?;
+    length.ok_or_else(invalid)
+}
+
+/// Asks for what `show` stands for and reads the attribute of this kind, which begins with its header.
+fn unix_attribute(
+    socket: impl AsFd,
+    show: u32,
+    wanted: u16,
+    mut read: impl FnMut(&[u8]),
+) -> io::Result<()> {
     const MESSAGE: usize = 16;
 
     let inode = u32::try_from(rustix::fs::fstat(&socket)?.st_ino).map_err(|_| invalid())?;
     let mut request = vec![libc::AF_UNIX as u8, 0, 0, 0];
     put(&mut request, ALL_STATES);
     put(&mut request, inode);
-    put(&mut request, SHOW_QUEUE);
+    put(&mut request, show);
     put(&mut request, NO_COOKIE);
     put(&mut request, NO_COOKIE);
 
-    let mut length = None;
     Netlink::open()?.ask(&request, Answer::One, |message| {
         let mut rest = message.get(MESSAGE..).unwrap_or_default();
         while let (Some(size), Some(kind)) = (half(rest, 0), half(rest, 2)) {
-            if kind == QUEUE_ATTRIBUTE {
-                length = word(rest, 4);
+            if kind == wanted {
+                read(rest);
             }
             let step = usize::from(size).next_multiple_of(4).max(4);
             rest = rest.get(step..).unwrap_or_default();
         }
-    })?;
-    length.ok_or_else(invalid)
+    })
 }
 
 /// Clients whose handshake with a TCP listener at `local` has begun and is not over, as the
@@ -95,6 +107,66 @@ pub fn handshakes(local: SocketAddr) -> io::Result<BTreeSet<SocketAddr>> {
         peers.insert(socket.remote);
     })?;
     Ok(peers)
+}
+
+/// The inode of the socket that serves a TCP connection to `server` from `client`, both on this host;
+/// `None` while nobody has accepted it.
+///
+/// # Errors
+/// `ENOENT` if there is no such connection.
+pub fn accepted(server: SocketAddr, client: SocketAddr) -> io::Result<Option<u64>> {
+    // struct inet_diag_req_v2.
+    let family = match server {
+        SocketAddr::V4(_) => libc::AF_INET,
+        SocketAddr::V6(_) => libc::AF_INET6,
+    };
+    let mut request = vec![family as u8, libc::IPPROTO_TCP as u8, 0, 0];
+    put(&mut request, ALL_STATES);
+    request.extend_from_slice(&server.port().to_be_bytes());
+    request.extend_from_slice(&client.port().to_be_bytes());
+    for address in [server.ip(), client.ip()] {
+        let mut bytes = match address {
+            IpAddr::V4(address) => address.octets().to_vec(),
+            IpAddr::V6(address) => address.octets().to_vec(),
+        };
+        bytes.resize(16, 0);
+        request.extend_from_slice(&bytes);
+    }
+    let interface = match server {
+        SocketAddr::V4(_) => 0,
+        SocketAddr::V6(address) => address.scope_id(),
+    };
+    put(&mut request, interface);
+    put(&mut request, NO_COOKIE);
+    put(&mut request, NO_COOKIE);
+    let mut inode = None;
+    Netlink::open()?.ask(&request, Answer::One, |message| {
+        inode = parse_tcp_socket(message).map(|socket| socket.inode);
+    })?;
+    Ok(inode.filter(|inode| *inode != 0))
+}
+
+/// The inode of the socket that serves a Unix-domain connection of ours; `None` while nobody has
+/// accepted it.
+///
+/// # Errors
+/// `EINVAL` for a socket of another kind.
+pub fn unix_accepted(client: impl AsFd) -> io::Result<Option<u64>> {
+    const SHOW_PEER: u32 = 0x4;
+    const PEER_ATTRIBUTE: u16 = 2;
+    let mut inode = None;
+    unix_attribute(client, SHOW_PEER, PEER_ATTRIBUTE, |rest| {
+        inode = word(rest, 4);
+    })?;
+    Ok(inode.filter(|inode| *inode != 0).map(u64::from))
+}
+
+/// Whether a process, or one below it, has the socket of this inode open; `None` where we may not look.
+#[must_use]
+pub fn has_socket(pid: i32, inode: u64) -> Option<bool> {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    let mut processes = std::iter::once(pid).chain(descendants(pid));
+    Some(processes.any(|pid| socket_inodes(pid).any(|found| found == inode)))
 }
 
 /// Inodes of all listening TCP sockets of this network namespace, with their local addresses.

@@ -13,6 +13,7 @@ pub mod inherited;
 pub mod memory;
 pub mod notify;
 pub mod passing;
+pub mod priority;
 pub mod process;
 pub mod readable;
 pub mod signal;

@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::notify::NotifyListener;
 use crate::signal::Signals;
 
 /// A type that owns one descriptor, open and the same from its making until its drop.
@@ -15,11 +16,13 @@ pub trait Steady: AsRawFd + private::Sealed {}
 
 impl Steady for OwnedFd {}
 impl Steady for Signals {}
+impl Steady for NotifyListener {}
 
 mod private {
     pub trait Sealed {}
     impl Sealed for super::OwnedFd {}
     impl Sealed for super::Signals {}
+    impl Sealed for super::NotifyListener {}
 }
 
 /// Registers a descriptor with the runtime's epoll, for reading. To be called within a runtime.

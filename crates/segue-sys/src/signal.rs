@@ -75,6 +75,8 @@ pub struct Received {
     /// The sender, where it is a process; 0 for the kernel's own and for senders outside
     /// this pid namespace.
     pub pid: u32,
+    /// Its real user; of no meaning where there is no `pid`.
+    pub uid: u32,
 }
 
 /// The handled signals, blocked, as a readable descriptor (signalfd(2)).
@@ -145,6 +147,7 @@ impl Signals {
                 signal,
                 from_kernel,
                 pid: if from_kernel { 0 } else { info.ssi_pid },
+                uid: if from_kernel { 0 } else { info.ssi_uid },
             }));
         }
     }
@@ -256,6 +259,7 @@ mod tests {
                 signal,
                 from_kernel: false,
                 pid: std::process::id(),
+                uid: rustix::process::getuid().as_raw(),
             };
             assert_eq!(next(&signals, None), Some(expected));
         }

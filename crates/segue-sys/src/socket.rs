@@ -44,6 +44,16 @@ pub fn share_port(socket: impl AsFd, shared: bool) -> io::Result<()> {
     Ok(sockopt::set_socket_reuseport(socket, shared)?)
 }
 
+/// Binds a client's socket to a host and a port that the kernel chooses, which nobody else gets while
+/// it is open.
+pub fn bind_client(host: SocketAddr, v6_only: bool) -> io::Result<OwnedFd> {
+    let mut address = host;
+    address.set_port(0);
+    let socket = inet_socket(address, SocketType::STREAM, v6_only)?;
+    rustix::net::bind(&socket, &address)?;
+    Ok(socket)
+}
+
 /// Binds a UDP socket. With `reuse_address` others who say the same may bind the address too.
 pub fn bind_udp(address: SocketAddr, v6_only: bool, reuse_address: bool) -> io::Result<OwnedFd> {
     let socket = inet_socket(address, SocketType::DGRAM, v6_only)?;
@@ -79,6 +89,16 @@ pub fn bind_abstract(name: &[u8]) -> io::Result<OwnedFd> {
 pub fn bind_path(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None)?;
     rustix::net::bind(&socket, &path_address(directory, name)?)?;
+    Ok(socket)
+}
+
+/// Connects to the stream socket `name` in `directory`.
+///
+/// # Errors
+/// `EAGAIN` if its queue is full; else those of connect(2).
+pub fn connect_path(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None)?;
+    rustix::net::connect(&socket, &path_address(directory, name)?)?;
     Ok(socket)
 }
 

@@ -35,6 +35,8 @@ pub struct Spawn<'a> {
     pub descriptors: Vec<(OwnedFd, RawFd)>,
     /// `RLIMIT_NOFILE` of the process; ours if `None`.
     pub descriptor_limit: Option<Rlimit>,
+    /// Priority for the processor; ours if `None`, or if it is refused.
+    pub nice: Option<i32>,
     pub mask: Mask,
 }
 
@@ -215,6 +217,7 @@ impl Spawn<'_> {
             cwd: &cwd,
             moves: &moves,
             limit: self.descriptor_limit,
+            nice: self.nice,
             errors: errors.as_raw_fd(),
             wait: wait.as_raw_fd(),
             go: go.as_raw_fd(),
@@ -257,6 +260,7 @@ struct Plan<'a> {
     cwd: &'a CString,
     moves: &'a [(RawFd, RawFd)],
     limit: Option<Rlimit>,
+    nice: Option<i32>,
     errors: RawFd,
     /// Where it waits for a byte, and the other end, which is to be closed first.
     wait: RawFd,
@@ -373,6 +377,9 @@ impl Plan<'_> {
             && let Err(errno) = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit)
         {
             return (Step::Limit, errno.raw_os_error());
+        }
+        if let Some(nice) = self.nice {
+            let _ = rustix::process::setpriority_process(None, nice);
         }
         // SAFETY: `mask` is initialised; the old set is not asked for.
         unsafe { libc::sigprocmask(libc::SIG_SETMASK, mask, std::ptr::null_mut()) };

@@ -34,6 +34,7 @@ fn run(script: &str, adjust: impl FnOnce(&mut Spawn<'_>)) -> (String, Exit) {
         cwd: Path::new("/"),
         descriptors: vec![(OwnedFd::from(writer), 1)],
         descriptor_limit: None,
+        nice: None,
         mask: Mask::Clear,
     };
     adjust(&mut spawn);
@@ -54,6 +55,7 @@ fn fail(program: &str, adjust: impl FnOnce(&mut Spawn<'_>)) -> (Step, Option<i32
         cwd: Path::new("/"),
         descriptors: Vec::new(),
         descriptor_limit: None,
+        nice: None,
         mask: Mask::Clear,
     };
     adjust(&mut spawn);
@@ -172,6 +174,7 @@ fn a_signal_reaches_the_process_or_its_whole_group() {
             cwd: Path::new("/"),
             descriptors: Vec::new(),
             descriptor_limit: None,
+            nice: None,
             mask: Mask::Clear,
         }
         .start()
@@ -225,6 +228,7 @@ fn a_held_process_does_nothing_before_it_is_released() {
             cwd: Path::new("/"),
             descriptors: vec![(writer, 1)],
             descriptor_limit: None,
+            nice: None,
             mask: Mask::Clear,
         };
         spawn.hold().unwrap()

@@ -2,7 +2,7 @@
 //! one that lets no connection begin: classic BPF, assembled here, attached elsewhere.
 //!
 //! ```text
-//!   probe's own address and port? ──yes──▶ the worker under test
+//!   a probe's own address and port? ──yes──▶ the worker under test
 //!            │ no
 //!   r = number mod (sum of weights)       number: the client's port / 2, or with unequal
 //!            │                                    weights a random one
@@ -42,7 +42,7 @@ pub struct Instruction {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Steering {
     runs: Vec<Run>,
-    probe: Option<Probe>,
+    probes: Vec<Probe>,
 }
 
 /// Connections from exactly this address and port go to exactly this socket.
@@ -122,22 +122,27 @@ impl Steering {
         if runs.is_empty() {
             return Err(SteeringError::Empty);
         }
-        Ok(Self { runs, probe: None })
+        Ok(Self {
+            runs,
+            probes: Vec::new(),
+        })
     }
 
-    /// The same set, with a rule for the probe before it.
+    /// The same set, with a rule for one more probe before it.
     #[must_use]
     pub fn with_probe(mut self, probe: Probe) -> Self {
-        self.probe = Some(probe);
+        self.probes.push(probe);
         self
     }
 
-    /// Assembles the program: 1 instruction for one socket, 10 or 11 for neighbours of equal weight.
+    /// Assembles the program: 1 instruction for one socket, 10 or 11 for neighbours of equal weight, and
+    /// 8 or 14 for each probe.
     ///
     /// The kernel charges the translated program, about twice as long at 8 bytes an instruction,
     /// against `net.core.optmem_max` (20 KiB before Linux 6.7) and says ENOMEM beyond it.
     pub fn program(&self) -> Result<Vec<Instruction>, SteeringError> {
-        let mut program = self.probe.map(probe_rule).unwrap_or_default();
+        let rules = self.probes.iter().copied();
+        let mut program: Vec<Instruction> = rules.flat_map(probe_rule).collect();
         let sum: u32 = self.runs.iter().map(|run| run.total()).sum();
         if sum > 1 {
             match self.runs.iter().all(|run| run.weight == 1) {

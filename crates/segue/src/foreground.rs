@@ -17,6 +17,7 @@ use crate::cli::args::RunArgs;
 use crate::config::app::AppConfig;
 use crate::config::command::{CommandLine, app_name, logical_directory};
 use crate::config::processors::available_processors;
+use crate::config::settings::AppSettings;
 use crate::control::runtime::{NoDirectory, Place};
 use crate::control::socket;
 use crate::exit::Exit;
@@ -31,6 +32,7 @@ use crate::telemetry::lines::PREFIX;
 use crate::worker::launch::Release;
 use crate::worker::log;
 use crate::worker::preload::Shelf;
+use crate::worker::probe::Question;
 use crate::worker::writer::{Stream, Writer};
 
 /// How long the last lines may take to be written.
@@ -193,6 +195,7 @@ fn supervise(args: &RunArgs) -> u8 {
     let plan = Plan {
         app,
         settings: args.settings.core(available_processors()),
+        probe: question(&args.settings),
         max_memory: args.settings.max_memory,
         drain: args.settings.drain.clone(),
         shelf: Shelf::of_this_process(Place::of_this_process().directory().ok().as_deref()),
@@ -213,6 +216,18 @@ fn supervise(args: &RunArgs) -> u8 {
     };
     writer.flush(LAST_LINES);
     exit.code()
+}
+
+/// What workers are asked, if that is a rule.
+fn question(settings: &AppSettings) -> Option<Question> {
+    let probe = &settings.probe;
+    Some(Question {
+        path: settings.probe_path()?.to_owned(),
+        status: probe.status.clone(),
+        timeout: probe.timeout,
+        headers: probe.headers.clone(),
+        host: probe.host.clone(),
+    })
 }
 
 /// The probe of an upgrade: shows whether this binary can read the state of a running supervisor,
@@ -295,11 +310,13 @@ fn begin(args: &RunArgs) -> Result<Begun, NotBegun> {
         (Some(path), None) => Some(open_log(path).map_err(failed)?),
         (_, held) => held,
     };
+    let keeper_release = holdings.release;
     let log_copy = log_file.as_ref().map(OwnedFd::try_clone).transpose();
     let beginning = Beginning {
         link,
         inherited,
         log_file: log_copy.map_err(|error| failed(format!("cannot take over: {error}")))?,
+        keeper_release,
         passed,
     };
     Ok(Begun {

@@ -136,6 +136,7 @@ fn start_app(script: &str) -> (segue_sys::spawn::Child, String) {
         cwd: Path::new("/"),
         descriptors: vec![(writer.into(), 1)],
         descriptor_limit: None,
+        nice: None,
         mask: Mask::Clear,
     }
     .start()
@@ -184,6 +185,11 @@ fn report(store: &[&str]) -> Result<ExitCode, LinkError> {
                         Handled::Usr2 => sender.say(ToKeeper::Ready, None),
                         _ => {}
                     }
+                }
+                // Of the signal that comes next.
+                FromKeeper::Origin { number, pid, uid } => {
+                    assert!(number > 0 && pid > 0);
+                    assert_eq!(uid, rustix::process::getuid().as_raw());
                 }
                 other => say(&format!("{other:?}")),
             }

@@ -40,7 +40,7 @@ impl Rules {
             )?;
         }
         for address in &view.addresses {
-            let serves = |index: &SocketIndex| {
+            let serves = |(index, _): &(SocketIndex, u32)| {
                 app.holders().any(|(socket, holder)| {
                     socket.address == address.address
                         && socket.index == *index

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use segue_core::{AppPhase, AppView, Failure, Leaving, Notice, Time, WorkerId, WorkerPhase};
+use segue_core::{
+    AppPhase, AppView, Failure, Leaving, Notice, ReloadStep, Time, WorkerId, WorkerPhase,
+};
 
 use super::{Rules, Verdict, ensure};
 
@@ -23,16 +25,26 @@ impl Rules {
                     known.generation
                 });
                 match why {
-                    Leaving::Reload => ensure(Some(view.serving) > generation, || {
-                        format!("{worker} leaves for a reload that has not been committed")
-                    }),
+                    // Before the commit a batch has joined: the capacity is judged slot by slot.
+                    Leaving::Reload => ensure(
+                        Some(view.serving) > generation || view.reload.is_some(),
+                        || format!("{worker} leaves for a reload that has not been committed"),
+                    ),
                     Leaving::Abandoned => ensure(Some(view.serving) != generation, || {
                         format!("{worker} of the serving generation is abandoned")
                     }),
                     Leaving::Aged | Leaving::OverMemory => {
                         self.judge_replacement(now, *worker, view)
                     }
+                    Leaving::Unhealthy | Leaving::Unresponsive => {
+                        ensure(!view.is_health_shared, || {
+                            format!("{worker} is replaced for what others suffer from too")
+                        })?;
+                        self.judge_replacement(now, *worker, view)
+                    }
                     Leaving::ScaledDown
+                    | Leaving::Restart
+                    | Leaving::RolledBack
                     | Leaving::NotNeeded
                     | Leaving::Stop
                     | Leaving::ChannelLost
@@ -56,20 +68,39 @@ impl Rules {
                 ensure(view.serving == *generation, || {
                     format!("{generation} is committed and does not serve")
                 })?;
-                self.prove(now, *generation, view)
+                Ok(())
+            }
+            // Whose slots are taken begins a new row.
+            Notice::ReloadStep { step, .. } => {
+                match step {
+                    ReloadStep::Replacing { .. } | ReloadStep::Emptying => self.respawns.clear(),
+                    ReloadStep::Canary { .. } | ReloadStep::CuttingOver => {
+                        let generation = view.reload.map(|reload| reload.generation);
+                        return self.prove_all(now, generation);
+                    }
+                    ReloadStep::Preparing
+                    | ReloadStep::Booting { .. }
+                    | ReloadStep::Proving
+                    | ReloadStep::Probation { .. } => {}
+                }
+                Ok(())
             }
             Notice::ReloadSuperseded { reload, by } => {
                 ensure(by > reload, || format!("{reload} is superseded by {by}"))
             }
             Notice::ReloadFailed {
-                failure: Failure { .. },
+                failure: Failure { slot, .. },
                 ..
-            } => ensure(
-                self.before
-                    .as_ref()
-                    .is_none_or(|before| before.serving == view.serving),
-                || "a failed reload changed who serves".into(),
-            ),
+            } => {
+                // One of the old release comes where the new one was.
+                self.respawns.retain(|other, _| Some(*other) != *slot);
+                ensure(
+                    self.before
+                        .as_ref()
+                        .is_none_or(|before| before.serving == view.serving),
+                    || "a failed reload changed who serves".into(),
+                )
+            }
             Notice::AddressUnserved { address } => {
                 self.unserved.insert(*address);
                 let soon = now + Duration::from_secs(5);
@@ -94,6 +125,12 @@ impl Rules {
                     self.stopping.is_some() || !is_awaited || is_hopeless,
                     || format!("{address} is given up although somebody comes soon"),
                 )
+            }
+            Notice::ProbeWaived { worker, .. } => {
+                if let Some(known) = self.workers.get_mut(worker) {
+                    known.has_passed = true;
+                }
+                Ok(())
             }
             Notice::AddressServed { address } => {
                 self.unserved.remove(address);
@@ -122,6 +159,13 @@ impl Rules {
             | Notice::AddressClosed { .. }
             | Notice::HeldReleased { .. }
             | Notice::StopDelayed { .. }
+            | Notice::WorkerBlocked { .. }
+            | Notice::WorkerUnblocked { .. }
+            | Notice::WorkerUnhealthy { .. }
+            | Notice::WorkerHealthy { .. }
+            | Notice::CanarySkipped { .. }
+            | Notice::HealthShared { .. }
+            | Notice::HealthRecovered
             | Notice::Stopping
             | Notice::Paused
             | Notice::Refused(_) => Ok(()),

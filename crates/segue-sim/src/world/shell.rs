@@ -13,7 +13,14 @@ use crate::process::Process;
 impl World<'_> {
     pub(super) fn perform(&mut self, action: Action) -> Result<(), String> {
         match action {
-            Action::Prepare { generation } => self.prepare(generation),
+            Action::Prepare { generation, like } => self.prepare(generation, like),
+            Action::Probe { worker } => self.soon(Happening::Probed(worker)),
+            Action::Count { worker } => self.count(worker),
+            Action::StopCounting { worker } => {
+                if let Some(process) = self.process(worker) {
+                    process.counts = None;
+                }
+            }
             Action::Spawn {
                 worker, generation, ..
             } => self.spawn(worker, generation),
@@ -72,6 +79,7 @@ impl World<'_> {
             }
             Action::Signal { worker, signal } => self.signal(worker, signal),
             Action::Retire { .. }
+            | Action::BootDone { .. }
             | Action::Forget { .. }
             | Action::Reply { .. }
             | Action::Notify(_)
@@ -89,15 +97,17 @@ impl World<'_> {
             .collect()
     }
 
-    pub(super) fn prepare(&mut self, generation: Generation) {
-        let nth = self.prepared.len();
+    pub(super) fn prepare(&mut self, generation: Generation, like: Option<Generation>) {
         let last = self.plan.releases.len() - 1;
+        let pinned = like.and_then(|like| self.prepared.iter().find(|(id, _)| *id == like));
+        let nth = pinned.map_or(self.prepared.len(), |(_, nth)| *nth);
         self.prepared.push((generation, nth.min(last)));
         self.spawned.push((generation, 0));
         let event = match self.plan.releases[nth.min(last)].prepare {
-            Prepare::Found { changed } => Event::Prepared {
+            Prepare::Found { changed, is_cold } => Event::Prepared {
                 generation,
                 changed,
+                is_cold,
             },
             Prepare::Fails => Event::PrepareFailed { generation },
             Prepare::Hangs => return,
@@ -119,7 +129,7 @@ impl World<'_> {
             return;
         };
         let steps = script.steps.clone();
-        let mut process = Process::born(worker, script);
+        let mut process = Process::born(worker, script, self.now);
         if self.random.chance(self.plan.faults.spawn_fails) {
             process.is_alive = false;
             process.has_channel = false;
@@ -156,7 +166,7 @@ impl World<'_> {
         Ok(())
     }
 
-    pub(super) fn steer(&mut self, address: AddressId, set: Vec<SocketIndex>) {
+    pub(super) fn steer(&mut self, address: AddressId, set: Vec<(SocketIndex, u32)>) {
         let nth = self.steers;
         self.steers += 1;
         let faults = &self.plan.faults;

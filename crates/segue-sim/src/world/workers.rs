@@ -92,11 +92,19 @@ impl World<'_> {
             (true, false) => self.random.within(1_000, 10_000),
             (true, true) => 10_000_000,
         };
+        let rate = self
+            .process(worker)
+            .map_or(0, |process| process.script.errors);
+        let is_error = rate > 0 && self.random.chance(rate);
         let Some(process) = self.process(worker) else {
             return Ok(());
         };
         process.busy_until = process.busy_until.max(now + lasts);
         process.accepted += 1;
+        if let Some((answers, errors)) = &mut process.counts {
+            *answers += 1;
+            *errors += u64::from(is_error);
+        }
         if process
             .script
             .dies_at_accept
@@ -141,6 +149,7 @@ impl World<'_> {
                     );
                 }
             }
+            Step::Notify => self.say(worker, Event::Notified { worker }),
             Step::SayReady => self.say(worker, Event::SaidReady { worker }),
             Step::Exit(status) => self.die(worker, status),
             Step::CloseChannel => self.end_channel(worker),
@@ -148,7 +157,10 @@ impl World<'_> {
                 self.rules.disturbed(Time(now));
                 self.close_server(worker, place);
             }
-            Step::Block(lasts) => process.blocked_until = now + lasts,
+            Step::Block(lasts) => {
+                process.blocked_until = now + lasts;
+                self.at(now + 1_000, Happening::Pinged(worker));
+            }
             Step::Preload => {
                 process.is_preloaded = true;
                 self.say(worker, Event::Preloaded { worker });

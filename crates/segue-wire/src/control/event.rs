@@ -49,6 +49,9 @@ pub struct Notice {
     pub generation: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reload: Option<u32>,
+    /// The step that a reload comes to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
     /// The reload that overtook this one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<u32>,
@@ -116,7 +119,7 @@ pub struct Outcome {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub killed: Option<u32>,
     /// Why a request was not even tried: `stopping`, `reloading`, `starting`, `no_workers`,
-    /// `too_many`, `upgrading`.
+    /// `too_many`, `upgrading`, `nothing_to_promote`, `nothing_to_roll_back_to`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refusal: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -139,6 +142,12 @@ pub enum OutcomeKind {
     Accepted,
     Started,
     Reloaded,
+    /// All workers are new, after a gap.
+    Restarted,
+    /// The new generation serves alone, without the rest of its trial.
+    Promoted,
+    /// The release that served before serves again.
+    RolledBack,
     /// Nothing has changed; the old generation serves.
     ReloadFailed,
     /// A later reload overtook this one.
@@ -185,6 +194,10 @@ pub struct Failure {
     /// The name of the signal that ended the process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signal: Option<String>,
+    /// It ended for want of memory: `kernel`, where the kernel killed it at the limit of its cgroup or
+    /// of the machine, or `heap`, where node gave up at its own limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub out_of_memory: Option<String>,
     /// The worker's last lines on stderr, oldest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub stderr: Vec<String>,

@@ -8,24 +8,28 @@
 
 mod event;
 mod problem;
+mod record;
 mod request;
 mod sse;
 mod status;
 
 pub use event::{Failure, Level, Missed, Notice, Outcome, OutcomeKind, Progress};
 pub use problem::{Problem, ProblemBody, ProblemCode};
+pub use record::{Asked, ReloadOutcome, ReloadRecord, RestartRecord, Revision, Step, Story};
 pub use request::{
-    MAX_BODY, ReloadBody, Request, ScaleBody, UpgradeBody, Wait, apps_path, parse, percent_decode,
-    percent_encode,
+    Canary, CanaryWish, MAX_BODY, ReloadBody, Request, ScaleBody, UpgradeBody, Wait, apps_path,
+    parse, percent_decode, percent_encode,
 };
 pub use sse::{Decoder, Frame, MAX_FRAME, SseError, encode};
 pub use status::{
-    Address, App, AppPhase, Drain, Draining, Reload, Slot, Status, Stragglers, Supervisor, Worker,
-    WorkerPhase,
+    Address, Answers, App, AppPhase, CanaryProgress, Drain, Draining, Reload, RestartCount, Slot,
+    Status, Stragglers, Supervisor, Trouble, Worker, WorkerPhase,
 };
 
 /// The header by which a request is known when it is made again: it is carried out once.
 pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// What the `User-Agent` of segue's own commands begins with.
+pub const AGENT: &str = "segue/";
 /// The media type of every body that is not a stream.
 pub const JSON: &str = "application/json";
 /// The media type of a stream of progress.

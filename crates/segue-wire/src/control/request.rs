@@ -16,7 +16,19 @@ pub enum Request {
     /// `GET /v1/status`
     Status,
     /// `POST /v1/apps/{app}/reload`, or `POST /v1/reload` for every app.
-    Reload { app: Option<String>, wait: Wait },
+    Reload {
+        app: Option<String>,
+        wait: Wait,
+        canary: CanaryWish,
+    },
+    /// `POST /v1/apps/{app}/promote`
+    Promote { app: String },
+    /// `POST /v1/apps/{app}/rollback`
+    Rollback { app: String },
+    /// `POST /v1/apps/{app}/restart`
+    Restart { app: String },
+    /// `GET /v1/apps/{app}/why`
+    Why { app: String },
     /// `POST /v1/apps/{app}/scale`
     Scale { app: String, scale: ScaleBody },
     /// `POST /v1/apps/{app}/stop`
@@ -42,6 +54,93 @@ pub struct UpgradeBody {
 pub struct ReloadBody {
     #[serde(default)]
     pub wait: Wait,
+    #[serde(default, skip_serializing_if = "CanaryWish::is_as_set")]
+    pub canary: CanaryWish,
+}
+
+/// Whether a reload has a canary: nothing, `"off"`, or one of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "CanaryForm", try_from = "CanaryForm")]
+pub enum CanaryWish {
+    /// As the app's settings say.
+    #[default]
+    AsSet,
+    Off,
+    With(Canary),
+}
+
+/// A share of new connections for the new generation, before it gets all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Canary {
+    /// 1 to 99.
+    pub percent: u8,
+    pub for_ms: u64,
+    /// How far its share of errors may lie above the old generation's, in thousandths.
+    #[serde(default = "Canary::one_percent")]
+    pub max_errors_per_mille: u16,
+}
+
+/// How a [`CanaryWish`] is written.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum CanaryForm {
+    Word(Option<String>),
+    With(Canary),
+}
+
+impl CanaryWish {
+    const fn is_as_set(&self) -> bool {
+        matches!(self, Self::AsSet)
+    }
+}
+
+impl Canary {
+    const fn one_percent() -> u16 {
+        10
+    }
+
+    /// # Errors
+    /// What cannot be meant.
+    pub fn check(&self) -> Result<(), String> {
+        if !(1..=99).contains(&self.percent) {
+            return Err(format!(
+                "a canary of {} % is none: its share is 1 to 99 %",
+                self.percent
+            ));
+        }
+        if self.for_ms == 0 {
+            return Err("a canary of no time proves nothing".to_owned());
+        }
+        if self.max_errors_per_mille > 1000 {
+            return Err("more than 100 % of errors cannot be".to_owned());
+        }
+        Ok(())
+    }
+}
+
+impl From<CanaryWish> for CanaryForm {
+    fn from(wish: CanaryWish) -> Self {
+        match wish {
+            CanaryWish::AsSet => Self::Word(None),
+            CanaryWish::Off => Self::Word(Some("off".to_owned())),
+            CanaryWish::With(canary) => Self::With(canary),
+        }
+    }
+}
+
+impl TryFrom<CanaryForm> for CanaryWish {
+    type Error = String;
+
+    fn try_from(form: CanaryForm) -> Result<Self, String> {
+        match form {
+            CanaryForm::Word(None) => Ok(Self::AsSet),
+            CanaryForm::Word(Some(word)) if word == "off" => Ok(Self::Off),
+            CanaryForm::Word(Some(word)) => Err(format!(
+                "the canary {word:?} is neither \"off\" nor an object"
+            )),
+            CanaryForm::With(canary) => canary.check().map(|()| Self::With(canary)),
+        }
+    }
 }
 
 /// When a reload is answered.
@@ -94,20 +193,37 @@ pub fn parse(method: &str, path: &str, body: &[u8]) -> Result<Request, Problem> 
         }
         ["reload"] => {
             only("POST", method)?;
-            let ReloadBody { wait } = decode_or_default(body)?;
-            Ok(Request::Reload { app: None, wait })
+            let ReloadBody { wait, canary } = decode_or_default(body)?;
+            Ok(Request::Reload {
+                app: None,
+                wait,
+                canary,
+            })
         }
-        ["apps", app, verb @ ("reload" | "scale" | "stop")] => {
+        ["apps", app, "why"] => {
+            only("GET", method)?;
+            let app = app_name(app)?;
+            Ok(Request::Why { app })
+        }
+        [
+            "apps",
+            app,
+            verb @ ("reload" | "scale" | "stop" | "promote" | "rollback" | "restart"),
+        ] => {
             only("POST", method)?;
             let app = app_name(app)?;
             match *verb {
                 "reload" => {
-                    let ReloadBody { wait } = decode_or_default(body)?;
+                    let ReloadBody { wait, canary } = decode_or_default(body)?;
                     Ok(Request::Reload {
                         app: Some(app),
                         wait,
+                        canary,
                     })
                 }
+                "promote" => Ok(Request::Promote { app }),
+                "rollback" => Ok(Request::Rollback { app }),
+                "restart" => Ok(Request::Restart { app }),
                 "scale" => {
                     let scale = decode_scale(body)?;
                     Ok(Request::Scale { app, scale })
@@ -245,8 +361,22 @@ mod tests {
         let all = Request::Reload {
             app: None,
             wait: Wait::Committed,
+            canary: CanaryWish::AsSet,
         };
         check("POST", "/v1/reload", "", Ok(all));
+        for (verb, request) in [
+            ("promote", Request::Promote { app: web() }),
+            ("rollback", Request::Rollback { app: web() }),
+            ("restart", Request::Restart { app: web() }),
+        ] {
+            check("POST", &apps_path("web", verb), "", Ok(request));
+        }
+        check(
+            "GET",
+            "/v1/apps/web/why",
+            "",
+            Ok(Request::Why { app: web() }),
+        );
         for (body, binary) in [
             ("", Ok(None)),
             ("{\"binary\":\"/b/segue\"}", Ok(Some("/b/segue".to_owned()))),
@@ -264,8 +394,64 @@ mod tests {
             let reload = Request::Reload {
                 app: Some(web()),
                 wait,
+                canary: CanaryWish::AsSet,
             };
             check("POST", "/v1/apps/web/reload", body, Ok(reload));
+        }
+        let ten = Canary {
+            percent: 10,
+            for_ms: 60_000,
+            max_errors_per_mille: 10,
+        };
+        let strict = Canary {
+            max_errors_per_mille: 1,
+            ..ten
+        };
+        for (canary, wish) in [
+            ("null", Ok(CanaryWish::AsSet)),
+            ("\"off\"", Ok(CanaryWish::Off)),
+            (
+                "{\"percent\":10,\"for_ms\":60000,\"later\":1}",
+                Ok(CanaryWish::With(ten)),
+            ),
+            (
+                "{\"percent\":10,\"for_ms\":60000,\"max_errors_per_mille\":1}",
+                Ok(CanaryWish::With(strict)),
+            ),
+            ("\"on\"", Err(ProblemCode::BadRequest)),
+            ("7", Err(ProblemCode::BadRequest)),
+            (
+                "{\"percent\":0,\"for_ms\":60000}",
+                Err(ProblemCode::BadRequest),
+            ),
+            (
+                "{\"percent\":100,\"for_ms\":60000}",
+                Err(ProblemCode::BadRequest),
+            ),
+            (
+                "{\"percent\":10,\"for_ms\":0}",
+                Err(ProblemCode::BadRequest),
+            ),
+            (
+                "{\"percent\":10,\"for_ms\":1,\"max_errors_per_mille\":1001}",
+                Err(ProblemCode::BadRequest),
+            ),
+        ] {
+            let expected = wish.map(|canary| Request::Reload {
+                app: None,
+                wait: Wait::Committed,
+                canary,
+            });
+            let body = format!("{{\"canary\":{canary}}}");
+            check("POST", "/v1/reload", &body, expected);
+            if let Ok(canary) = wish {
+                let body = ReloadBody {
+                    wait: Wait::None,
+                    canary,
+                };
+                let text = serde_json::to_string(&body).unwrap();
+                assert_eq!(serde_json::from_str::<ReloadBody>(&text).unwrap(), body);
+            }
         }
         for (body, scale) in [
             ("{\"to\":4}", ScaleBody::To(4)),

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::event::Failure;
+use super::record::{ReloadRecord, Revision};
 
 /// The whole answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +25,9 @@ pub struct Supervisor {
     pub pid: u32,
     /// The main process: the one that a terminal, systemd and `--pid-file` see.
     pub keeper_pid: Option<u32>,
+    /// The main process's release; an upgrade does not replace it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keeper_version: Option<String>,
     /// How long the supervisor has been running.
     pub since_ms: u64,
     /// The control socket that it listens at.
@@ -43,12 +47,51 @@ pub struct App {
     pub generation: u32,
     /// The directory that the serving generation runs from, symlinks followed.
     pub release: Option<String>,
+    /// What the release says about where it comes from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revision: Option<Revision>,
     /// The reload that is under way.
     pub reload: Option<Reload>,
+    /// The last one that has ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_reload: Option<ReloadRecord>,
+    /// What an operator must see to; empty when all is well.
+    pub troubles: Vec<Trouble>,
+    /// The generation that served before, where it can be had back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub previous: Option<u32>,
+    /// Workers fail at once for a cause that is none of theirs: nobody is replaced.
+    pub health_shared: bool,
+    /// Restarts since the first start, by cause.
+    pub restarts: Vec<RestartCount>,
     pub addresses: Vec<Address>,
     pub slots: Vec<Slot>,
     pub workers: Vec<Worker>,
     pub stragglers: Stragglers,
+}
+
+/// Something that an operator must see to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Trouble {
+    /// `slot_given_up`, `address_unserved`, `never_ready` or `no_worker_ready`.
+    pub kind: String,
+    /// For people: what is wrong.
+    pub text: String,
+    /// For people: what to do about it; may be empty.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub next: String,
+}
+
+/// So many restarts had the same cause.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RestartCount {
+    /// As in a failure, such as `exited_ready`.
+    pub cause: String,
+    /// For people, shorter than a failure's text and without names: `exit code 1`.
+    pub text: String,
+    pub count: u64,
 }
 
 /// What became of connections in queues that no worker accepted from, since the start.
@@ -83,13 +126,44 @@ pub enum AppPhase {
 }
 
 /// A reload that is under way.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Reload {
     pub reload: u32,
     /// The generation that is to serve.
     pub generation: u32,
     pub since_ms: u64,
+    /// One of the words of the manual, such as `booting`.
+    pub step: String,
+    /// For people.
+    pub step_text: String,
+    pub step_since_ms: u64,
+    /// When the step ends by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until_in_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canary: Option<CanaryProgress>,
+}
+
+/// A canary, and what it has come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CanaryProgress {
+    pub percent: u8,
+    pub until_in_ms: u64,
+    /// The new generation's workers.
+    pub new: Answers,
+    /// Those of the old one, over the same time.
+    pub old: Answers,
+}
+
+/// What workers have answered since a canary began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Answers {
+    pub answers: u64,
+    /// 5xx, or connections that ended without an answer.
+    pub errors: u64,
 }
 
 /// A place that the app listens at.
@@ -102,6 +176,9 @@ pub struct Address {
     pub sockets: u16,
     /// Positions of the sockets that get new connections.
     pub set: Vec<u16>,
+    /// Their shares of new connections, where these are not equal.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub weights: Vec<u32>,
     /// Workers that accept from the set.
     pub serving: Vec<u32>,
     /// Connections that wait to be accepted, in all queues together; where known.
@@ -121,7 +198,7 @@ pub struct Slot {
     pub worker: Option<u32>,
     /// Respawns since the last reload.
     pub restarts: u32,
-    /// Restart intensity was reached; the slot is tried again at the next reload.
+    /// Restart intensity was reached; the slot is tried again at the next reload or restart.
     pub given_up: bool,
     /// When the next worker is spawned, if one is awaited.
     pub respawn_in_ms: Option<u64>,
@@ -159,6 +236,17 @@ pub struct Worker {
     pub draining: Option<Draining>,
     /// Where it listens on sockets of its own, which cannot be drained or cut over.
     pub bypasses: Vec<String>,
+    /// For people: why it leaves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leaves: Option<String>,
+    /// For how long its event loop has not turned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blocked_ms: Option<u64>,
+    /// For people: how its last probe failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failing: Option<String>,
+    /// It failed its probe so often in a row that it is to be replaced.
+    pub unhealthy: bool,
 }
 
 /// How a worker's connections are let go.

@@ -12,7 +12,7 @@
 //! | `r` | I serve | `x` PID(4) KIND(1) VALUE(4) | a process that is not your child has ended: exit code (0) or signal (1) |
 //! | `l` PID(4) | when this process ends, its group is to be asked to end | `i` NUMBER(8) SIGNAL(4) | a signal for you |
 //! | `n` PID(4) | it has | `H` | the terminal has gone |
-//! | `a` NUMBER(8) | signals up to this one are dealt with | | |
+//! | `a` NUMBER(8) | signals up to this one are dealt with | `o` NUMBER(8) PID(4) UID(4) | who sent the signal of this number, which comes next |
 //!
 //! Three names mean something to the keeper: without [`STATE`] there is nothing that another
 //! supervisor could take over; [`PROGRAM`] is the executable that it starts when the supervisor has
@@ -68,6 +68,12 @@ pub enum FromKeeper {
     Signal {
         number: u64,
         signal: i32,
+    },
+    /// Who sent the signal of this number, which comes next: a process, and its user.
+    Origin {
+        number: u64,
+        pid: u32,
+        uid: u32,
     },
     TerminalGone,
 }
@@ -132,6 +138,12 @@ impl FromKeeper {
                 rest.extend(signal.to_le_bytes());
                 packet(b'i', &rest)
             }
+            Self::Origin { number, pid, uid } => {
+                let mut rest = number.to_le_bytes().to_vec();
+                rest.extend(pid.to_le_bytes());
+                rest.extend(uid.to_le_bytes());
+                packet(b'o', &rest)
+            }
             Self::TerminalGone => packet(b'H', &[]),
         }
     }
@@ -161,6 +173,15 @@ impl FromKeeper {
                 Some(Self::Signal {
                     number: u64::from_le_bytes(*number),
                     signal: i32::from_le_bytes(signal.try_into().ok()?),
+                })
+            }
+            b'o' => {
+                let (number, rest) = rest.split_first_chunk::<8>()?;
+                let (pid, uid) = rest.split_first_chunk::<4>()?;
+                Some(Self::Origin {
+                    number: u64::from_le_bytes(*number),
+                    pid: u32::from_le_bytes(*pid),
+                    uid: u32::from_le_bytes(uid.try_into().ok()?),
                 })
             }
             b'H' => Some(Self::TerminalGone),
@@ -204,7 +225,7 @@ mod tests {
             assert_eq!(message.packet(), bytes);
             assert_eq!(ToKeeper::read(bytes), Some(message));
         }
-        let from: [(FromKeeper, &[u8]); 7] = [
+        let from: [(FromKeeper, &[u8]); 8] = [
             (FromKeeper::Held("state".into()), b"fstate"),
             (FromKeeper::All("0.1.0".into()), b"e0.1.0"),
             (FromKeeper::NotHeld("a".into()), b"!a"),
@@ -228,6 +249,14 @@ mod tests {
                     signal: 15,
                 },
                 b"i\x02\0\0\0\0\0\0\0\x0f\0\0\0",
+            ),
+            (
+                FromKeeper::Origin {
+                    number: 2,
+                    pid: 7,
+                    uid: 1000,
+                },
+                b"o\x02\0\0\0\0\0\0\0\x07\0\0\0\xe8\x03\0\0",
             ),
             (FromKeeper::TerminalGone, b"H"),
         ];

@@ -1,4 +1,5 @@
-//! What the preload script of a worker and the supervisor say to each other about draining.
+//! What the preload script of a worker and the supervisor say to each other: about draining, and about
+//! how the worker is while it serves.
 //!
 //! The `cmd` of every message begins with `NODE_`, so that Node keeps it from the app's own
 //! `'message'` listeners (Node's documentation of `process.send`).
@@ -28,6 +29,10 @@ pub enum Said {
     Drained(Totals),
     /// The app listens on a socket that the supervisor did not make.
     Bypass(Bypass),
+    /// Its event loop has come to the ping of this number.
+    Pong { number: u64 },
+    /// What it has answered since it was told to count.
+    Counted(Counted),
     /// It has read everything up to the [`Order::Sync`](super::Order::Sync) of this number, and
     /// whether Node awaits an acknowledgement. It comes as a `NODE_HANDLE_ACK` with members of its
     /// own, because Node sends nothing else meanwhile.
@@ -75,6 +80,15 @@ pub struct Totals {
     pub cut: u64,
     /// Of those, the ones that stalled.
     pub stalled: u64,
+}
+
+/// Answers to clients since the count began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Counted {
+    /// All that are over, whatever became of them.
+    pub answers: u64,
+    /// Of those, the ones with a status of 500 or more, and the ones that were cut off.
+    pub errors: u64,
 }
 
 /// A socket beside the cluster's.
@@ -164,6 +178,21 @@ impl Drain {
     }
 }
 
+/// Asks the preload to answer as soon as the event loop gets there.
+pub(super) fn ping(number: u64) -> Value {
+    json!({"cmd": COMMAND, "act": "ping", "n": number})
+}
+
+/// Has the preload count answers from zero, or no more.
+pub(super) fn count_answers(on: bool) -> Value {
+    json!({"cmd": COMMAND, "act": "count", "on": on})
+}
+
+/// Has Node write down what it has compiled.
+pub(super) fn fill_cache() -> Value {
+    json!({"cmd": COMMAND, "act": "cache"})
+}
+
 /// Asks the preload to say how far it has read.
 pub(super) fn sync(number: u64) -> Value {
     json!({"cmd": COMMAND, "act": "sync", "n": number})
@@ -195,6 +224,13 @@ pub(super) fn read(line: &[u8]) -> Option<Said> {
         "drained" => Some(Said::Drained(body.totals())),
         "bypass" => Some(Said::Bypass(Bypass {
             place: text(&body.what),
+        })),
+        "pong" => Some(Said::Pong {
+            number: body.n.number()?,
+        }),
+        "counted" => Some(Said::Counted(Counted {
+            answers: count(&body.answers),
+            errors: count(&body.errors),
         })),
         _ => None,
     }
@@ -253,6 +289,9 @@ struct Body {
     cut: Loose,
     stalled: Loose,
     what: Loose,
+    n: Loose,
+    answers: Loose,
+    errors: Loose,
 }
 
 impl Body {
@@ -329,6 +368,18 @@ mod tests {
                     place: ":::3000".into(),
                 }),
             ),
+            (json!({"act": "pong", "n": 17}), Said::Pong { number: 17 }),
+            (
+                json!({"act": "counted", "answers": 1000, "errors": 3}),
+                Said::Counted(Counted {
+                    answers: 1000,
+                    errors: 3,
+                }),
+            ),
+            (
+                json!({"act": "counted", "answers": -1, "errors": "3"}),
+                Said::Counted(Counted::default()),
+            ),
         ];
         for (mut said, expected) in cases {
             said["cmd"] = COMMAND.into();
@@ -344,6 +395,8 @@ mod tests {
             json!({"cmd": COMMAND, "act": "sing"}),
             json!({"cmd": COMMAND, "act": ["hello"], "v": 1}),
             json!({"cmd": COMMAND, "act": "hello"}),
+            json!({"cmd": COMMAND, "act": "pong"}),
+            json!({"cmd": COMMAND, "act": "pong", "n": -1}),
             json!({"cmd": COMMAND, "act": "drained", "more": long}),
         ] {
             assert_eq!(read(&said), Message::Unknown, "{said}");

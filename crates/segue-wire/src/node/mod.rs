@@ -21,7 +21,7 @@ pub mod order;
 pub mod ticket;
 
 pub use cluster::{AddressType, HandleType, Message, Place, QueryServer};
-pub use drain::{Bypass, Drain, DrainState, Hello, Idle, Passed, Said, Totals};
+pub use drain::{Bypass, Counted, Drain, DrainState, Hello, Idle, Passed, Said, Totals};
 pub use frame::{Decoder, Line};
 pub use handle::{Acknowledged, HandleQueue, Refused};
 pub use order::Order;

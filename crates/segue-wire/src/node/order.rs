@@ -40,6 +40,12 @@ pub enum Order<'a> {
     },
     /// Tell the preload to drain.
     Drain(Drain),
+    /// Ask the preload to answer with this number, as soon as the event loop gets there.
+    Ping { number: u64 },
+    /// Have the preload count answers from zero, or no more.
+    Count { on: bool },
+    /// Have Node write what it has compiled into its compile cache.
+    FillCache,
     /// A message to the app, which gets it in its `'message'` listeners.
     Say(&'a str),
     /// Close every server, wait for their connections, close the channel.
@@ -62,6 +68,9 @@ impl Order<'_> {
             Self::Give { .. } | Self::NewConnection { .. } => true,
             Self::Deny { .. }
             | Self::Drain(_)
+            | Self::Ping { .. }
+            | Self::Count { .. }
+            | Self::FillCache
             | Self::Say(_)
             | Self::Disconnect { .. }
             | Self::ConfirmExit { .. }
@@ -108,6 +117,9 @@ impl Order<'_> {
                 handle(HandleType::NetNative, message)
             }
             Self::Drain(drain) => drain.value(),
+            Self::Ping { number } => drain::ping(*number),
+            Self::Count { on } => drain::count_answers(*on),
+            Self::FillCache => drain::fill_cache(),
             Self::Say(text) => json!(text),
             Self::Disconnect { seq } => {
                 json!({"cmd": "NODE_CLUSTER", "act": "disconnect", "seq": seq})
@@ -221,6 +233,20 @@ mod tests {
         check(
             &Order::ConfirmExit { seq: 5, ack: 8 },
             &json!({"cmd": "NODE_CLUSTER", "ack": 8, "seq": 5}),
+        );
+        check(
+            &Order::Ping { number: 17 },
+            &json!({"cmd": "NODE_SEGUE", "act": "ping", "n": 17}),
+        );
+        for on in [true, false] {
+            check(
+                &Order::Count { on },
+                &json!({"cmd": "NODE_SEGUE", "act": "count", "on": on}),
+            );
+        }
+        check(
+            &Order::FillCache,
+            &json!({"cmd": "NODE_SEGUE", "act": "cache"}),
         );
         check(&Order::HandleAck, &json!({"cmd": "NODE_HANDLE_ACK"}));
         check(&Order::HandleNack, &json!({"cmd": "NODE_HANDLE_NACK"}));

@@ -7,13 +7,14 @@ use std::time::Duration;
 use clap::builder::ValueParser;
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use segue_wire::control::{ScaleBody, Wait};
+use segue_wire::control::{Canary, CanaryWish, ScaleBody, Wait};
 
 use super::demo::DemoArgs;
 use super::output::Output;
 use super::service::ServiceArgs;
-use crate::config::quantity;
-use crate::config::settings::{AppSettings, KEYS};
+use crate::config::keys::KEYS;
+use crate::config::settings::AppSettings;
+use crate::config::{probe, quantity};
 use crate::telemetry::log::Verbosity;
 
 const AFTER_HELP: &str = "\
@@ -44,7 +45,15 @@ If it fails, the old one goes on as if nothing had happened, and the exit code i
 
 Examples:
   segue reload
-  segue reload web --wait drained --timeout 10m";
+  segue reload web --wait drained --timeout 10m
+  segue reload --canary 10%:60s        a tenth of new connections first, for a minute
+  segue reload --canary 10%:60s:0.5%   the same; back if 0.5 % more of its answers are errors";
+
+const ROLLBACK_HELP: &str = "\
+While a reload is on trial (canary, probation) it is abandoned: what served before goes on. After
+that the release before is brought back by another reload, from its own directory, if that still
+exists; it must show that it works like any other. If it does not, nothing changes, and the exit
+code is 1.";
 
 const UPGRADE_HELP: &str = "\
 The new binary first shows that it can read the state of the running supervisor; only then the
@@ -71,9 +80,18 @@ pub(crate) enum Command {
     /// Replace the workers with a new generation
     #[command(after_help = RELOAD_HELP)]
     Reload(ReloadArgs),
+    /// End the canary or probation of a reload early: it stays
+    Promote(AppArgs),
+    /// Go back to the release before
+    #[command(after_help = ROLLBACK_HELP)]
+    Rollback(AppArgs),
+    /// Stop all workers, then start the app afresh; clients wait meanwhile
+    Restart(AppArgs),
     /// Show what runs: one line a worker
     #[command(alias = "ls")]
     Status(StatusArgs),
+    /// Tell the story: the last reload, every restart and its cause, what drains and why
+    Why(WhyArgs),
     /// Follow the supervisor's news: starts, crashes, reloads, drains
     Events(EventsArgs),
     /// Change the number of workers
@@ -144,6 +162,10 @@ pub(crate) struct ReloadArgs {
     /// When to return: the new generation serves; the old one is gone too; the request is accepted
     #[arg(long, value_name = "committed|drained|none", default_value = "committed", value_parser = wait)]
     pub(crate) wait: Wait,
+    /// A share of new connections first, for a time: 10%:60s, or 10%:60s:1% with how far its share of errors may
+    /// lie above the old generation's [default: as the app is set; off: without]
+    #[arg(long, value_name = "P%:DURATION[:P%]|off", value_parser = canary)]
+    pub(crate) canary: Option<CanaryWish>,
     /// Wait no longer than this, with exit code 124; the reload itself goes on [default: as long as it takes]
     #[arg(long, value_name = "DURATION", value_parser = quantity::duration)]
     pub(crate) timeout: Option<Duration>,
@@ -155,9 +177,30 @@ pub(crate) struct ReloadArgs {
 pub(crate) struct StatusArgs {
     /// Only this app
     pub(crate) app: Option<String>,
-    /// Exit with 1 unless every app is running with every worker, and none refuses connections
+    /// Exit with 1, and say why, if a slot is given up, an address is unserved, the last start of a slot never
+    /// became ready, or no worker is ready
     #[arg(long)]
     pub(crate) check: bool,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+}
+
+/// `promote`, `rollback`, `restart`.
+#[derive(Args, Debug)]
+pub(crate) struct AppArgs {
+    /// The app that is meant [default: the only one]
+    pub(crate) app: Option<String>,
+    /// Wait no longer than this, with exit code 124; what was asked for goes on [default: as long as it takes]
+    #[arg(long, value_name = "DURATION", value_parser = quantity::duration)]
+    pub(crate) timeout: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct WhyArgs {
+    /// The app that is meant [default: the only one]
+    pub(crate) app: Option<String>,
     #[command(flatten)]
     pub(crate) common: CommonArgs,
 }
@@ -224,7 +267,11 @@ impl Command {
                 .map_err(|reason| invalid("scale", &reason)),
             Self::Service(args) => args.check(),
             Self::Reload(_)
+            | Self::Promote(_)
+            | Self::Rollback(_)
+            | Self::Restart(_)
             | Self::Status(_)
+            | Self::Why(_)
             | Self::Stop(_)
             | Self::Shutdown(_)
             | Self::Upgrade(_)
@@ -325,6 +372,21 @@ fn wait(word: &str) -> Result<Wait, String> {
     }
 }
 
+/// `10%:60s`, `10%:60s:0.5%` or `off`.
+fn canary(word: &str) -> Result<CanaryWish, String> {
+    if word == "off" {
+        return Ok(CanaryWish::Off);
+    }
+    let canary = probe::canary(word)?;
+    let canary = Canary {
+        percent: canary.percent,
+        for_ms: u64::try_from(canary.lasts.as_millis()).unwrap_or(u64::MAX),
+        max_errors_per_mille: u16::try_from(canary.max_errors).unwrap_or(u16::MAX),
+    };
+    canary.check()?;
+    Ok(CanaryWish::With(canary))
+}
+
 fn invalid(command: &str, reason: &str) -> clap::Error {
     let mut cli = Cli::command();
     cli.build();
@@ -339,7 +401,7 @@ mod tests {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
 
-    use segue_core::ReadyRule;
+    use segue_core::ReadyRules;
 
     use super::*;
     use crate::config::settings::Workers;
@@ -404,7 +466,7 @@ mod tests {
         assert_eq!(settings.name.as_deref(), Some("web"));
         assert_eq!(settings.env.len(), 2);
         assert_eq!(settings.node_args, ["--inspect", "--enable-source-maps"]);
-        assert_eq!(settings.ready, ReadyRule::Message);
+        assert_eq!(settings.core(1).ready, ReadyRules::MESSAGE);
         assert_eq!(settings.drain_timeout, Duration::from_secs(90));
         assert_eq!(args.verbosity(), Verbosity::Trace);
         assert_eq!(args.command, ["server.js", "-q"]);
@@ -447,6 +509,44 @@ mod tests {
                 panic!("{line}: {:?}", parse(line));
             };
             assert_eq!(args.parse(), Ok(expected), "{line}");
+        }
+    }
+
+    #[test]
+    fn canaries() {
+        let with = |percent, for_ms, max_errors_per_mille| {
+            Some(CanaryWish::With(Canary {
+                percent,
+                for_ms,
+                max_errors_per_mille,
+            }))
+        };
+        for (line, expected) in [
+            ("segue reload", None),
+            ("segue reload --canary off", Some(CanaryWish::Off)),
+            ("segue reload --canary 10%:60s", with(10, 60_000, 10)),
+            ("segue reload --canary=5%:1m30s:0.5%", with(5, 90_000, 5)),
+            (
+                "segue reload web --canary 99%:1s:100%",
+                with(99, 1_000, 1_000),
+            ),
+        ] {
+            match parse(line) {
+                Ok(Command::Reload(args)) => assert_eq!(args.canary, expected, "{line}"),
+                other => panic!("{line}: {other:?}"),
+            }
+        }
+        for (word, expected) in [
+            ("on", "write a share and a duration"),
+            ("10%", "write a share and a duration"),
+            ("10%:60", "write 60s"),
+            ("0%:60s", "from 1% to 99%"),
+            ("10%:0s", "longer than 0"),
+            ("10%:60s:101%", ""),
+        ] {
+            let line = format!("segue reload --canary {word}");
+            let error = parse(&line).unwrap_err();
+            assert!(error.contains(expected), "{line}: {error}");
         }
     }
 

@@ -111,6 +111,9 @@ pub(super) fn exit_of(outcome: &Outcome) -> Exit {
         OutcomeKind::Accepted
         | OutcomeKind::Started
         | OutcomeKind::Reloaded
+        | OutcomeKind::Restarted
+        | OutcomeKind::Promoted
+        | OutcomeKind::RolledBack
         | OutcomeKind::Scaled
         | OutcomeKind::Paused
         | OutcomeKind::Stopped
@@ -123,6 +126,8 @@ pub(super) fn exit_of(outcome: &Outcome) -> Exit {
         OutcomeKind::StoppedHard => Exit::Partly,
         OutcomeKind::Refused => match outcome.refusal.as_deref() {
             Some("no_workers" | "too_many") => Exit::Usage,
+            // Nothing is in the way: there is nothing to do it with.
+            Some("nothing_to_promote" | "nothing_to_roll_back_to") => Exit::Failed,
             _ => Exit::Conflict,
         },
     }
@@ -144,7 +149,9 @@ impl StepTeller<'_> {
         match progress {
             Progress::Notice(notice) => {
                 self.release();
-                if notice.kind.starts_with("reload_") && notice.kind != "reload_started" {
+                let is_end = ["reload_committed", "reload_failed", "reload_superseded"]
+                    .contains(&notice.kind.as_str());
+                if is_end {
                     self.held = Some((**notice).clone());
                 } else {
                     self.notice(notice);

@@ -11,7 +11,9 @@ mod scale;
 pub(crate) mod service;
 mod status;
 mod stop;
+mod trial;
 mod upgrade;
+mod why;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -32,6 +34,16 @@ pub(crate) fn main(words: Vec<OsString>, run: impl FnOnce(RunArgs) -> u8) -> Exi
         Ok(Command::Reload(args)) => {
             drive(args.common.output(), |output| reload::run(args, output))
         }
+        Ok(Command::Promote(args)) => {
+            drive(args.common.output(), |output| trial::promote(args, output))
+        }
+        Ok(Command::Rollback(args)) => {
+            drive(args.common.output(), |output| trial::rollback(args, output))
+        }
+        Ok(Command::Restart(args)) => {
+            drive(args.common.output(), |output| trial::restart(args, output))
+        }
+        Ok(Command::Why(args)) => drive(args.common.output(), |output| why::run(args, output)),
         Ok(Command::Status(args)) => {
             drive(args.common.output(), |output| status::run(args, output))
         }

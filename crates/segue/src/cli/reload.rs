@@ -1,5 +1,7 @@
 //! `segue reload`: asks for a new generation and follows it to its outcome.
 
+use segue_wire::control::ReloadBody;
+
 use super::args::ReloadArgs;
 use super::error::Trouble;
 use super::follow::{follow, limited};
@@ -43,10 +45,9 @@ async fn one(args: &ReloadArgs, app: Option<&str>, output: &Output) -> Result<Ex
     );
     let found = find(args.common.control.clone(), app, &Place::of_this_process()).await;
     let found = found.map_err(|error| Trouble::finding(&what, error))?;
-    follow(
-        async || found.client.reload(app, args.wait).await,
-        &what,
-        output,
-    )
-    .await
+    let body = ReloadBody {
+        wait: args.wait,
+        canary: args.canary.unwrap_or_default(),
+    };
+    follow(async || found.client.reload(app, body).await, &what, output).await
 }

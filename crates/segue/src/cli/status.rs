@@ -3,11 +3,14 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use segue_wire::control::{App, AppPhase, Drain, Slot, Status, Supervisor, Worker, WorkerPhase};
+use segue_wire::control::{
+    Answers, App, AppPhase, Drain, Reload, Slot, Status, Supervisor, Worker, WorkerPhase,
+};
 
 use super::args::StatusArgs;
 use super::error::Trouble;
 use super::output::{Output, Tone};
+use super::why::{ailments, by_cause};
 use crate::config::quantity::human;
 use crate::control::find::find;
 use crate::control::runtime::Place;
@@ -35,24 +38,26 @@ pub(super) async fn run(args: StatusArgs, output: Output) -> Result<Exit, Troubl
     } else {
         show(&status, &output);
     }
-    if args.check && !status.apps.iter().all(is_well) {
-        return Ok(Exit::Failed);
+    if args.check {
+        return Ok(check(&status, &output));
     }
     Ok(Exit::Done)
 }
 
-/// Whether an app does all that it is asked to.
-fn is_well(app: &App) -> bool {
-    let serves = |slot: &Slot| {
-        let worker = app
-            .workers
-            .iter()
-            .find(|worker| Some(worker.worker) == slot.worker);
-        worker.is_some_and(|worker| worker.phase == WorkerPhase::Ready) && !slot.given_up
-    };
-    app.phase == AppPhase::Running
-        && app.slots.iter().all(serves)
-        && !app.addresses.iter().any(|address| address.refusing)
+/// Whether the apps need nobody; else why they do.
+fn check(status: &Status, output: &Output) -> Exit {
+    let mut exit = Exit::Done;
+    for app in &status.apps {
+        for trouble in &app.troubles {
+            let next = match trouble.next.as_str() {
+                "" => String::new(),
+                next => format!("; {next}"),
+            };
+            output.complain(&format!("segue: {}: {}{next}", app.name, trouble.text));
+            exit = Exit::Failed;
+        }
+    }
+    exit
 }
 
 fn show(status: &Status, output: &Output) {
@@ -67,8 +72,10 @@ fn show(status: &Status, output: &Output) {
 }
 
 fn supervisor_line(supervisor: &Supervisor) -> String {
+    let keeper = supervisor.keeper_version.as_ref();
+    let keeper = keeper.map_or_else(String::new, |it| format!(" (main process {it})"));
     let mut line = format!(
-        "segue {}, pid {}, up {}",
+        "segue {}{keeper}, pid {}, up {}",
         supervisor.version,
         supervisor.keeper_pid.unwrap_or(supervisor.pid),
         ms(supervisor.since_ms)
@@ -80,7 +87,7 @@ fn supervisor_line(supervisor: &Supervisor) -> String {
 }
 
 fn show_app(app: &App, output: &Output) {
-    let tone = if is_well(app) {
+    let tone = if app.troubles.is_empty() && app.phase == AppPhase::Running {
         Tone::Good
     } else {
         Tone::Careful
@@ -94,14 +101,12 @@ fn show_app(app: &App, output: &Output) {
     if let Some(release) = &app.release {
         head.push_str(&format!("  {release}"));
     }
+    if let Some(revision) = &app.revision {
+        head.push_str(&format!("  {}", revision.short()));
+    }
     output.line(&head);
     if let Some(reload) = &app.reload {
-        output.line(&format!(
-            "  reload {} for {}: generation {} boots",
-            reload.reload,
-            ms(reload.since_ms),
-            reload.generation
-        ));
+        show_reload(reload, output);
     }
     for address in &app.addresses {
         let mut line = format!("  {}", address.name);
@@ -116,9 +121,56 @@ fn show_app(app: &App, output: &Output) {
     }
     show_workers(&app.workers, output);
     show_drains(app, output);
+    if app.health_shared {
+        let text = "workers fail at once, for a cause that a new worker would not cure: nobody is replaced";
+        output.line(&format!("  {}", output.tone(text, Tone::Bad)));
+    }
     for slot in &app.slots {
         show_slot(slot, output);
     }
+    for trouble in &app.troubles {
+        output.line(&format!("  {}", output.tone(&trouble.text, Tone::Bad)));
+        if !trouble.next.is_empty() {
+            output.line(&format!("    what to do: {}", trouble.next));
+        }
+    }
+    if let Some(restarts) = by_cause(&app.restarts) {
+        output.line(&format!("  restarts since the start: {restarts}"));
+    }
+}
+
+fn show_reload(reload: &Reload, output: &Output) {
+    let step = match reload.step_text.as_str() {
+        "" => "goes on",
+        text => text,
+    };
+    let left = reload
+        .until_in_ms
+        .map(|left| format!(", {} left", ms(left)));
+    output.line(&format!(
+        "  reload {} for {}: generation {}: {step}{}",
+        reload.reload,
+        ms(reload.since_ms),
+        reload.generation,
+        left.unwrap_or_default()
+    ));
+    if let Some(canary) = canary(reload) {
+        output.line(&format!("  {canary}"));
+    }
+}
+
+/// What a canary has come to so far.
+pub(super) fn canary(reload: &Reload) -> Option<String> {
+    let canary = reload.canary.as_ref()?;
+    let side =
+        |Answers { answers, errors }: &Answers| format!("{errors} errors in {answers} answers");
+    Some(format!(
+        "canary: {} % of new connections, {} left; new {}, old {}",
+        canary.percent,
+        ms(canary.until_in_ms),
+        side(&canary.new),
+        side(&canary.old)
+    ))
 }
 
 fn show_workers(workers: &[Worker], output: &Output) {
@@ -189,6 +241,10 @@ fn note(worker: &Worker) -> Option<String> {
         (WorkerPhase::Quiet, None) => "accepts what is on its way".to_owned(),
         (WorkerPhase::Draining, until) => draining(worker, until),
         (WorkerPhase::Stopping, Some(until)) => format!("was told to end, killed in {until}"),
+        (WorkerPhase::Ready, _) => match ailments(worker) {
+            ailments if ailments.is_empty() => return None,
+            ailments => ailments.join("; "),
+        },
         _ => return None,
     };
     Some(format!(" {text}"))
@@ -233,13 +289,7 @@ fn show_drains(app: &App, output: &Output) {
 }
 
 fn show_slot(slot: &Slot, output: &Output) {
-    if slot.given_up {
-        let text = format!(
-            "slot {} is given up after {} restarts; the next reload tries it again",
-            slot.slot, slot.restarts
-        );
-        output.line(&format!("  {}", output.tone(&text, Tone::Bad)));
-    } else if let Some(respawn) = slot.respawn_in_ms {
+    if let Some(respawn) = slot.respawn_in_ms {
         output.line(&format!(
             "  slot {} gets a new worker in {}",
             slot.slot,
@@ -283,7 +333,7 @@ fn memory(bytes: u64) -> String {
     }
 }
 
-fn ms(millis: u64) -> String {
+pub(super) fn ms(millis: u64) -> String {
     // Tenths of a second only make a table restless.
     let whole = if millis >= 1000 {
         millis / 1000 * 1000
@@ -295,7 +345,7 @@ fn ms(millis: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use segue_wire::control::{Address, Draining, Failure};
+    use segue_wire::control::{Address, CanaryProgress, Draining, Failure, RestartCount, Trouble};
 
     use super::*;
     use crate::cli::output::kept;
@@ -353,6 +403,7 @@ mod tests {
                 version: "0.1.0".to_owned(),
                 pid: 3999,
                 keeper_pid: Some(3998),
+                keeper_version: Some("0.0.9".to_owned()),
                 since_ms: 11_100_000,
                 control: Some("/run/segue/web.sock".to_owned()),
                 unclaimed: Vec::new(),
@@ -367,7 +418,7 @@ web  running  generation 2  /srv/web/releases/7
   0     2    3       4003  ready     3 min 12 s  47 MiB  1.2%  0
   1     2    4       4004  ready     3 min 12 s  47 MiB  1.2%  0
   0     1    1       4001  draining  3 min 12 s  47 MiB  1.2%  0         finishes its connections, 1 min 47 s at most
-segue 0.1.0, pid 3998, up 3 h 5 min, control socket /run/segue/web.sock
+segue 0.1.0 (main process 0.0.9), pid 3998, up 3 h 5 min, control socket /run/segue/web.sock
 ";
         assert_eq!(out.text(), expected);
     }
@@ -419,6 +470,16 @@ web  running  generation 2
         app.workers.clear();
         app.release = None;
         app.addresses[0].refusing = true;
+        app.troubles = vec![Trouble {
+            kind: "slot_given_up".to_owned(),
+            text: "slot 0 is given up after 10 restarts".to_owned(),
+            next: "mend it".to_owned(),
+        }];
+        app.restarts = vec![RestartCount {
+            cause: "exited_booting".to_owned(),
+            text: "exit code 1".to_owned(),
+            count: 11,
+        }];
         app.slots = vec![Slot {
             slot: 0,
             restarts: 10,
@@ -434,27 +495,64 @@ web  running  generation 2
         let expected = "\
 web  running  generation 2
   0.0.0.0:3000  refuses connections: no worker serves
-  slot 0 is given up after 10 restarts; the next reload tries it again
   last failure: worker 9 (slot 0, pid 77) exited with code 1 before it was ready
     its last lines on stderr:
     | Error: no such table
+  slot 0 is given up after 10 restarts
+    what to do: mend it
+  restarts since the start: 11: 11 exit code 1
 ";
         assert_eq!(out.text(), expected);
-        assert!(!is_well(&app));
     }
 
     #[test]
-    fn wellness() {
-        let well = app();
-        assert!(is_well(&well));
-        let mut booting = app();
-        booting.workers[2].phase = WorkerPhase::Booting;
-        assert!(!is_well(&booting));
-        let stopping = App {
-            phase: AppPhase::Stopping,
-            ..app()
+    fn a_check_says_why_it_fails() {
+        let (output, _, err) = kept::output();
+        let mut status = Status {
+            apps: vec![app()],
+            ..Status::default()
         };
-        assert!(!is_well(&stopping));
+        assert_eq!(check(&status, &output), Exit::Done);
+        status.apps[0].troubles = ["mend it", ""]
+            .map(|next| Trouble {
+                kind: "slot_given_up".to_owned(),
+                text: "slot 0 is given up".to_owned(),
+                next: next.to_owned(),
+            })
+            .to_vec();
+        assert_eq!(check(&status, &output), Exit::Failed);
+        let expected = "segue: web: slot 0 is given up; mend it\nsegue: web: slot 0 is given up\n";
+        assert_eq!(err.text(), expected);
+    }
+
+    #[test]
+    fn a_canary_shows_what_it_has_come_to() {
+        let (output, out, _) = kept::output();
+        let reload = Reload {
+            reload: 3,
+            generation: 4,
+            since_ms: 12_345,
+            step_text: "10 % of the new connections go to it for 1 min".to_owned(),
+            until_in_ms: Some(48_000),
+            canary: Some(CanaryProgress {
+                percent: 10,
+                until_in_ms: 48_000,
+                new: Answers {
+                    answers: 120,
+                    errors: 1,
+                },
+                old: Answers {
+                    answers: 1_100,
+                    errors: 0,
+                },
+            }),
+            ..Reload::default()
+        };
+        show_reload(&reload, &output);
+        let expected = "  reload 3 for 12 s: generation 4: 10 % of the new connections go to it for 1 min, 48 s left
+  canary: 10 % of new connections, 48 s left; new 1 errors in 120 answers, old 0 errors in 1100 answers
+";
+        assert_eq!(out.text(), expected);
     }
 
     #[test]

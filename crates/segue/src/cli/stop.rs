@@ -16,7 +16,12 @@ pub(super) async fn run(args: StopArgs, output: Output) -> Result<Exit, Trouble>
         let found = find(args.common.control.clone(), app, &Place::of_this_process()).await;
         let found = found.map_err(|error| Trouble::finding(what, error))?;
         let app = only_app(&found, app, what)?;
-        follow(async || found.client.stop(&app).await, what, &output).await
+        follow(
+            async || found.client.order(&app, "stop").await,
+            what,
+            &output,
+        )
+        .await
     };
     limited(args.timeout, "cannot wait for the stop", stopped).await
 }

@@ -10,14 +10,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, USER_AGENT};
 use hyper::http::request::Parts;
 use hyper::{Request, Response, StatusCode};
 use segue_wire::control::{self as wire, OutcomeKind, Problem, ProblemBody, ProblemCode, Progress};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
-use super::command::{Caller, Command};
+use super::command::{Caller, Command, Peer};
 
 /// How long a body may take to arrive, once the head is there.
 const BODY_WAIT: Duration = Duration::from_secs(5);
@@ -45,6 +45,7 @@ pub(super) enum Stage {
 pub(super) struct Answerer {
     commands: mpsc::Sender<Command>,
     streams: Arc<Semaphore>,
+    peer: Peer,
     forbidden: bool,
 }
 
@@ -62,8 +63,18 @@ impl Answerer {
         Self {
             commands,
             streams,
+            peer: Peer {
+                uid: 0,
+                pid: None,
+                is_command: false,
+            },
             forbidden: false,
         }
+    }
+
+    /// Says who calls.
+    pub(super) fn of(self, peer: Peer) -> Self {
+        Self { peer, ..self }
     }
 
     /// The caller may not ask anything.
@@ -104,6 +115,11 @@ impl Answerer {
         }
         let (head, body) = request.into_parts();
         let key = key_of(&head)?;
+        let peer = Peer {
+            is_command: is_command(&head),
+            ..self.peer
+        };
+        let caller = (key.clone(), peer);
         let body = read(body).await?;
         stage.send_replace(Stage::Working);
         match wire::parse(head.method.as_str(), head.uri.path(), &body)? {
@@ -127,30 +143,55 @@ impl Answerer {
                     _ => Ok(json(StatusCode::OK, &outcome)),
                 }
             }
-            wire::Request::Reload { app, wait } => {
-                self.stream(key, |caller| Command::Reload { app, wait, caller })
+            wire::Request::Why { app } => {
+                let (reply, answer) = oneshot::channel();
+                self.send(Command::Why { app, reply }).await?;
+                Ok(json(StatusCode::OK, &within(answer).await??))
+            }
+            wire::Request::Reload { app, wait, canary } => {
+                self.stream(caller, |caller| Command::Reload {
+                    app,
+                    wait,
+                    canary,
+                    caller,
+                })
+                .await
+            }
+            wire::Request::Promote { app } => {
+                self.stream(caller, |caller| Command::Promote { app, caller })
+                    .await
+            }
+            wire::Request::Rollback { app } => {
+                self.stream(caller, |caller| Command::Rollback { app, caller })
+                    .await
+            }
+            wire::Request::Restart { app } => {
+                self.stream(caller, |caller| Command::Restart { app, caller })
                     .await
             }
             wire::Request::Stop { app } => {
-                self.stream(key, |caller| Command::Stop { app, caller })
+                self.stream(caller, |caller| Command::Stop { app, caller })
                     .await
             }
             wire::Request::Upgrade { binary } => {
                 let binary = binary.map(Into::into);
-                self.stream(key, |caller| Command::Upgrade { binary, caller })
+                self.stream(caller, |caller| Command::Upgrade { binary, caller })
                     .await
             }
             wire::Request::Shutdown => {
-                self.stream(key, |caller| Command::Shutdown { caller })
+                self.stream(caller, |caller| Command::Shutdown { caller })
                     .await
             }
-            wire::Request::Events => self.stream(None, |caller| Command::Events { caller }).await,
+            wire::Request::Events => {
+                self.stream((None, peer), |caller| Command::Events { caller })
+                    .await
+            }
         }
     }
 
     async fn stream(
         &self,
-        key: Option<String>,
+        (key, peer): (Option<String>, Peer),
         command: impl FnOnce(Caller) -> Command,
     ) -> Result<Response<AnswerBody>, Problem> {
         let place = Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
@@ -160,7 +201,7 @@ impl Answerer {
                 "close some, or ask again later",
             )
         })?;
-        let (caller, begun) = Caller::new(key);
+        let (caller, begun) = Caller::new(key, peer);
         self.send(command(caller)).await?;
         let events = within(begun).await??;
         let mut response = Response::new(AnswerBody::Stream {
@@ -202,6 +243,12 @@ fn key_of(head: &Parts) -> Result<Option<String>, Problem> {
         )
     })?;
     Ok(Some(format!("{key} {} {}", head.method, head.uri.path())))
+}
+
+/// Our own client says so.
+fn is_command(head: &Parts) -> bool {
+    let agent = head.headers.get(USER_AGENT);
+    agent.is_some_and(|agent| agent.as_bytes().starts_with(wire::AGENT.as_bytes()))
 }
 
 async fn read(body: Incoming) -> Result<Bytes, Problem> {

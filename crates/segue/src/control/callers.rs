@@ -57,8 +57,8 @@ impl Callers {
         );
     }
 
-    /// Somebody waits for the app to stop.
-    pub(crate) fn stop(&mut self, request: RequestId, teller: Teller) {
+    /// Somebody waits for the outcome, whatever is asked for.
+    pub(crate) fn wait(&mut self, request: RequestId, teller: Teller) {
         self.waiting.insert(
             request,
             Waiting::Stream {
@@ -70,7 +70,7 @@ impl Callers {
 
     /// Somebody waits for the supervisor to be another one.
     pub(crate) fn upgrade(&mut self, request: RequestId, teller: Teller) {
-        self.stop(request, teller);
+        self.wait(request, teller);
     }
 
     /// Somebody waits for one answer, without progress.
@@ -139,10 +139,10 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::control::command::Caller;
+    use crate::control::command::{Caller, Peer};
 
     fn stream() -> (Teller, mpsc::Receiver<Progress>) {
-        let (caller, mut begun) = Caller::new(None);
+        let (caller, mut begun) = Caller::new(None, Peer::default());
         let teller = caller.accept();
         (teller, begun.try_recv().unwrap().unwrap())
     }

@@ -13,12 +13,12 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
-use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::header::{CONTENT_TYPE, HOST, USER_AGENT};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use segue_wire::control::{
     self as wire, Decoder, Outcome, Problem, ProblemBody, ProblemCode, Progress, ReloadBody,
-    ScaleBody, Status, UpgradeBody, Wait,
+    ScaleBody, Status, Story, UpgradeBody,
 };
 use thiserror::Error;
 use tokio::net::UnixStream;
@@ -95,17 +95,23 @@ impl Client {
     pub(crate) async fn reload(
         &self,
         app: Option<&str>,
-        wait: Wait,
+        body: ReloadBody,
     ) -> Result<Stream, ClientError> {
         let path = app.map_or_else(
             || "/v1/reload".to_owned(),
             |app| wire::apps_path(app, "reload"),
         );
-        self.stream("POST", &path, json(&ReloadBody { wait })).await
+        self.stream("POST", &path, json(&body)).await
     }
 
-    pub(crate) async fn stop(&self, app: &str) -> Result<Stream, ClientError> {
-        self.stream("POST", &wire::apps_path(app, "stop"), Bytes::new())
+    /// One of the verbs that need no more words: `promote`, `rollback`, `restart`, `stop`.
+    pub(crate) async fn order(&self, app: &str, verb: &str) -> Result<Stream, ClientError> {
+        self.stream("POST", &wire::apps_path(app, verb), Bytes::new())
+            .await
+    }
+
+    pub(crate) async fn why(&self, app: &str) -> Result<Story, ClientError> {
+        self.short("GET", &wire::apps_path(app, "why"), Bytes::new())
             .await
     }
 
@@ -190,6 +196,7 @@ impl Client {
             .method(method)
             .uri(path)
             .header(HOST, "segue")
+            .header(USER_AGENT, concat!("segue/", env!("CARGO_PKG_VERSION")))
             .header(CONTENT_TYPE, wire::JSON)
             .header(wire::IDEMPOTENCY_KEY, &self.key)
             .body(Full::new(body))

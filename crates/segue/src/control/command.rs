@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use segue_wire::control::{Missed, Notice, Outcome, Problem, Progress, ScaleBody, Status, Wait};
+use segue_wire::control::{
+    CanaryWish, Missed, Notice, Outcome, Problem, Progress, ScaleBody, Status, Story, Wait,
+};
 use tokio::sync::{mpsc, oneshot};
 
 /// How many events may wait for a caller that reads slowly.
@@ -22,7 +24,28 @@ pub(crate) enum Command {
     Reload {
         app: Option<String>,
         wait: Wait,
+        canary: CanaryWish,
         caller: Caller,
+    },
+    /// What a reload has brought is to stay, without a longer canary or probation.
+    Promote {
+        app: String,
+        caller: Caller,
+    },
+    /// Back to the release before.
+    Rollback {
+        app: String,
+        caller: Caller,
+    },
+    /// All workers at once, with a gap.
+    Restart {
+        app: String,
+        caller: Caller,
+    },
+    /// What is remembered of an app.
+    Why {
+        app: String,
+        reply: oneshot::Sender<Result<Story, Problem>>,
     },
     /// Answered with the outcome, a refusal included.
     Scale {
@@ -51,10 +74,21 @@ pub(crate) enum Command {
     },
 }
 
+/// Who is at the other end of a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Peer {
+    /// By the kernel's word, as of when it connected.
+    pub(crate) uid: u32,
+    pub(crate) pid: Option<u32>,
+    /// It says that it is a command of ours.
+    pub(crate) is_command: bool,
+}
+
 /// Somebody who waits to be told whether the request is accepted. Dropping it says that the
 /// supervisor is ending.
 #[derive(Debug)]
 pub(crate) struct Caller {
+    peer: Peer,
     /// By which the same request is known when it is made again.
     key: Option<String>,
     begun: oneshot::Sender<Result<mpsc::Receiver<Progress>, Problem>>,
@@ -71,9 +105,13 @@ pub(crate) struct Teller {
 }
 
 impl Caller {
-    pub(crate) fn new(key: Option<String>) -> (Self, Begun) {
+    pub(crate) fn new(key: Option<String>, peer: Peer) -> (Self, Begun) {
         let (begun, answer) = oneshot::channel();
-        (Self { key, begun }, answer)
+        (Self { peer, key, begun }, answer)
+    }
+
+    pub(crate) const fn peer(&self) -> Peer {
+        self.peer
     }
 
     pub(crate) fn key(&self) -> Option<&str> {
@@ -137,7 +175,7 @@ mod tests {
 
     #[test]
     fn a_caller_that_reads_nothing_still_gets_the_outcome() {
-        let (caller, mut begun) = Caller::new(None);
+        let (caller, mut begun) = Caller::new(None, Peer::default());
         let teller = caller.accept();
         let mut events = begun.try_recv().unwrap().unwrap();
         for _ in 0..QUEUE * 2 {
@@ -165,7 +203,7 @@ mod tests {
 
     #[test]
     fn callers_that_left_are_no_trouble() {
-        let (caller, begun) = Caller::new(None);
+        let (caller, begun) = Caller::new(None, Peer::default());
         drop(begun);
         let teller = caller.accept();
         assert!(teller.is_gone());

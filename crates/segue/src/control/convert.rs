@@ -4,8 +4,8 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use segue_core::{
-    AppPhase, AppView, Cause, ExitStatus, Failure, Notice, Outcome, Scale, Time, WorkerPhase,
-    WorkerView,
+    AppPhase, AppView, Canary, CanaryChoice, Cause, ExitStatus, Failure, Notice, Outcome,
+    ReloadView, Scale, SideView, SocketIndex, Time, WorkerPhase, WorkerView,
 };
 use segue_wire::control as wire;
 
@@ -27,19 +27,22 @@ pub(crate) fn app(view: &AppView, now: Time, measures: &impl Measures) -> wire::
         },
         generation: view.serving.0,
         release: measures.release(view.serving),
+        revision: measures.revision(view.serving),
+        last_reload: measures.last_reload(),
+        troubles: wording::troubles(view, measures),
+        previous: view.previous.map(|generation| generation.0),
+        health_shared: view.is_health_shared,
+        restarts: measures.restarts(),
         stragglers: measures.stragglers(),
-        reload: view.reload.map(|reload| wire::Reload {
-            reload: reload.reload.0,
-            generation: reload.generation.0,
-            since_ms: millis(now.since(reload.since)),
-        }),
+        reload: view.reload.map(|reload| self::reload(&reload, now)),
         addresses: view
             .addresses
             .iter()
             .map(|address| wire::Address {
                 name: measures.address(address.address),
                 sockets: address.sockets,
-                set: address.set.iter().map(|index| index.0).collect(),
+                weights: weights(&address.set),
+                set: address.set.iter().map(|(index, _)| index.0).collect(),
                 serving: address.serving.iter().map(|worker| worker.0).collect(),
                 queued: measures.queued(address.address),
                 steered: address.steered,
@@ -141,6 +144,21 @@ pub(crate) fn notice(notice: &Notice, names: &impl Names, at: SystemTime) -> wir
             told.slot = failure.slot.map(|slot| slot.0);
             told.failure = Some(self::failure(failure, names));
         }
+        Notice::ReloadStep { reload, took, step } => {
+            told.reload = Some(reload.0);
+            told.step = Some(wording::step_code(step).to_owned());
+            told.took_ms = Some(millis(*took));
+        }
+        Notice::WorkerBlocked { worker, slot }
+        | Notice::WorkerUnblocked { worker, slot, .. }
+        | Notice::WorkerUnhealthy { worker, slot, .. }
+        | Notice::WorkerHealthy { worker, slot }
+        | Notice::ProbeWaived { worker, slot } => {
+            told.worker = Some(worker.0);
+            told.slot = Some(slot.0);
+        }
+        Notice::CanarySkipped { reload } => told.reload = Some(reload.0),
+        Notice::HealthShared { .. } | Notice::HealthRecovered => {}
         Notice::ReloadSuperseded { reload, by } => {
             told.reload = Some(reload.0);
             told.by = Some(by.0);
@@ -200,6 +218,41 @@ pub(crate) fn outcome(outcome: &Outcome, names: &impl Names) -> wire::Outcome {
             failure: Some(self::failure(failure, names)),
             ..blank
         },
+        Outcome::Restarted {
+            reload,
+            generation,
+            took,
+        } => wire::Outcome {
+            kind: wire::OutcomeKind::Restarted,
+            reload: Some(reload.0),
+            generation: Some(generation.0),
+            took_ms: Some(millis(*took)),
+            ..blank
+        },
+        Outcome::RolledBack {
+            reload,
+            generation,
+            took,
+            ..
+        } => wire::Outcome {
+            kind: wire::OutcomeKind::RolledBack,
+            reload: Some(reload.0),
+            generation: Some(generation.0),
+            took_ms: Some(millis(*took)),
+            ..blank
+        },
+        Outcome::Promoted { reload, generation } => wire::Outcome {
+            kind: wire::OutcomeKind::Promoted,
+            reload: Some(reload.0),
+            generation: Some(generation.0),
+            ..blank
+        },
+        Outcome::Abandoned { of, generation } => wire::Outcome {
+            kind: wire::OutcomeKind::RolledBack,
+            reload: Some(of.0),
+            generation: Some(generation.0),
+            ..blank
+        },
         Outcome::Superseded { by } => wire::Outcome {
             kind: wire::OutcomeKind::Superseded,
             by: Some(by.0),
@@ -248,6 +301,13 @@ pub(crate) fn failure(failure: &Failure, names: &impl Names) -> wire::Failure {
         Cause::NeverListened { .. }
         | Cause::NotListeningAt { .. }
         | Cause::NeverSaidReady { .. }
+        | Cause::NeverNotified { .. }
+        | Cause::ProbeFailed { .. }
+        | Cause::Unhealthy { .. }
+        | Cause::Unresponsive { .. }
+        | Cause::OverMemory
+        | Cause::CanaryErrors { .. }
+        | Cause::RolledBack
         | Cause::Wrapper
         | Cause::ChannelLost
         | Cause::SpawnFailed
@@ -263,9 +323,26 @@ pub(crate) fn failure(failure: &Failure, names: &impl Names) -> wire::Failure {
         next: wording::advice(failure, names),
         exit_code,
         signal,
+        out_of_memory: failure
+            .worker
+            .and_then(|worker| names.out_of_memory(worker))
+            .map(|want| wording::memory_code(want).to_owned()),
         stderr: failure
             .worker
             .map_or_else(Vec::new, |worker| names.tail(worker)),
+    }
+}
+
+/// Whether a reload is to have a canary.
+pub(crate) fn canary(wish: wire::CanaryWish) -> CanaryChoice {
+    match wish {
+        wire::CanaryWish::AsSet => CanaryChoice::AsSet,
+        wire::CanaryWish::Off => CanaryChoice::Off,
+        wire::CanaryWish::With(canary) => CanaryChoice::With(Canary {
+            percent: canary.percent,
+            lasts: Duration::from_millis(canary.for_ms),
+            max_errors: canary.max_errors_per_mille.into(),
+        }),
     }
 }
 
@@ -275,6 +352,37 @@ pub(crate) fn scale(scale: wire::ScaleBody) -> Scale {
         wire::ScaleBody::To(to) => Scale::To(to),
         wire::ScaleBody::By(by) if by < 0 => Scale::Down(by.unsigned_abs()),
         wire::ScaleBody::By(by) => Scale::Up(by.unsigned_abs()),
+    }
+}
+
+/// None where all are equal.
+fn weights(set: &[(SocketIndex, u32)]) -> Vec<u32> {
+    let weights = set.iter().map(|(_, weight)| *weight);
+    match weights.clone().any(|weight| weight != 1) {
+        true => weights.collect(),
+        false => Vec::new(),
+    }
+}
+
+fn reload(reload: &ReloadView, now: Time) -> wire::Reload {
+    let answers = |side: SideView| wire::Answers {
+        answers: side.answers,
+        errors: side.errors,
+    };
+    wire::Reload {
+        reload: reload.reload.0,
+        generation: reload.generation.0,
+        since_ms: millis(now.since(reload.since)),
+        step: wording::step_code(&reload.step).to_owned(),
+        step_text: wording::step(&reload.step),
+        step_since_ms: millis(now.since(reload.step_since)),
+        until_in_ms: reload.until.map(|until| millis(until.since(now))),
+        canary: reload.canary.map(|canary| wire::CanaryProgress {
+            percent: canary.percent,
+            until_in_ms: millis(canary.until.since(now)),
+            new: answers(canary.new),
+            old: answers(canary.old),
+        }),
     }
 }
 
@@ -311,6 +419,10 @@ fn worker(
         drain_note,
         draining: measures.draining(worker.worker),
         bypasses: measures.bypasses(worker.worker),
+        leaves: measures.leaves(worker.worker),
+        blocked_ms: worker.blocked_since.map(|since| millis(now.since(since))),
+        failing: worker.failing.map(wording::probe_failure),
+        unhealthy: worker.is_unhealthy,
     }
 }
 
@@ -328,6 +440,8 @@ const fn notice_kind(notice: &Notice) -> &'static str {
         Notice::WorkerLeft { .. } => "worker_left",
         Notice::AppReady { .. } => "app_ready",
         Notice::ReloadStarted { .. } => "reload_started",
+        Notice::ReloadStep { .. } => "reload_step",
+        Notice::CanarySkipped { .. } => "canary_skipped",
         Notice::ReloadCommitted { .. } => "reload_committed",
         Notice::ReloadFailed { .. } => "reload_failed",
         Notice::ReloadSuperseded { .. } => "reload_superseded",
@@ -340,6 +454,13 @@ const fn notice_kind(notice: &Notice) -> &'static str {
         Notice::AddressServed { .. } => "address_served",
         Notice::HeldReleased { .. } => "held_released",
         Notice::SettleTimedOut { .. } => "settle_timed_out",
+        Notice::WorkerBlocked { .. } => "worker_blocked",
+        Notice::WorkerUnblocked { .. } => "worker_unblocked",
+        Notice::WorkerUnhealthy { .. } => "worker_unhealthy",
+        Notice::WorkerHealthy { .. } => "worker_healthy",
+        Notice::ProbeWaived { .. } => "probe_waived",
+        Notice::HealthShared { .. } => "health_shared",
+        Notice::HealthRecovered => "health_recovered",
         Notice::Scaled { .. } => "scaled",
         Notice::Stopping => "stopping",
         Notice::Paused => "paused",

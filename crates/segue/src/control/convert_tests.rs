@@ -1,13 +1,16 @@
 //! An app with names, and its picture.
 
+use std::time::Duration;
+
 use segue_core::{
-    AddressId, AddressView, AppPhase, AppView, Cause, Failure, Generation, ReloadId, ReloadView,
-    Scale, SlotId, SlotView, SocketIndex, Time, WorkerId, WorkerPhase, WorkerView,
+    AddressId, AddressView, AppPhase, AppView, CanaryView, Cause, Failure, Generation,
+    ProbeFailure, ReloadId, ReloadStep, ReloadView, Scale, SideView, SlotId, SlotView, SocketIndex,
+    Time, WorkerId, WorkerPhase, WorkerView,
 };
 use segue_wire::control as wire;
 
 use super::convert;
-use super::names::{Measures, Names, Usage};
+use super::names::{Measures, Names, OutOfMemory, Usage};
 
 /// An app `web` of two workers, each with the pid 4000 + its id, except those above 100, which never ran.
 pub(super) struct Web;
@@ -48,6 +51,14 @@ impl Names for Web {
     fn advice(&self, failure: &Failure) -> Option<String> {
         (failure.cause == Cause::Wrapper)
             .then(|| "write: segue run --node-arg=--import=tsx server.ts".to_owned())
+    }
+
+    fn out_of_memory(&self, worker: WorkerId) -> Option<OutOfMemory> {
+        match worker.0 {
+            20 => Some(OutOfMemory::Kernel),
+            21 => Some(OutOfMemory::Heap),
+            _ => None,
+        }
     }
 
     fn draining(&self, worker: WorkerId) -> Option<wire::Draining> {
@@ -97,8 +108,28 @@ impl Measures for Web {
         }
     }
 
-    fn last_failure(&self, _: SlotId) -> Option<wire::Failure> {
+    fn revision(&self, _: Generation) -> Option<wire::Revision> {
         None
+    }
+
+    fn leaves(&self, _: WorkerId) -> Option<String> {
+        Some("a newer generation serves".to_owned())
+    }
+
+    fn last_reload(&self) -> Option<wire::ReloadRecord> {
+        None
+    }
+
+    fn restarts(&self) -> Vec<wire::RestartCount> {
+        Vec::new()
+    }
+
+    fn last_failure(&self, slot: SlotId) -> Option<wire::Failure> {
+        (slot.0 > 4).then(|| wire::Failure {
+            cause: "exited_booting".to_owned(),
+            text: "worker 7 exited with code 1 before it was ready".to_owned(),
+            ..wire::Failure::default()
+        })
     }
 }
 
@@ -107,10 +138,30 @@ fn a_picture_of_a_reload() {
     let view = AppView {
         phase: AppPhase::Running,
         serving: Generation(1),
+        previous: Some(Generation(7)),
+        is_health_shared: true,
         reload: Some(ReloadView {
             reload: ReloadId(1),
             generation: Generation(2),
             since: Time(9_000),
+            step: ReloadStep::Canary {
+                percent: 10,
+                lasts: Duration::from_secs(60),
+            },
+            step_since: Time(9_500),
+            until: Some(Time(60_000)),
+            canary: Some(CanaryView {
+                percent: 10,
+                until: Time(60_000),
+                new: SideView {
+                    answers: 9,
+                    errors: 1,
+                },
+                old: SideView {
+                    answers: 80,
+                    errors: 0,
+                },
+            }),
         }),
         slots: vec![SlotView {
             slot: SlotId(0),
@@ -126,11 +177,14 @@ fn a_picture_of_a_reload() {
             phase: WorkerPhase::Draining,
             since: Time(4_000),
             until: Some(Time(12_000)),
+            blocked_since: Some(Time(8_000)),
+            failing: Some(ProbeFailure::Status(503)),
+            is_unhealthy: true,
         }],
         addresses: vec![AddressView {
             address: AddressId(0),
             sockets: 4,
-            set: vec![SocketIndex(0), SocketIndex(2)],
+            set: vec![(SocketIndex(0), 9), (SocketIndex(2), 1)],
             serving: vec![WorkerId(1)],
             steered: true,
             refusing: false,
@@ -150,11 +204,35 @@ fn a_picture_of_a_reload() {
             reload: 1,
             generation: 2,
             since_ms: 1_000,
+            step: "canary".to_owned(),
+            step_text: "10 % of the new connections go to it for 1 min".to_owned(),
+            step_since_ms: 500,
+            until_in_ms: Some(50_000),
+            canary: Some(wire::CanaryProgress {
+                percent: 10,
+                until_in_ms: 50_000,
+                new: wire::Answers {
+                    answers: 9,
+                    errors: 1,
+                },
+                old: wire::Answers {
+                    answers: 80,
+                    errors: 0,
+                },
+            }),
         }),
+        previous: Some(7),
+        health_shared: true,
+        troubles: vec![wire::Trouble {
+            kind: "no_worker_ready".to_owned(),
+            text: "no worker of web is ready: all have ended".to_owned(),
+            next: "segue why tells what ended them".to_owned(),
+        }],
         addresses: vec![wire::Address {
             name: "0.0.0.0:3000".to_owned(),
             sockets: 4,
             set: vec![0, 2],
+            weights: vec![9, 1],
             serving: vec![1],
             queued: Some(3),
             steered: true,
@@ -185,7 +263,12 @@ fn a_picture_of_a_reload() {
             drain_note: None,
             draining: None,
             bypasses: Vec::new(),
+            leaves: Some("a newer generation serves".to_owned()),
+            blocked_ms: Some(2_000),
+            failing: Some("its probe was answered with 503".to_owned()),
+            unhealthy: true,
         }],
+        ..wire::App::default()
     };
     assert_eq!(app, expected);
 

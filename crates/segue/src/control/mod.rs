@@ -19,10 +19,12 @@ pub(crate) mod names;
 pub(crate) mod runtime;
 pub(crate) mod server;
 pub(crate) mod socket;
-mod wording;
+pub(crate) mod wording;
 
 #[cfg(test)]
 mod convert_tests;
+#[cfg(test)]
+mod story_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

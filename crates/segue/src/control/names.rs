@@ -20,6 +20,8 @@ pub(crate) trait Names {
     /// What to do about it, where the shell knows better than the general text: for instance the
     /// command to write instead of a wrapper.
     fn advice(&self, failure: &Failure) -> Option<String>;
+    /// Whether a worker ended for want of memory.
+    fn out_of_memory(&self, worker: WorkerId) -> Option<OutOfMemory>;
     /// What a worker's drain has said last.
     fn draining(&self, worker: WorkerId) -> Option<wire::Draining>;
 }
@@ -40,8 +42,26 @@ pub(crate) trait Measures: Names {
     fn drain(&self, worker: WorkerId) -> (wire::Drain, Option<String>);
     /// Where a worker listens on sockets of its own.
     fn bypasses(&self, worker: WorkerId) -> Vec<String>;
+    /// What the release of a generation says about where it comes from.
+    fn revision(&self, generation: Generation) -> Option<wire::Revision>;
+    /// Why a worker leaves.
+    fn leaves(&self, worker: WorkerId) -> Option<String>;
+    /// The newest reload that has ended.
+    fn last_reload(&self) -> Option<wire::ReloadRecord>;
+    /// Restarts by cause.
+    fn restarts(&self) -> Vec<wire::RestartCount>;
     /// The slot's last failure, as it was told.
     fn last_failure(&self, slot: SlotId) -> Option<wire::Failure>;
+}
+
+/// How a process ended for want of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum OutOfMemory {
+    /// The kernel killed it, at the limit of its cgroup or of the machine.
+    Kernel,
+    /// Node gave up at its own limit.
+    Heap,
 }
 
 /// What a process uses.

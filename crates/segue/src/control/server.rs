@@ -21,7 +21,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use super::answer::{Answerer, Stage};
-use super::command::Command;
+use super::command::{Command, Peer};
 use super::socket::ControlSocket;
 
 /// Connections at once.
@@ -133,6 +133,11 @@ impl Connections {
                     );
                     answerer = answerer.forbid();
                 }
+                answerer = answerer.of(Peer {
+                    uid: peer.uid(),
+                    pid: peer.pid().and_then(|pid| pid.try_into().ok()),
+                    is_command: false,
+                });
             }
             Err(error) => {
                 warn!(%error, "cannot tell who calls; the connection is dropped");

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use segue_wire::control::{
-    App, Notice, Outcome, OutcomeKind, Problem, ProblemCode, Progress, ScaleBody, Status, Wait,
+    App, Notice, Outcome, OutcomeKind, Problem, ProblemCode, Progress, ReloadBody, ScaleBody,
+    Status, Story, Wait,
 };
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -14,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::client::{Client, ClientError, Stream};
-use super::command::{Command, Teller};
+use super::command::{Command, Peer, Teller};
 use super::find::{FindError, find};
 use super::runtime::Place;
 use super::server::{may_ask, serve};
@@ -114,6 +115,20 @@ async fn play(
                 };
                 let _ = reply.send(Ok(outcome));
             }
+            Command::Promote { caller, .. }
+            | Command::Rollback { caller, .. }
+            | Command::Restart { caller, .. } => {
+                let _ = tell.send((Wait::Committed, caller.accept()));
+            }
+            Command::Why { app, reply } => {
+                let _ = reply.send(Ok(Story {
+                    app: App {
+                        name: app,
+                        ..App::default()
+                    },
+                    ..Story::default()
+                }));
+            }
             // As a supervisor that is at its end.
             Command::Stop { .. } => {}
             Command::Shutdown { caller }
@@ -176,11 +191,11 @@ async fn status_and_scale() {
 #[tokio::test]
 async fn a_reload_is_told_step_by_step() {
     let mut fixture = Fixture::start();
-    let stream = fixture
-        .client()
-        .reload(Some("web"), Wait::Drained)
-        .await
-        .unwrap();
+    let drained = ReloadBody {
+        wait: Wait::Drained,
+        ..ReloadBody::default()
+    };
+    let stream = fixture.client().reload(Some("web"), drained).await.unwrap();
     let (wait, teller) = fixture.tellers.recv().await.unwrap();
     assert_eq!(wait, Wait::Drained);
     teller.notice(&notice("boots"));
@@ -195,15 +210,60 @@ async fn a_reload_is_told_step_by_step() {
 }
 
 #[tokio::test]
+async fn the_supervisor_is_told_who_calls() {
+    let (commands, mut asked) = mpsc::channel(1);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("segue.sock");
+    let (ending, ended) = oneshot::channel::<()>();
+    let socket = ControlSocket::bind(&path).unwrap();
+    let server = tokio::spawn(serve(socket, commands, async {
+        let _ = ended.await;
+    }));
+    let own = rustix::process::geteuid().as_raw();
+    for is_command in [true, false] {
+        let client = Client::new(&path);
+        let order = async {
+            match is_command {
+                true => drop(client.order("web", "rollback").await),
+                false => {
+                    let mut stream = UnixStream::connect(&path).await.unwrap();
+                    let request = b"POST /v1/apps/web/rollback HTTP/1.1\r\nHost: x\r\n\r\n";
+                    say(&mut stream, request).await;
+                }
+            }
+        };
+        let answer = async {
+            let Some(Command::Rollback { app, caller }) = asked.recv().await else {
+                panic!("another command");
+            };
+            assert_eq!(app, "web");
+            let expected = Peer {
+                uid: own,
+                pid: Some(std::process::id()),
+                is_command,
+            };
+            assert_eq!(caller.peer(), expected);
+            drop(caller.accept());
+        };
+        tokio::join!(order, answer);
+    }
+    ending.send(()).unwrap();
+    server.await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn problems_reach_the_caller() {
     let fixture = Fixture::start();
-    let unknown = fixture.client().reload(Some("api"), Wait::Committed).await;
+    let unknown = fixture
+        .client()
+        .reload(Some("api"), ReloadBody::default())
+        .await;
     let Err(ClientError::Refused(problem)) = unknown else {
         panic!("{unknown:?}");
     };
     assert_eq!(problem.code, ProblemCode::NoSuchApp);
     assert_eq!(problem.next, "it runs: web");
-    let ending = fixture.client().stop("web").await;
+    let ending = fixture.client().order("web", "stop").await;
     let Err(ClientError::Refused(problem)) = ending else {
         panic!("{ending:?}");
     };
@@ -216,7 +276,7 @@ async fn a_caller_that_leaves_is_forgotten_and_harms_nobody() {
     let mut fixture = Fixture::start();
     let stream = fixture
         .client()
-        .reload(None, Wait::Committed)
+        .reload(None, ReloadBody::default())
         .await
         .unwrap();
     let (_, teller) = fixture.tellers.recv().await.unwrap();

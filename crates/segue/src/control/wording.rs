@@ -1,11 +1,17 @@
 //! The words for everything that the core reports: one line of plain English each, the same in
 //! the supervisor's own lines, in streams and in the output of commands.
 
+mod reasons;
+mod story;
+
 use std::time::Duration;
 
-use segue_core::{Cause, ExitStatus, Failure, Leaving, Notice, Outcome, Refusal, SlotId, WorkerId};
+use segue_core::{ExitStatus, Failure, Notice, Outcome, Refusal, ReloadStep, SlotId, WorkerId};
 use segue_wire::control::Level;
 
+use self::reasons::severity;
+pub(crate) use self::reasons::{advice, cause_code, failure, leaving, probe_failure, signal_name};
+pub(crate) use self::story::{brief, memory_code, replacement, step_code, troubles};
 use super::names::Names;
 use crate::config::quantity::human;
 
@@ -59,7 +65,7 @@ pub(crate) fn notice(notice: &Notice, names: &impl Names) -> (Level, String) {
         } => (
             Level::Error,
             format!(
-                "{slot} is given up: {restarts} restarts within {}; the next reload tries it again",
+                "{slot} is given up: {restarts} restarts within {}; the next reload or restart tries it again",
                 human(*within)
             ),
         ),
@@ -148,6 +154,63 @@ pub(crate) fn notice(notice: &Notice, names: &impl Names) -> (Level, String) {
                 self::failure(failure, names)
             ),
         ),
+        Notice::ReloadStep { reload, step, took } => (
+            Level::Info,
+            format!("{reload}: {} (after {})", self::step(step), human(*took)),
+        ),
+        Notice::CanarySkipped { reload } => (
+            Level::Warn,
+            format!("{reload} has no canary: no address can be shared by two generations"),
+        ),
+        Notice::WorkerBlocked { worker, slot } => (
+            Level::Warn,
+            format!(
+                "{} does not answer: its event loop is blocked, new connections go to others",
+                who(worker, slot)
+            ),
+        ),
+        Notice::WorkerUnblocked {
+            worker,
+            slot,
+            lasted,
+        } => (
+            Level::Info,
+            format!(
+                "{} answers again after {}",
+                who(worker, slot),
+                human(*lasted)
+            ),
+        ),
+        Notice::WorkerUnhealthy {
+            worker,
+            slot,
+            failure,
+        } => (
+            Level::Warn,
+            format!(
+                "{} is unhealthy: {}",
+                who(worker, slot),
+                probe_failure(*failure)
+            ),
+        ),
+        Notice::WorkerHealthy { worker, slot } => (
+            Level::Info,
+            format!("{} is healthy again", who(worker, slot)),
+        ),
+        Notice::ProbeWaived { worker, slot } => (
+            Level::Warn,
+            format!(
+                "{} cannot be probed by itself: it counts as healthy",
+                who(worker, slot)
+            ),
+        ),
+        Notice::HealthShared { failing, of } => (
+            Level::Error,
+            format!(
+                "{failing} of {of} workers fail at once: none is replaced, because a new one would not do better"
+            ),
+        ),
+        Notice::HealthRecovered => (Level::Info, "the workers are healthy again".to_owned()),
         Notice::ReloadSuperseded { reload, by } => {
             (Level::Info, format!("{reload} was overtaken by {by}"))
         }
@@ -253,6 +316,29 @@ pub(crate) fn outcome(outcome: &Outcome, names: &impl Names) -> (String, String)
             ),
             advice(failure, names),
         ),
+        Outcome::Restarted {
+            generation, took, ..
+        } => done(format!(
+            "{} was restarted: {generation} serves ({}, {})",
+            names.app(),
+            count(names.workers(), "worker"),
+            human(*took)
+        )),
+        Outcome::Promoted { reload, generation } => done(format!(
+            "{reload} committed before its time: {generation} serves"
+        )),
+        Outcome::Abandoned { of, generation } => {
+            done(format!("{of} was abandoned: {generation} serves on"))
+        }
+        Outcome::RolledBack {
+            generation,
+            to,
+            took,
+            ..
+        } => done(format!(
+            "rolled back: the release of {to} serves as {generation} ({})",
+            human(*took)
+        )),
         Outcome::Superseded { by } => (
             format!("superseded by {by}"),
             format!("the outcome of {by} tells what serves"),
@@ -291,76 +377,6 @@ pub(crate) fn outcome(outcome: &Outcome, names: &impl Names) -> (String, String)
     }
 }
 
-/// Who failed and how, in one line.
-pub(crate) fn failure(failure: &Failure, names: &impl Names) -> String {
-    let detail = names
-        .detail(failure)
-        .map_or_else(String::new, |detail| format!(": {detail}"));
-    let cause = cause(&failure.cause, names);
-    match (failure.worker, failure.slot) {
-        (Some(worker), Some(slot)) => format!("{} {cause}{detail}", subject(&worker, &slot, names)),
-        (Some(worker), None) => format!("{worker}{} {cause}{detail}", pid(worker, names)),
-        (None, Some(slot)) => format!("the worker of {slot} {cause}{detail}"),
-        (None, None) => format!("the new release {cause}{detail}"),
-    }
-}
-
-/// What to do about a failure; may be empty.
-pub(crate) fn advice(failure: &Failure, names: &impl Names) -> String {
-    if let Some(advice) = names.advice(failure) {
-        return advice;
-    }
-    let general = match failure.cause {
-        Cause::ExitedBooting {
-            status: ExitStatus::Code(0),
-        } => {
-            "a server stays; if the script only starts another process, give segue that process's script"
-        }
-        Cause::ExitedBooting {
-            status: ExitStatus::Signal(9),
-        }
-        | Cause::ExitedReady {
-            status: ExitStatus::Signal(9),
-            ..
-        } => "if nobody sent it, the kernel had no memory left: see dmesg",
-        Cause::NeverListened { .. } => {
-            "for an app without a port use --ready alive; for a slow start a longer --ready-timeout"
-        }
-        Cause::NotListeningAt { .. } => {
-            "the new release must listen wherever the old one does; to move it to another address, stop it and run it again"
-        }
-        Cause::NeverSaidReady { .. } => {
-            "call process.send('ready') when the app can serve, or use --ready listening"
-        }
-        Cause::Wrapper => "give segue the server's own script instead of a command that starts it",
-        Cause::SpawnFailed => {
-            "check the command, its permissions, and the limits on processes and memory"
-        }
-        Cause::PrepareFailed => {
-            "check that the directory, the script and the env files exist and can be read"
-        }
-        Cause::SteerFailed { .. } => "the log of the supervisor has the system's answer",
-        Cause::ExitedBooting { .. } | Cause::ExitedReady { .. } | Cause::ChannelLost => "",
-    };
-    general.to_owned()
-}
-
-/// The word for a cause in JSON.
-pub(crate) const fn cause_code(cause: &Cause) -> &'static str {
-    match cause {
-        Cause::ExitedBooting { .. } => "exited_booting",
-        Cause::ExitedReady { .. } => "exited_ready",
-        Cause::NeverListened { .. } => "never_listened",
-        Cause::NotListeningAt { .. } => "not_listening_at",
-        Cause::NeverSaidReady { .. } => "never_said_ready",
-        Cause::Wrapper => "wrapper",
-        Cause::ChannelLost => "channel_lost",
-        Cause::SpawnFailed => "spawn_failed",
-        Cause::PrepareFailed => "prepare_failed",
-        Cause::SteerFailed { .. } => "steer_failed",
-    }
-}
-
 /// The word for a refusal in JSON.
 pub(crate) const fn refusal_code(refusal: Refusal) -> &'static str {
     match refusal {
@@ -369,78 +385,8 @@ pub(crate) const fn refusal_code(refusal: Refusal) -> &'static str {
         Refusal::Starting => "starting",
         Refusal::NoWorkers => "no_workers",
         Refusal::TooMany => "too_many",
-    }
-}
-
-/// The name of a signal on Linux (signal(7)); the numbers are those of x86-64 and arm64.
-pub(crate) fn signal_name(signal: i32) -> String {
-    const NAMES: [&str; 31] = [
-        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
-        "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG",
-        "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
-    ];
-    let index = usize::try_from(signal)
-        .ok()
-        .and_then(|signal| signal.checked_sub(1));
-    match index.and_then(|index| NAMES.get(index)) {
-        Some(name) => format!("SIG{name}"),
-        None => format!("signal {signal}"),
-    }
-}
-
-fn cause(cause: &Cause, names: &impl Names) -> String {
-    match cause {
-        Cause::ExitedBooting { status } => format!("{} before it was ready", exited(*status)),
-        Cause::ExitedReady { status, after } => {
-            format!(
-                "{} after it had been ready for {}",
-                exited(*status),
-                human(*after)
-            )
-        }
-        Cause::NeverListened { within } => format!("listened nowhere within {}", human(*within)),
-        Cause::NotListeningAt { address, within } => format!(
-            "did not listen at {}, where the serving generation does, within {}",
-            names.address(*address),
-            human(*within)
-        ),
-        Cause::NeverSaidReady { within } => {
-            format!("did not send 'ready' within {}", human(*within))
-        }
-        Cause::Wrapper => "only starts another process, and that one listens".to_owned(),
-        Cause::ChannelLost => "lost its channel to the supervisor".to_owned(),
-        Cause::SpawnFailed => "could not be started".to_owned(),
-        Cause::PrepareFailed => "cannot be resolved".to_owned(),
-        Cause::SteerFailed { address } => {
-            format!("cannot get the connections of {}", names.address(*address))
-        }
-    }
-}
-
-fn severity(cause: &Cause) -> Level {
-    match cause {
-        Cause::ExitedReady {
-            status: ExitStatus::Code(0),
-            ..
-        } => Level::Warn,
-        Cause::ExitedBooting { .. }
-        | Cause::ExitedReady { .. }
-        | Cause::NeverListened { .. }
-        | Cause::NotListeningAt { .. }
-        | Cause::NeverSaidReady { .. }
-        | Cause::Wrapper
-        | Cause::ChannelLost
-        | Cause::SpawnFailed
-        | Cause::PrepareFailed
-        | Cause::SteerFailed { .. } => Level::Error,
-    }
-}
-
-fn exited(status: ExitStatus) -> String {
-    match status {
-        ExitStatus::Code(code) => format!("exited with code {code}"),
-        ExitStatus::Signal(signal) => format!("was ended by {}", signal_name(signal)),
-        ExitStatus::Unknown => "ended, nobody knows how,".to_owned(),
+        Refusal::NothingToPromote => "nothing_to_promote",
+        Refusal::NothingToRollBackTo => "nothing_to_roll_back_to",
     }
 }
 
@@ -452,27 +398,14 @@ fn exit(status: ExitStatus) -> String {
     }
 }
 
-const fn leaving(why: Leaving) -> &'static str {
-    match why {
-        Leaving::Reload => "a newer generation serves",
-        Leaving::ScaledDown => "fewer workers are wanted",
-        Leaving::Stop => "the app stops",
-        Leaving::Pause => "the app is paused",
-        Leaving::Abandoned => "its generation was given up",
-        Leaving::Aged => "it has reached its greatest age, and its successor is ready",
-        Leaving::OverMemory => "it uses too much memory, and its successor is ready",
-        Leaving::NotNeeded => "whoever it was to replace is replaced otherwise",
-        Leaving::ChannelLost => "it lost its channel to the supervisor",
-        Leaving::NotReady => "it did not get ready in time",
-    }
-}
-
 const fn refusal(why: Refusal) -> &'static str {
     match why {
         Refusal::Stopping => "the app is stopping",
         Refusal::Reloading => "a reload is under way",
         Refusal::Starting => "the app is still starting",
         Refusal::NoWorkers => "it cannot run with fewer than one worker",
+        Refusal::NothingToPromote => "no reload is on trial",
+        Refusal::NothingToRollBackTo => "no release has served before this one",
         Refusal::TooMany => "there is no room for so many workers",
     }
 }
@@ -483,11 +416,37 @@ const fn way_out(why: Refusal) -> &'static str {
         Refusal::Reloading => "try again when the reload has ended; segue status shows it",
         Refusal::Starting => "try again when it is ready; segue status shows it",
         Refusal::NoWorkers => "to end it, use segue stop",
+        Refusal::NothingToPromote => "a reload can be promoted during its canary or probation",
+        Refusal::NothingToRollBackTo => "reload the release that is wanted",
         Refusal::TooMany => "ask for fewer workers",
     }
 }
 
-fn subject(worker: &WorkerId, slot: &SlotId, names: &impl Names) -> String {
+/// Where a reload is.
+pub(crate) fn step(step: &ReloadStep) -> String {
+    match step {
+        ReloadStep::Preparing => "its release is resolved".to_owned(),
+        ReloadStep::Emptying => "the old workers end".to_owned(),
+        ReloadStep::Booting { workers, of } => {
+            format!("{workers} of {} boot", count(*of, "new worker"))
+        }
+        ReloadStep::Proving => "the new workers are ready and must stay so".to_owned(),
+        ReloadStep::Canary { percent, lasts } => format!(
+            "{percent} % of the new connections go to it for {}",
+            human(*lasts)
+        ),
+        ReloadStep::CuttingOver => "new connections go to it".to_owned(),
+        ReloadStep::Probation { lasts } => {
+            format!("the old workers stay for {}", human(*lasts))
+        }
+        ReloadStep::Replacing { done, of } => {
+            format!("{done} of {} replaced", count(*of, "worker"))
+        }
+    }
+}
+
+/// A worker by all its names.
+pub(crate) fn subject(worker: &WorkerId, slot: &SlotId, names: &impl Names) -> String {
     match names.pid(*worker) {
         Some(pid) => format!("{worker} ({slot}, pid {pid})"),
         None => format!("{worker} ({slot})"),

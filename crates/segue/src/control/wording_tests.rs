@@ -90,7 +90,7 @@ fn notices() {
             },
             Level::Error,
             "slot_given_up",
-            "slot 1 is given up: 10 restarts within 1 min; the next reload tries it again",
+            "slot 1 is given up: 10 restarts within 1 min; the next reload or restart tries it again",
         ),
         (
             Notice::WorkerLeaving {

@@ -71,6 +71,7 @@ impl Held {
                 | FromKeeper::NotHeld(_)
                 | FromKeeper::Ended { .. }
                 | FromKeeper::Signal { .. }
+                | FromKeeper::Origin { .. }
                 | FromKeeper::TerminalGone => None,
             };
             match passing::send_packet(link, &message.packet(), descriptor) {

@@ -170,7 +170,7 @@ struct Kept {
     /// Who has ended, besides supervisors, the last of them last.
     ended: VecDeque<(u32, End)>,
     /// Signals that no supervisor has dealt with, with their numbers.
-    unacknowledged: VecDeque<(u64, Handled)>,
+    unacknowledged: VecDeque<(u64, Received)>,
     last_signal: u64,
     deaths: Deaths,
     began: Instant,
@@ -211,6 +211,7 @@ impl Kept {
             cwd: Path::new("."),
             descriptors: vec![(theirs, LINK_NUMBER)],
             descriptor_limit: self.limit,
+            nice: None,
             // A signal that comes before the supervisor reads its own waits for it.
             mask: Mask::Inherit,
         }
@@ -350,8 +351,10 @@ impl Kept {
                 for &(pid, end) in &self.ended {
                     self.held.say(FromKeeper::Ended { pid, end });
                 }
-                for &(number, signal) in &self.unacknowledged {
-                    self.held.say(signal_message(number, signal));
+                for &(number, received) in &self.unacknowledged {
+                    for message in signal_messages(number, received) {
+                        self.held.say(message);
+                    }
                 }
             }
             (ToKeeper::Ready, _) => {
@@ -385,8 +388,12 @@ impl Kept {
             Forward::Signal(signal) => {
                 let was_asked = self.is_asked_to_end();
                 self.last_signal += 1;
-                self.unacknowledged.push_back((self.last_signal, signal));
-                self.held.say(signal_message(self.last_signal, signal));
+                let number = self.last_signal;
+                let forwarded = Received { signal, ..received };
+                self.unacknowledged.push_back((number, forwarded));
+                for message in signal_messages(number, forwarded) {
+                    self.held.say(message);
+                }
                 if let Supervisor::Gone { start_at } = &mut self.supervisor
                     && is_end(signal)
                 {
@@ -405,7 +412,7 @@ impl Kept {
     fn is_asked_to_end(&self) -> bool {
         self.unacknowledged
             .iter()
-            .any(|(_, signal)| is_end(*signal))
+            .any(|(_, received)| is_end(received.signal))
     }
 
     /// Collects whoever has ended, orphans of the app included. The exit code, if it was the
@@ -543,11 +550,17 @@ impl Kept {
     }
 }
 
-fn signal_message(number: u64, signal: Handled) -> FromKeeper {
-    FromKeeper::Signal {
+/// A signal, and before it who sent it, where that is known.
+fn signal_messages(number: u64, received: Received) -> impl Iterator<Item = FromKeeper> {
+    let Received {
+        signal, pid, uid, ..
+    } = received;
+    let origin = (pid != 0).then_some(FromKeeper::Origin { number, pid, uid });
+    let signal = FromKeeper::Signal {
         number,
         signal: signal.signal().as_raw(),
-    }
+    };
+    origin.into_iter().chain([signal])
 }
 
 fn is_end(signal: Handled) -> bool {

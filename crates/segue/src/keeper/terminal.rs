@@ -64,6 +64,7 @@ mod tests {
             signal,
             from_kernel,
             pid: 0,
+            uid: 0,
         })
     }
 

@@ -43,7 +43,7 @@ struct Sink {
 pub(super) struct Group<'a> {
     pub(super) members: &'a [OwnedFd],
     /// Who gets new connections now.
-    pub(super) set: &'a [u16],
+    pub(super) set: &'a [(u16, u32)],
     pub(super) local: SocketAddr,
     pub(super) v6_only: bool,
 }
@@ -80,7 +80,7 @@ impl Shut {
         };
         shut().inspect_err(|_| {
             // It may still speak of a probe whose sink is gone.
-            let _ = steer::send_to(member, group.set);
+            let _ = steer::send_by_weight(member, group.set, &[]);
         })
     }
 
@@ -108,7 +108,7 @@ impl Group<'_> {
             source.set_port(0);
             let filler = socket::bind_tcp(source, self.v6_only)?;
             let source = socket::local_address(&filler)?;
-            steer::send_to_with_probe(member, self.set, Probe { source, index })?;
+            steer::send_by_weight(member, self.set, &[Probe { source, index }])?;
             socket::connect(&filler, target)?;
             wait_for_queue(&socket, length)?;
             fillers.push(filler);
@@ -132,7 +132,7 @@ fn wait_for_queue(socket: &OwnedFd, length: u32) -> io::Result<()> {
 }
 
 /// An address of this host at which connections to `local` arrive.
-fn reachable(local: SocketAddr, v6_only: bool) -> SocketAddr {
+pub(super) fn reachable(local: SocketAddr, v6_only: bool) -> SocketAddr {
     match local.ip() {
         IpAddr::V6(host) if host.is_unspecified() && v6_only => {
             SocketAddr::new(Ipv6Addr::LOCALHOST.into(), local.port())

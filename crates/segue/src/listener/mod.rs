@@ -8,6 +8,7 @@
 //!     steer     who of a TCP group gets new connections
 //!     inherit   sockets that were there before us
 //!     keep      sockets that are there after us
+//!     probe     a connection of ours that reaches one worker
 //!     gate      holds back new TCP connections at the end
 //!     settle    whether a quieted worker has connections coming
 //!     succession  what a successor of this process must know of all that
@@ -25,6 +26,7 @@ mod keep;
 mod path;
 mod place;
 mod pool;
+mod probe;
 mod settle;
 mod steer;
 mod straggler;
@@ -35,5 +37,6 @@ mod tests;
 pub(crate) use inherit::Inheritance;
 pub(crate) use place::Place;
 pub(crate) use pool::Pool;
+pub(crate) use probe::{NoWay, Way};
 pub(crate) use steer::allowed_by_environment;
 pub(crate) use straggler::{Counts, HandOver, Migrant, Registry, Resumed, Stragglers, Traveller};

@@ -223,6 +223,20 @@ impl Names {
         }
     }
 
+    /// A connection to one of the sockets, whichever is on the path.
+    ///
+    /// # Errors
+    /// `EINVAL` for an unknown socket, `ENOENT` if its own name is somebody else's now; else those of
+    /// connect(2).
+    pub(super) fn connect(&self, index: SocketIndex) -> io::Result<OwnedFd> {
+        let member = self.members.get(usize::from(index.0)).ok_or(Errno::INVAL)?;
+        let directory = self.directory.as_fd();
+        if socket::path_inode(directory, &member.private)? != Some(member.inode) {
+            return Err(Errno::NOENT.into());
+        }
+        socket::connect_path(directory, &member.private)
+    }
+
     /// Puts a socket onto the path, in one step.
     ///
     /// # Errors

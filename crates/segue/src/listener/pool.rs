@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use segue_core::{AddressId, AddressKind, SocketIndex, SocketRef, WorkerId};
 use segue_sys::{diag, socket};
 use segue_wire::node::{self, QueryServer, TicketKeys};
+use segue_wire::steering::Probe;
 use serde_json::Value;
 
 use super::gate::{self, Shut};
@@ -56,8 +57,10 @@ pub(super) struct Open {
     pub(super) sockets: Vec<OwnedFd>,
     /// So many of them have been opened; the others were there before, and are opened next.
     pub(super) known: usize,
-    /// Sockets that get new connections.
-    pub(super) set: Vec<SocketIndex>,
+    /// Sockets that get new connections, with their shares.
+    pub(super) set: Vec<(SocketIndex, u32)>,
+    /// Connections of ours that go where they are meant to, whatever the set.
+    pub(super) probes: Vec<Probe>,
     pub(super) gate: Gate,
     pub(super) nature: Nature,
     /// Handshakes right after the set last changed, once somebody needed to know.
@@ -212,7 +215,8 @@ impl Pool {
         let open = Open {
             sockets,
             known: 1,
-            set: vec![SocketIndex(0)],
+            set: vec![(SocketIndex(0), 1)],
+            probes: Vec::new(),
             gate: Gate::Open,
             nature,
             handshakes: None,
@@ -293,33 +297,31 @@ impl Pool {
         answer
     }
 
-    /// Sends new connections to exactly these sockets, from one moment on. Where an address has
-    /// only one socket there is nothing to do.
+    /// Sends new connections to exactly these sockets, by weight, from one moment on. Probes go where
+    /// they went. Where an address has only one socket there is nothing to do.
     ///
     /// # Errors
-    /// `EINVAL` for a set that is empty, names a socket that is not open, or for a path is not
-    /// one socket; else the kernel's. The set is then as it was.
-    pub(crate) fn steer(&mut self, address: AddressId, set: &[SocketIndex]) -> io::Result<()> {
+    /// `EINVAL` for a set that is empty, names a socket that is not open or one twice, has a weight of 0,
+    /// or for a path is not one socket; else the kernel's. The set is then as it was.
+    pub(crate) fn steer(
+        &mut self,
+        address: AddressId,
+        set: &[(SocketIndex, u32)],
+    ) -> io::Result<()> {
         let open = self.open.get_mut(&address).ok_or(Errno::INVAL)?;
         let mut set = set.to_vec();
         set.sort_unstable();
-        set.dedup();
-        let is_open = |index: &SocketIndex| usize::from(index.0) < open.known;
+        let is_open = |(index, _): &(SocketIndex, u32)| usize::from(index.0) < open.known;
         // A number beyond the group would let the kernel choose among all, unproven ones too.
         if set.is_empty() || !set.iter().all(is_open) {
             return Err(Errno::INVAL.into());
         }
-        match (&mut open.nature, open.sockets.first()) {
+        open.attach(&set)?;
+        match (&mut open.nature, &set[..]) {
             // Behind a shut gate nobody gets any.
             _ if open.gate.is_shut() => {}
-            (Nature::Group { .. }, Some(member)) => {
-                let numbers: Vec<u16> = set.iter().map(|index| index.0).collect();
-                steer::send_to(member, &numbers)?;
-            }
-            (Nature::Path(names), _) => match set[..] {
-                [index] => names.steer(index)?,
-                _ => return Err(Errno::INVAL.into()),
-            },
+            (Nature::Path(names), [(index, _)]) => names.steer(*index)?,
+            (Nature::Path(_), _) => return Err(Errno::INVAL.into()),
             _ => {}
         }
         open.set = set;
@@ -376,6 +378,8 @@ impl Pool {
                 Gate::Stuck
             }
         };
+        // Where they were to go nobody goes now.
+        open.probes.clear();
         open.handshakes = None;
         self.note_open(address);
         if let Some(open) = self.open.get(&address) {
@@ -408,7 +412,8 @@ impl Pool {
                 continue;
             };
             // With a stuck gate there is at least a moment when the queue is empty.
-            let gets_more = open.set.contains(&socket.index) && matches!(open.gate, Gate::Open);
+            let is_in_set = open.set.iter().any(|(index, _)| *index == socket.index);
+            let gets_more = is_in_set && matches!(open.gate, Gate::Open);
             if gets_more || matches!(open.nature, Nature::Udp { .. }) {
                 continue;
             }
@@ -465,10 +470,20 @@ impl Pool {
 }
 
 impl Open {
+    /// Puts a set in force, together with the probes there are, if it is the kernel that steers.
+    pub(super) fn attach(&self, set: &[(SocketIndex, u32)]) -> io::Result<()> {
+        match (&self.nature, self.sockets.first()) {
+            (Nature::Group { .. }, Some(member)) if !self.gate.is_shut() => {
+                steer::send_by_weight(member, &numbered(set), &self.probes)
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn shut_gate(&mut self) -> io::Result<Option<Shut>> {
         match &mut self.nature {
             Nature::Group { local } => {
-                let set: Vec<u16> = self.set.iter().map(|index| index.0).collect();
+                let set = numbered(&self.set);
                 let group = gate::Group {
                     members: &self.sockets,
                     set: &set,
@@ -490,8 +505,14 @@ impl Open {
     }
 }
 
+fn numbered(set: &[(SocketIndex, u32)]) -> Vec<(u16, u32)> {
+    set.iter()
+        .map(|(index, weight)| (index.0, *weight))
+        .collect()
+}
+
 impl Gate {
-    fn is_shut(&self) -> bool {
+    pub(super) fn is_shut(&self) -> bool {
         matches!(self, Self::Shut(_))
     }
 }

@@ -17,21 +17,22 @@ pub(crate) fn allowed_by_environment() -> bool {
 /// Sends new connections of the group that `member` belongs to, to exactly these of its
 /// sockets, evenly, from one moment on.
 pub(super) fn send_to(member: impl AsFd, set: &[u16]) -> io::Result<()> {
-    attach(member, &program(set, None)?)
-}
-
-/// The same, except that connections from the probe's source go where it says.
-pub(super) fn send_to_with_probe(member: impl AsFd, set: &[u16], probe: Probe) -> io::Result<()> {
-    attach(member, &program(set, Some(probe))?)
-}
-
-fn program(set: &[u16], probe: Option<Probe>) -> io::Result<Vec<steering::Instruction>> {
     let weighted: Vec<(u16, u32)> = set.iter().map(|&index| (index, 1)).collect();
-    let program = Steering::new(&weighted).and_then(|steering| match probe {
-        Some(probe) => steering.with_probe(probe).program(),
-        None => steering.program(),
+    send_by_weight(member, &weighted, &[])
+}
+
+/// The same by weight, except that connections from a probe's source go where it says.
+pub(super) fn send_by_weight(
+    member: impl AsFd,
+    set: &[(u16, u32)],
+    probes: &[Probe],
+) -> io::Result<()> {
+    let program = Steering::new(set).and_then(|steering| {
+        let probes = probes.iter().copied();
+        probes.fold(steering, Steering::with_probe).program()
     });
-    program.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
+    let program = program.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    attach(member, &program)
 }
 
 /// Puts a program in charge of the group that `member` belongs to.

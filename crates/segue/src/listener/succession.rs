@@ -44,6 +44,9 @@ struct OpenRecord {
     #[serde(default)]
     spares: u16,
     set: Vec<u16>,
+    /// Of those in `set`, in its order; 1 for those that are missing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    weights: Vec<u32>,
     gate: GateRecord,
 }
 
@@ -178,6 +181,10 @@ impl Pool {
         }
         for (address, record) in by_number::<OpenRecord>(inherited, &listens)? {
             let open = record.open(address, &pool.journal, inherited)?;
+            // A predecessor's probes may still have their rules.
+            if let Err(error) = open.attach(&open.set) {
+                tracing::warn!(%error, address = address.0, "cannot say anew who gets connections");
+            }
             pool.open.insert(address, open);
         }
         Ok(pool)
@@ -196,7 +203,11 @@ impl OpenRecord {
             },
             sockets: u16::try_from(open.sockets.len()).unwrap_or(u16::MAX),
             spares: u16::try_from(open.sockets.len() - open.known).unwrap_or(u16::MAX),
-            set: open.set.iter().map(|index| index.0).collect(),
+            set: open.set.iter().map(|(index, _)| index.0).collect(),
+            weights: match open.set.iter().all(|(_, weight)| *weight == 1) {
+                true => Vec::new(),
+                false => open.set.iter().map(|(_, weight)| *weight).collect(),
+            },
             gate: match &open.gate {
                 Gate::Open => GateRecord::Open,
                 Gate::Stuck => GateRecord::Stuck,
@@ -245,7 +256,12 @@ impl OpenRecord {
         Ok(Open {
             known: sockets.len().saturating_sub(usize::from(self.spares)),
             sockets,
-            set: self.set.into_iter().map(SocketIndex).collect(),
+            set: {
+                let weights = self.weights.into_iter().chain(std::iter::repeat(1));
+                let indexes = self.set.into_iter().map(SocketIndex);
+                indexes.zip(weights).collect()
+            },
+            probes: Vec::new(),
             gate,
             nature,
             handshakes: None,

@@ -19,6 +19,7 @@ use crate::handoff::Journal;
 mod gates;
 mod inherited;
 mod paths;
+mod probes;
 
 const WORKER: WorkerId = WorkerId(1);
 
@@ -54,8 +55,9 @@ pub(super) fn at(address: AddressId, index: u16) -> SocketRef {
     SocketRef { address, index }
 }
 
-fn set(indexes: &[u16]) -> Vec<SocketIndex> {
-    indexes.iter().copied().map(SocketIndex).collect()
+fn set(indexes: &[u16]) -> Vec<(SocketIndex, u32)> {
+    let indexes = indexes.iter().copied().map(SocketIndex);
+    indexes.map(|index| (index, 1)).collect()
 }
 
 /// Opens `count` sockets of a place.
@@ -109,11 +111,8 @@ fn new_connections_go_to_the_set_only() {
 fn weights_are_kept() {
     let mut pool = Pool::new(true, Journal::nowhere());
     let address = open(&mut pool, tcp(0), 3);
-    let program = segue_wire::steering::Steering::new(&[(1, 9), (2, 1)])
-        .and_then(|steering| steering.program())
-        .expect("a valid set");
-    let member = pool.lend(at(address, 0)).expect("it is open");
-    super::steer::attach(member, &program).expect("the kernel takes it");
+    pool.steer(address, &[(SocketIndex(2), 1), (SocketIndex(1), 9)])
+        .expect("both are open");
     let clients: Vec<_> = (0..1_000).map(|_| connect(&pool, address)).collect();
     eventually(|| waiting(&pool, address).iter().sum::<u32>() == 1_000);
     let lengths = waiting(&pool, address);
@@ -127,7 +126,7 @@ fn weights_are_kept() {
 fn a_set_that_makes_no_sense_is_refused() {
     let mut pool = Pool::new(true, Journal::nowhere());
     let address = open(&mut pool, tcp(0), 2);
-    for nonsense in [&[][..], &[2], &[0, 9]] {
+    for nonsense in [&[][..], &[2], &[0, 9], &[1, 1]] {
         let refused = pool
             .steer(address, &set(nonsense))
             .expect_err("no such socket");

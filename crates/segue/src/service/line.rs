@@ -109,7 +109,7 @@ fn workers(view: &AppView, generation: Generation) -> usize {
 #[cfg(test)]
 mod tests {
     use segue_core::{
-        AddressId, AddressView, ReloadId, ReloadView, SlotId, SlotView, Time, WorkerId,
+        AddressId, AddressView, ReloadId, ReloadStep, ReloadView, SlotId, SlotView, Time, WorkerId,
     };
 
     use super::*;
@@ -125,6 +125,9 @@ mod tests {
                 phase,
                 since: Time(0),
                 until: None,
+                blocked_since: None,
+                failing: None,
+                is_unhealthy: false,
             });
         let workers: Vec<_> = workers.collect();
         let slot = |slot| SlotView {
@@ -141,6 +144,8 @@ mod tests {
         AppView {
             phase,
             serving: Generation(1),
+            previous: None,
+            is_health_shared: false,
             reload: None,
             slots: (0..slots).map(slot).collect(),
             addresses: vec![AddressView {
@@ -179,6 +184,10 @@ mod tests {
             reload: ReloadId(1),
             generation: Generation(2),
             since: Time(0),
+            step: ReloadStep::Proving,
+            step_since: Time(0),
+            until: None,
+            canary: None,
         });
         check(
             &running,

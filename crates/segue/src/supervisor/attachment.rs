@@ -38,7 +38,7 @@ impl Supervisor {
             .crew
             .members()
             .filter(|(worker, member)| {
-                member.is_attached && !member.has_asked && booting.contains(worker)
+                member.record.is_attached && !member.record.has_asked && booting.contains(worker)
             })
             .map(|(worker, member)| (worker, member.pid))
             .collect();

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use segue_core::{AddressId, ExitStatus, Generation, SlotId, Time, WorkerId};
+use segue_sys::notify::NotifyListener;
 use segue_sys::readable;
 use segue_sys::spawn::{self, Exit, Signal};
 use segue_wire::handoff::ToKeeper;
@@ -18,6 +19,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
 use super::run::Input;
+use super::watching::NoticeWatch;
 use crate::config::drain::StopRequest;
 use crate::handoff::{Deposit, Journal};
 use crate::keeper::Sender;
@@ -37,32 +39,31 @@ const KEEPERS_WORD: Duration = Duration::from_secs(2);
 pub(super) const DESCRIPTORS: [&str; 4] = ["process", "channel", "stdout", "stderr"];
 const RECORD: &str = "record";
 
+/// The name of its notify socket, if it has one.
+pub(super) const NOTIFY: &str = "notify";
+
 /// A worker's descriptors, for those names.
 pub(super) struct Descriptors<'a> {
     pub(super) pidfd: &'a OwnedFd,
     pub(super) channel: &'a OwnedFd,
     pub(super) stdout: &'a OwnedFd,
     pub(super) stderr: &'a OwnedFd,
+    pub(super) notify: Option<&'a NotifyListener>,
 }
 
 /// One process, from its spawn until the core has been told that it is gone.
 pub(super) struct Member {
     pub(super) pid: u32,
-    pub(super) slot: SlotId,
     pub(super) generation: Generation,
     pub(super) spawned: Time,
     pub(super) output: Output,
-    /// It has spoken over its channel.
-    pub(super) is_attached: bool,
-    /// It has asked for a socket.
-    pub(super) has_asked: bool,
+    /// What else is known of it.
+    pub(super) record: Record,
+    pub(super) notices: Option<NoticeWatch>,
     /// Looks in a row at which it did nothing while a process below it listened.
     pub(super) idle_looks: u8,
     /// Its processor time at the last look, in milliseconds.
     pub(super) cpu_ms: u64,
-    pub(super) drain: DrainRecord,
-    /// What it leads is one of ours, not a shell or a wrapper.
-    pub(super) is_node: bool,
     process: Arc<Process>,
     ended: Option<oneshot::Sender<()>>,
     /// How it has ended, from the keeper: for a process that is not our child.
@@ -106,6 +107,7 @@ pub(super) struct Channels(Arc<Mutex<BTreeMap<WorkerId, Channel>>>);
 
 /// A process that has just been started, or was by a predecessor.
 pub(super) struct Recruit {
+    pub(super) notify: Option<NotifyListener>,
     pub(super) pidfd: OwnedFd,
     pub(super) channel: Channel,
     pub(super) output: Output,
@@ -120,10 +122,28 @@ pub(super) struct Record {
     pub(super) generation: u32,
     /// Milliseconds of the monotonic clock.
     pub(super) spawned: u64,
+    /// It has spoken over its channel.
     pub(super) is_attached: bool,
+    /// It has asked for a socket.
     pub(super) has_asked: bool,
+    /// What it leads is one of ours, not a shell or a wrapper.
     pub(super) is_node: bool,
     pub(super) drain: DrainRecord,
+    /// The addresses at which it listens, in the order in which it began to.
+    #[serde(default)]
+    pub(super) listens: Vec<u32>,
+    /// Those of them that a TLS server has asked for.
+    #[serde(default)]
+    pub(super) tls: Vec<u32>,
+    /// Its priority is still to be raised.
+    #[serde(default)]
+    pub(super) is_lowered: bool,
+    /// It is to answer pings, where anybody asks.
+    #[serde(default)]
+    pub(super) is_watched: bool,
+    /// What it has last said of itself over its notify socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) status: Option<String>,
 }
 
 impl Record {
@@ -169,6 +189,9 @@ impl Crew {
         journal.hold(channel, descriptors.channel);
         journal.hold(stdout, descriptors.stdout);
         journal.hold(stderr, descriptors.stderr);
+        if let Some(notify) = descriptors.notify {
+            journal.hold(NOTIFY, notify);
+        }
         journal.put(RECORD, record);
         journal.commit();
         self.keeper.say(ToKeeper::Leads(record.pid), None);
@@ -178,7 +201,7 @@ impl Crew {
     pub(super) fn note_end(&self, worker: WorkerId, pid: u32) {
         let journal = self.journal_of(worker);
         journal.drop_all("");
-        for name in DESCRIPTORS.into_iter().chain([PENDING]) {
+        for name in DESCRIPTORS.into_iter().chain([PENDING, NOTIFY]) {
             journal.release(name);
         }
         self.keeper.say(ToKeeper::LeadsNoMore(pid), None);
@@ -187,7 +210,7 @@ impl Crew {
     /// What is known of a worker has changed.
     pub(super) fn note(&self, worker: WorkerId) {
         if let Some(member) = self.members.get(&worker) {
-            self.journal_of(worker).put(RECORD, &member.record());
+            self.journal_of(worker).put(RECORD, &member.record);
         }
     }
 
@@ -205,7 +228,15 @@ impl Crew {
             channel,
             output,
             record,
+            notify,
         } = recruit;
+        let notices = match notify {
+            // Without it the worker is not heard, and does not get ready.
+            Some(notify) => NoticeWatch::begin(worker, notify, self.inputs.clone())
+                .inspect_err(|error| tracing::warn!(%error, %worker, "no notify socket"))
+                .ok(),
+            None => None,
+        };
         let pid = record.pid;
         let pidfd = match readable::watch(pidfd) {
             Ok(pidfd) => pidfd,
@@ -236,16 +267,13 @@ impl Crew {
             worker,
             Member {
                 pid,
-                slot: record.slot(),
                 generation: record.generation(),
                 spawned: Time(record.spawned),
                 output,
-                is_attached: record.is_attached,
-                has_asked: record.has_asked,
                 idle_looks: 0,
                 cpu_ms: 0,
-                drain: record.drain,
-                is_node: record.is_node,
+                record,
+                notices,
                 process,
                 ended: Some(ended),
                 told: Some(told),
@@ -333,7 +361,7 @@ impl Crew {
                 _ => Signal::TERM,
             },
         };
-        match member.is_node {
+        match member.record.is_node {
             true => spawn::send_signal(member.process.pidfd.get_ref(), signal),
             false => member.send_group(signal),
         }
@@ -349,19 +377,6 @@ impl Crew {
 }
 
 impl Member {
-    fn record(&self) -> Record {
-        Record {
-            pid: self.pid,
-            slot: self.slot.0,
-            generation: self.generation.0,
-            spawned: self.spawned.0,
-            is_attached: self.is_attached,
-            has_asked: self.has_asked,
-            is_node: self.is_node,
-            drain: self.drain.clone(),
-        }
-    }
-
     fn send_group(&self, signal: Signal) -> io::Result<()> {
         if self.process.is_reaped.load(Ordering::Relaxed) {
             return Ok(());

@@ -51,7 +51,7 @@ impl Supervisor {
 
     pub(super) fn hear_hello(&mut self, worker: WorkerId, hello: Hello) {
         if let Some(member) = self.crew.member_mut(worker) {
-            member.drain.hello = Some(hello);
+            member.record.drain.hello = Some(hello);
         }
         self.crew.note(worker);
         self.feed(Event::Preloaded { worker });
@@ -81,8 +81,8 @@ impl Supervisor {
     pub(super) fn hear_drain_state(&mut self, worker: WorkerId, state: DrainState) {
         let now = self.now();
         if let Some(member) = self.crew.member_mut(worker) {
-            member.drain.state = Some(state);
-            member.drain.heard = now.0;
+            member.record.drain.state = Some(state);
+            member.record.drain.heard = now.0;
         }
         self.crew.note(worker);
     }
@@ -105,16 +105,16 @@ impl Supervisor {
             ));
         }
         if let Some(member) = self.crew.member_mut(worker)
-            && !member.drain.bypasses.contains(&place)
+            && !member.record.drain.bypasses.contains(&place)
         {
-            member.drain.bypasses.push(place);
+            member.record.drain.bypasses.push(place);
         }
         self.crew.note(worker);
     }
 
     /// What a worker's drain has said last, for people.
     pub(super) fn shown_drain(&self, worker: WorkerId) -> Option<wire::Draining> {
-        let drain = &self.crew.member(worker)?.drain;
+        let drain = &self.crew.member(worker)?.record.drain;
         let state = drain.state?;
         Some(wire::Draining {
             idle: state.idle,
@@ -140,7 +140,7 @@ impl Supervisor {
         let Some(member) = self.crew.member(worker) else {
             return (wire::Drain::Unknown, None);
         };
-        match (&member.drain.hello, &member.drain.no_preload) {
+        match (&member.record.drain.hello, &member.record.drain.no_preload) {
             (Some(hello), _) if hello.migrates || self.plan.drain.idle == IdleRule::Close => {
                 (wire::Drain::Full, None)
             }
@@ -153,7 +153,7 @@ impl Supervisor {
             }
             (None, Some(why)) => (wire::Drain::Plain, Some(why.to_string())),
             // It speaks before the app does anything; by then it should have.
-            (None, None) if member.has_asked => {
+            (None, None) if member.record.has_asked => {
                 let note = "the preload script has not spoken".to_owned();
                 (wire::Drain::Plain, Some(note))
             }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use segue_core::{Event, ExitStatus, RequestId, Scale, Time, WorkerId};
+use segue_core::{CanaryChoice, Event, ExitStatus, RequestId, Scale, Time, WorkerId};
 use segue_sys::signal::{Handled, Received, Signals};
 use segue_wire::control::{Problem, ProblemCode, ScaleBody, Status, Supervisor as Process};
 use segue_wire::handoff::keeper;
@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::crew::{address_of, key_of};
 use super::intent::{self, Intent};
+use super::origin;
 use super::records::Deceased;
 use super::run::{Asking, Input, Supervisor};
 use super::succession::Life;
@@ -32,26 +33,10 @@ impl Supervisor {
             Input::Probed(answer) => self.hear_probe(answer),
             Input::Log(news) => self.hear_log(news),
             Input::PatienceEnded => self.close_unwanted(),
-            Input::Resolved(generation, resolved) => match *resolved {
-                Ok(release) => {
-                    let serving = self.core.view().serving;
-                    let changed = self
-                        .releases
-                        .get(&serving)
-                        .is_some_and(|present| release.is_changed_from(present));
-                    let name = format!("release/{}", generation.0);
-                    self.journal.put(&name, &release);
-                    self.releases.insert(generation, release);
-                    self.feed(Event::Prepared {
-                        generation,
-                        changed,
-                    });
-                }
-                Err(error) => {
-                    self.records.release_failed(error.to_string());
-                    self.feed(Event::PrepareFailed { generation });
-                }
-            },
+            Input::Resolved(generation, resolved) => self.hear_resolved(generation, *resolved),
+            Input::Probing(news) => self.hear_probing(news),
+            Input::Notices(worker, heard) => self.hear_notices(worker, heard),
+            Input::BootLasts(worker) => self.raise_priority(worker),
         }
     }
 
@@ -84,7 +69,7 @@ impl Supervisor {
         match report {
             Report::Online => {
                 if let Some(member) = self.crew.member_mut(worker) {
-                    member.is_attached = true;
+                    member.record.is_attached = true;
                 }
                 self.crew.note(worker);
                 self.look_soon();
@@ -97,10 +82,24 @@ impl Supervisor {
                 };
                 // The worker's own listen has made the queue as long as the app asked for.
                 self.pool.raise_backlog(address);
+                if let Some(member) = self.crew.member_mut(worker)
+                    && !member.record.listens.contains(&address.0)
+                {
+                    member.record.listens.push(address.0);
+                }
+                self.crew.note(worker);
                 self.feed(Event::Listened { worker, address });
             }
             Report::Closed { key } => {
                 if let Some(address) = address_of(&key) {
+                    if let Some(member) = self.crew.member_mut(worker) {
+                        member
+                            .record
+                            .listens
+                            .retain(|listens| *listens != address.0);
+                        member.record.tls.retain(|tls| *tls != address.0);
+                    }
+                    self.crew.note(worker);
                     self.feed(Event::Closed { worker, address });
                 }
             }
@@ -110,13 +109,15 @@ impl Supervisor {
             Report::State(state) => self.hear_drain_state(worker, state),
             Report::Drained(totals) => self.hear_drained(worker, totals),
             Report::Bypass(bypass) => self.hear_bypass(worker, bypass),
+            Report::Pong { number } => self.hear_pong(worker, number),
+            Report::Counted(counted) => self.hear_count(worker, counted),
             Report::Attention(attention) => tracing::warn!(%worker, "{attention}"),
         }
     }
 
     fn hear_query(&mut self, worker: WorkerId, query: QueryServer) {
         if let Some(member) = self.crew.member_mut(worker) {
-            member.has_asked = true;
+            member.record.has_asked = true;
         }
         self.crew.note(worker);
         let (address, kind) = match self.pool.asked(&query) {
@@ -167,13 +168,17 @@ impl Supervisor {
     }
 
     fn hear_exit(&mut self, worker: WorkerId, status: ExitStatus) {
+        self.forget_pulse(worker);
         if let Some(member) = self.crew.discharge(worker) {
             let tail = member.output.tail();
+            let out_of_memory = self.kills.judge(status, &tail);
             self.records.bury(
                 worker,
                 Deceased {
                     pid: Some(member.pid),
                     tail,
+                    generation: Some(member.generation.0),
+                    out_of_memory,
                 },
             );
         }
@@ -203,8 +208,16 @@ impl Supervisor {
         match intent::of(received) {
             Intent::Reload => {
                 let request = self.new_request();
-                self.say(format!("{}reload asked for by HUP", lines::PREFIX));
-                self.feed(Event::ReloadRequested { request });
+                let sender = (received.pid != 0).then_some((received.pid, received.uid));
+                let asked = origin::of_signal("HUP", sender);
+                self.say(format!(
+                    "{}reload asked for by {}",
+                    lines::PREFIX,
+                    asked.text
+                ));
+                self.note_asked(request, "reload", asked);
+                let canary = CanaryChoice::AsSet;
+                self.feed(Event::ReloadRequested { request, canary });
             }
             Intent::Upgrade => {
                 let request = self.new_request();
@@ -233,6 +246,9 @@ impl Supervisor {
                 };
                 self.crew.hear_end(pid, status);
             }
+            Some(FromKeeper::Origin { number, pid, uid }) => {
+                self.signal_origin = Some((number, (pid, uid)));
+            }
             Some(FromKeeper::TerminalGone) => self.hear_stop("the terminal has gone"),
             Some(FromKeeper::NotHeld(name)) => {
                 tracing::warn!(name, "the keeper has no room for a descriptor");
@@ -249,10 +265,13 @@ impl Supervisor {
             // Together with what it leads to.
             self.site.put(Life::NAME, &self.life);
             if let Some(signal) = Handled::from_number(signal) {
+                let origin = self.signal_origin.take_if(|origin| origin.0 == number);
+                let (pid, uid) = origin.map_or((0, 0), |(_, sender)| sender);
                 self.hear_signal(Received {
                     signal,
                     from_kernel: false,
-                    pid: self.keeper_pid,
+                    pid,
+                    uid,
                 });
             }
             self.site.commit();
@@ -288,13 +307,36 @@ impl Supervisor {
                 let _ = reply.send(self.status());
             }
             Command::Events { caller } => self.callers.watch(caller.accept()),
-            Command::Reload { app, wait, caller } => {
+            Command::Reload {
+                app,
+                wait,
+                canary,
+                caller,
+            } => {
                 if let Some(caller) = self.admit(app.as_deref(), caller) {
-                    let (request, is_new) = self.enter_request(caller.key());
-                    self.callers
-                        .reload(&self.plan.app.name, request, wait, caller.accept());
-                    self.go_on(request, is_new, Event::ReloadRequested { request });
+                    self.reload(wait, canary, caller);
                 }
+            }
+            Command::Promote { app, caller } => {
+                if let Some(caller) = self.admit(Some(&app), caller) {
+                    self.promote(caller);
+                }
+            }
+            Command::Rollback { app, caller } => {
+                if let Some(caller) = self.admit(Some(&app), caller) {
+                    self.roll_back(caller);
+                }
+            }
+            Command::Restart { app, caller } => {
+                if let Some(caller) = self.admit(Some(&app), caller) {
+                    self.restart(caller);
+                }
+            }
+            Command::Why { app, reply } => {
+                let _ = reply.send(match self.is_named(Some(&app)) {
+                    true => Ok(self.story()),
+                    false => Err(self.no_such_app(&app)),
+                });
             }
             Command::Scale {
                 app,
@@ -328,12 +370,12 @@ impl Supervisor {
 
     fn stop(&mut self, caller: Caller) {
         let (request, is_new) = self.enter_request(caller.key());
-        self.callers.stop(request, caller.accept());
+        self.callers.wait(request, caller.accept());
         self.go_on(request, is_new, Event::StopRequested { request });
     }
 
     /// A request that was made before is not made a second time.
-    fn go_on(&mut self, request: RequestId, is_new: bool, event: Event) {
+    pub(super) fn go_on(&mut self, request: RequestId, is_new: bool, event: Event) {
         if is_new {
             self.feed(event);
         } else if let Some(outcome) = self.outcome_of(request) {
@@ -383,17 +425,22 @@ impl Supervisor {
 
     fn status(&self) -> Status {
         let now = self.now();
-        let since = now.since(Time(self.life.began)).as_millis();
         Status {
-            supervisor: Process {
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                pid: std::process::id(),
-                keeper_pid: Some(self.keeper_pid),
-                since_ms: u64::try_from(since).unwrap_or(u64::MAX),
-                control: self.plan.control_shown(),
-                unclaimed: self.pool.unclaimed(),
-            },
+            supervisor: self.process(),
             apps: vec![convert::app(&self.core.view(), now, self)],
+        }
+    }
+
+    pub(super) fn process(&self) -> Process {
+        let since = self.now().since(Time(self.life.began)).as_millis();
+        Process {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            keeper_pid: Some(self.keeper_pid),
+            keeper_version: Some(self.keeper_release.clone()).filter(|it| !it.is_empty()),
+            since_ms: u64::try_from(since).unwrap_or(u64::MAX),
+            control: self.plan.control_shown(),
+            unclaimed: self.pool.unclaimed(),
         }
     }
 }

@@ -52,6 +52,7 @@ mod tests {
                 signal,
                 from_kernel,
                 pid: 1,
+                uid: 0,
             })
         };
         assert_eq!(sent(Handled::Hup, false), Intent::Reload);

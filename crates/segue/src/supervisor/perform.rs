@@ -5,25 +5,28 @@ use segue_core::{
     SocketRef, WorkerId,
 };
 use segue_sys::memory;
+use segue_sys::notify::NotifyListener;
 use segue_wire::control as wire;
 use segue_wire::node::HandleType;
 
 use super::crew::{Descriptors, DrainRecord, Record, Recruit, key_of};
-use super::run::{Asking, Input, Supervisor};
+use super::run::{Asking, Supervisor};
 use crate::control::convert;
 use crate::listener::Place;
 use crate::telemetry::banner::Banner;
 use crate::telemetry::lines;
 use crate::worker::channel::Channel;
-use crate::worker::launch::{Launched, Release};
+use crate::worker::launch::{Launched, Start};
 use crate::worker::output::{Label, Output, Unfinished};
 use crate::worker::preload::NoPreload;
+use crate::worker::writer::Stream;
 
 impl Supervisor {
     pub(super) fn perform(&mut self, action: Action) {
         match action {
-            Action::Prepare { generation } => self.prepare(generation),
+            Action::Prepare { generation, like } => self.prepare(generation, like),
             Action::Forget { generation } => {
+                self.cold.remove(&generation);
                 self.releases.remove(&generation);
                 self.journal.drop(&format!("release/{}", generation.0));
             }
@@ -32,6 +35,10 @@ impl Supervisor {
                 slot,
                 generation,
             } => self.spawn(worker, slot, generation),
+            Action::BootDone { worker } => self.boot_done(worker),
+            Action::Probe { worker } => self.probe(worker),
+            Action::Count { worker } => self.count(worker, true),
+            Action::StopCounting { worker } => self.count(worker, false),
             Action::Open { socket } => self.open(socket),
             Action::Give {
                 worker,
@@ -79,12 +86,19 @@ impl Supervisor {
                 self.facts.push_back(Event::SettleChecked { worker, clear });
             }
             Action::Disconnect { worker } => {
+                self.forget_pulse(worker);
                 if let Some(channel) = self.crew.channel(worker) {
                     channel.disconnect();
                 }
             }
-            Action::Retire { worker, why } => self.order_drain(worker, why, None),
-            Action::Drain { worker, why, until } => self.order_drain(worker, why, Some(until)),
+            Action::Retire { worker, why } => {
+                self.forget_pulse(worker);
+                self.order_drain(worker, why, None);
+            }
+            Action::Drain { worker, why, until } => {
+                self.forget_pulse(worker);
+                self.order_drain(worker, why, Some(until));
+            }
             Action::Signal { worker, signal } => {
                 let sent = match signal {
                     Signal::Stop => self.crew.stop(worker, &self.plan.drain.request),
@@ -103,22 +117,13 @@ impl Supervisor {
         }
     }
 
-    /// Files are looked at, perhaps on a slow disk: not in the loop.
-    fn prepare(&mut self, generation: Generation) {
-        let app = self.plan.app.clone();
-        let inputs = self.inputs.clone();
-        tokio::task::spawn_blocking(move || {
-            let resolved = Box::new(Release::resolve(&app));
-            let _ = inputs.send(Input::Resolved(generation, resolved));
-        });
-    }
-
     fn spawn(&mut self, worker: WorkerId, slot: SlotId, generation: Generation) {
         let spawned = self.try_spawn(worker, slot, generation);
         self.facts.push_back(match spawned {
             Ok(()) => Event::Spawned { worker },
             Err(error) => {
-                self.records.spawn_failed(worker, error.to_string());
+                let why = error.to_string();
+                self.records.spawn_failed(worker, generation, why);
                 Event::SpawnFailed { worker }
             }
         });
@@ -134,22 +139,32 @@ impl Supervisor {
             .releases
             .get(&generation)
             .ok_or_else(|| std::io::Error::other("its release is not known"))?;
-        let limit = Some(self.plan.descriptor_limit);
         let wanted = match self.plan.drain.preload {
             true => release.takes_preload(),
             false => Err(NoPreload::Off),
         };
         let preload = wanted.and_then(|()| self.plan.shelf.place());
-        let file = preload.as_deref().ok();
+        let notify = match self.plan.settings.ready.notify {
+            true => Some(NotifyListener::bind()?),
+            false => None,
+        };
+        let notify_address = notify.as_ref().map(NotifyListener::address).transpose()?;
+        let start = Start {
+            preload: preload.as_deref().ok(),
+            descriptor_limit: Some(self.plan.descriptor_limit),
+            nice: self.nice_of_boot(),
+            notify: notify_address.as_deref(),
+        };
         let Launched {
             process,
             channel,
             stdout,
             stderr,
-        } = release.spawn(worker, slot, generation, file, limit)?;
+        } = release.spawn(worker, slot, generation, &start)?;
         let child = process
             .child()
             .ok_or_else(|| std::io::Error::other("it is gone before it was there"))?;
+        let is_lowered = start.nice.is_some();
         let record = Record {
             pid: child.pid,
             slot: slot.0,
@@ -158,6 +173,11 @@ impl Supervisor {
             is_attached: false,
             has_asked: false,
             is_node: release.runs_node(),
+            listens: Vec::new(),
+            tls: Vec::new(),
+            is_lowered,
+            is_watched: false,
+            status: None,
             drain: DrainRecord {
                 no_preload: preload.err(),
                 ..DrainRecord::default()
@@ -169,6 +189,7 @@ impl Supervisor {
             channel: &channel,
             stdout: &stdout,
             stderr: &stderr,
+            notify: notify.as_ref(),
         };
         // From now on a successor knows of it. It runs only after that.
         self.crew.note_birth(worker, &record, descriptors);
@@ -188,14 +209,23 @@ impl Supervisor {
                     channel,
                     output,
                     record,
+                    notify,
                 };
                 self.crew.join(worker, recruit)
             },
         );
-        if joined.is_err() {
-            self.crew.note_end(worker, pid);
+        match &joined {
+            Err(_) => self.crew.note_end(worker, pid),
+            Ok(()) if is_lowered => self.bound_lower_priority(worker),
+            Ok(()) => {}
         }
         joined
+    }
+
+    fn count(&self, worker: WorkerId, on: bool) {
+        if let Some(channel) = self.crew.channel(worker) {
+            channel.count(on);
+        }
     }
 
     /// A question that is about to be answered.
@@ -227,6 +257,13 @@ impl Supervisor {
             Some(Place::Udp(_)) => HandleType::DgramNative,
             _ => HandleType::NetNative,
         };
+        if query.data.get("ticketKeys").is_some()
+            && let Some(member) = self.crew.member_mut(worker)
+            && !member.record.tls.contains(&socket.address.0)
+        {
+            member.record.tls.push(socket.address.0);
+            self.crew.note(worker);
+        }
         let data = self.pool.ticket_data(socket.address, &query.data);
         let key = key_of(socket.address);
         channel.give(query.seq, &key, &data, (socket, handle), kind);
@@ -251,12 +288,15 @@ impl Supervisor {
     fn tell(&mut self, notice: &Notice) {
         let told = convert::notice(notice, self, Self::wall_clock());
         self.service.note(notice, &told);
-        if let (Notice::WorkerFailed { slot, .. }, Some(failure)) = (notice, &told.failure) {
-            self.records.failed(*slot, failure.clone());
-        }
+        self.remember(notice, &told);
         if self.plan.verbosity.shows(told.level) {
+            let is_red =
+                told.level == wire::Level::Error && self.plan.writer.is_coloured(Stream::Err);
             for line in self.lines_of(notice, &told) {
-                self.say(line);
+                self.say(match is_red {
+                    true => format!("\u{1b}[31m{line}\u{1b}[0m"),
+                    false => line,
+                });
             }
         }
         self.callers.tell(&told);

@@ -6,7 +6,7 @@ use segue_core::{AddressId, Failure, Generation, SlotId, WorkerId};
 use segue_wire::control as wire;
 
 use super::run::Supervisor;
-use crate::control::names::{Measures, Names, Usage};
+use crate::control::names::{Measures, Names, OutOfMemory, Usage};
 use crate::listener::Counts;
 
 impl Names for Supervisor {
@@ -48,6 +48,10 @@ impl Names for Supervisor {
         None
     }
 
+    fn out_of_memory(&self, worker: WorkerId) -> Option<OutOfMemory> {
+        self.records.deceased(worker)?.out_of_memory
+    }
+
     fn draining(&self, worker: WorkerId) -> Option<wire::Draining> {
         self.shown_drain(worker)
     }
@@ -68,7 +72,7 @@ impl Measures for Supervisor {
     }
 
     fn connections(&self, worker: WorkerId) -> Option<u32> {
-        let state = self.crew.member(worker)?.drain.state?;
+        let state = self.crew.member(worker)?.record.drain.state?;
         u32::try_from(state.connections()).ok()
     }
 
@@ -79,6 +83,22 @@ impl Measures for Supervisor {
     fn release(&self, generation: Generation) -> Option<String> {
         let release = self.releases.get(&generation)?;
         Some(release.directory().display().to_string())
+    }
+
+    fn revision(&self, generation: Generation) -> Option<wire::Revision> {
+        self.releases.get(&generation)?.revision().cloned()
+    }
+
+    fn leaves(&self, worker: WorkerId) -> Option<String> {
+        self.records.why_leaving(worker).cloned()
+    }
+
+    fn last_reload(&self) -> Option<wire::ReloadRecord> {
+        self.history.last_reload().cloned()
+    }
+
+    fn restarts(&self) -> Vec<wire::RestartCount> {
+        self.history.counts().to_vec()
     }
 
     fn stragglers(&self) -> wire::Stragglers {
@@ -102,7 +122,7 @@ impl Measures for Supervisor {
 
     fn bypasses(&self, worker: WorkerId) -> Vec<String> {
         let member = self.crew.member(worker);
-        member.map_or_else(Vec::new, |member| member.drain.bypasses.clone())
+        member.map_or_else(Vec::new, |member| member.record.drain.bypasses.clone())
     }
 
     fn last_failure(&self, slot: SlotId) -> Option<wire::Failure> {

@@ -4,10 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
-use segue_core::{AddressId, Cause, Failure, SlotId, WorkerId};
+use segue_core::{AddressId, Cause, Failure, Generation, SlotId, WorkerId};
 use segue_wire::control as wire;
 use serde::{Deserialize, Serialize};
 
+use crate::control::names::OutOfMemory;
 use crate::handoff::{InheritError, Inherited, Journal};
 
 /// So many dead workers are remembered.
@@ -30,6 +31,8 @@ pub(super) struct Records {
     /// Who listens instead of a wrapper, or where a worker listens beside our sockets.
     listeners: BTreeMap<WorkerId, String>,
     steer_errors: BTreeMap<AddressId, String>,
+    /// What was said of the last probe that failed.
+    probe_errors: BTreeMap<WorkerId, String>,
     notes: Notes,
 }
 
@@ -41,6 +44,8 @@ struct Notes {
     /// By slot.
     last_failures: BTreeMap<u32, wire::Failure>,
     bypasses: BTreeSet<String>,
+    /// Why workers leave, until they are gone.
+    leaving: BTreeMap<u32, String>,
 }
 
 /// What is left of a worker.
@@ -48,6 +53,10 @@ struct Notes {
 pub(super) struct Deceased {
     pub(super) pid: Option<u32>,
     pub(super) tail: Vec<String>,
+    #[serde(default)]
+    pub(super) generation: Option<u32>,
+    #[serde(default)]
+    pub(super) out_of_memory: Option<OutOfMemory>,
 }
 
 impl Records {
@@ -59,6 +68,7 @@ impl Records {
             spawn_errors: BTreeMap::new(),
             listeners: BTreeMap::new(),
             steer_errors: BTreeMap::new(),
+            probe_errors: BTreeMap::new(),
             notes: Notes::default(),
         }
     }
@@ -89,6 +99,9 @@ impl Records {
     pub(super) fn bury(&mut self, worker: WorkerId, deceased: Deceased) {
         self.journal
             .put(&format!("{DEAD_PREFIX}{}", worker.0), &deceased);
+        if self.notes.leaving.remove(&worker.0).is_some() {
+            self.note();
+        }
         self.dead.insert(worker, deceased);
         self.order.push_back(worker);
         while self.order.len() > DEAD {
@@ -97,6 +110,7 @@ impl Records {
                 self.dead.remove(&oldest);
                 self.spawn_errors.remove(&oldest);
                 self.listeners.remove(&oldest);
+                self.probe_errors.remove(&oldest);
             }
         }
     }
@@ -105,9 +119,25 @@ impl Records {
         self.dead.get(&worker)
     }
 
-    pub(super) fn spawn_failed(&mut self, worker: WorkerId, why: String) {
+    pub(super) fn spawn_failed(&mut self, worker: WorkerId, generation: Generation, why: String) {
         self.spawn_errors.insert(worker, why);
-        self.bury(worker, Deceased::default());
+        let generation = Some(generation.0);
+        self.bury(
+            worker,
+            Deceased {
+                generation,
+                ..Deceased::default()
+            },
+        );
+    }
+
+    pub(super) fn leaves(&mut self, worker: WorkerId, why: &str) {
+        self.notes.leaving.insert(worker.0, why.to_owned());
+        self.note();
+    }
+
+    pub(super) fn why_leaving(&self, worker: WorkerId) -> Option<&String> {
+        self.notes.leaving.get(&worker.0)
     }
 
     /// Another process below the worker listens.
@@ -123,6 +153,13 @@ impl Records {
 
     pub(super) fn steer_failed(&mut self, address: AddressId, why: String) {
         self.steer_errors.insert(address, why);
+    }
+
+    pub(super) fn probe_failed(&mut self, worker: WorkerId, why: Option<String>) {
+        match why {
+            Some(why) => self.probe_errors.insert(worker, why),
+            None => self.probe_errors.remove(&worker),
+        };
     }
 
     /// A worker listens there on a socket of its own. True if that is news.
@@ -151,11 +188,19 @@ impl Records {
             Cause::Wrapper | Cause::NeverListened { .. } | Cause::NotListeningAt { .. } => {
                 self.listeners.get(&failure.worker?).cloned()
             }
+            Cause::ProbeFailed { .. } | Cause::Unhealthy { .. } => {
+                self.probe_errors.get(&failure.worker?).cloned()
+            }
             Cause::PrepareFailed => self.notes.release_error.clone(),
             Cause::SteerFailed { address } => self.steer_errors.get(&address).cloned(),
             Cause::ExitedBooting { .. }
             | Cause::ExitedReady { .. }
             | Cause::NeverSaidReady { .. }
+            | Cause::NeverNotified { .. }
+            | Cause::Unresponsive { .. }
+            | Cause::OverMemory
+            | Cause::CanaryErrors { .. }
+            | Cause::RolledBack
             | Cause::ChannelLost => None,
         }
     }

@@ -1,6 +1,6 @@
 //! The loop: waits for whatever happens next and makes an event of it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::pending;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,23 +16,29 @@ use segue_wire::handoff::{Contents, ToKeeper};
 use segue_wire::node::QueryServer;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
+use super::booting::{Resolved, boot_priority};
+use super::control_socket::open_control;
 use super::crew::{Channels, Crew};
+use super::history::History;
 use super::holding::Holder;
 use super::logging;
+use super::memory::Kills;
+use super::proving::{Probing, Proving};
 use super::records::Records;
 use super::requests::Requests;
 use super::service::Service;
+use super::story::request_of;
 use super::succession::{self, Life, Replayed, app_prefix};
 use super::upgrade::{Probed, Upgrade, take_over_output};
+use super::watching::Pulses;
 use crate::config::app::AppConfig;
 use crate::config::drain::DrainSettings;
 use crate::control::callers::Callers;
 use crate::control::names::Measures;
 use crate::control::server;
-use crate::control::socket::{BindError, ControlSocket};
-use crate::handoff::text::Word;
+use crate::control::socket::BindError;
 use crate::handoff::{InheritError, Inherited, Journal};
 use crate::keeper::{LinkError, Opened, Sender};
 use crate::listener::{Inheritance, Pool, Registry, Stragglers, allowed_by_environment};
@@ -41,13 +47,11 @@ use crate::worker::channel::Heard;
 use crate::worker::launch::{Release, ResolveError};
 use crate::worker::log::{self, LogNews};
 use crate::worker::preload::Shelf;
+use crate::worker::probe::Question;
 use crate::worker::writer::{Stream, Writer};
 
 /// What a successor is to run, whatever the command line means by then.
 pub(crate) const PLAN: &str = "plan";
-
-/// The control socket, and where it is.
-const CONTROL: &str = "control";
 
 /// Requests of callers that may wait for the loop.
 const COMMANDS: usize = 64;
@@ -62,6 +66,8 @@ const LEAST_SLEEP: Duration = Duration::from_millis(1);
 pub(crate) struct Plan {
     pub(crate) app: AppConfig,
     pub(crate) settings: Settings,
+    /// The HTTP probe, if there is one.
+    pub(crate) probe: Option<Question>,
     /// Resident memory in bytes above which a worker is replaced.
     pub(crate) max_memory: Option<u64>,
     /// How workers let their connections go.
@@ -114,7 +120,12 @@ pub(crate) enum Ended {
 #[derive(Debug)]
 pub(super) enum Input {
     Exited(WorkerId, ExitStatus),
-    Resolved(Generation, Box<Result<Release, ResolveError>>),
+    Resolved(Generation, Box<Result<Resolved, ResolveError>>),
+    Probing(Probing),
+    /// Something has come over a worker's notify socket. To be answered once all of it has been read.
+    Notices(WorkerId, oneshot::Sender<()>),
+    /// A worker has been booting for long.
+    BootLasts(WorkerId),
     /// What the binary of an upgrade says.
     Probed(Result<Probed, String>),
     Log(LogNews),
@@ -136,11 +147,19 @@ pub(super) struct Supervisor {
     pub(super) stragglers: Stragglers<Channels>,
     pub(super) crew: Crew,
     pub(super) releases: BTreeMap<Generation, Release>,
+    /// Those whose compile cache the first worker that is ready is to fill.
+    pub(super) cold: BTreeSet<Generation>,
+    pub(super) proving: Proving,
+    pub(super) pulses: Pulses,
+    /// The priority of workers that boot while others serve, if it is another than ours.
+    pub(super) boot_priority: Option<i32>,
     pub(super) asks: BTreeMap<AskId, Asking>,
     pub(super) callers: Callers,
     pub(super) requests: Requests,
     pub(super) upgrade: Option<Upgrade>,
     pub(super) records: Records,
+    pub(super) history: History,
+    pub(super) kills: Kills,
     pub(super) inputs: mpsc::UnboundedSender<Input>,
     pub(super) news: mpsc::UnboundedSender<Heard>,
     /// Events that follow from what has just been performed.
@@ -153,6 +172,8 @@ pub(super) struct Supervisor {
     pub(super) keeper: Sender,
     pub(super) holder: Holder,
     pub(super) keeper_pid: u32,
+    /// Its release.
+    pub(super) keeper_release: String,
     pub(super) service: Service,
     /// When workers that have not asked for a socket are next looked at.
     pub(super) next_look: Option<Time>,
@@ -161,6 +182,8 @@ pub(super) struct Supervisor {
     pub(super) lost_keeper: bool,
     /// When the last signal to stop came that was not an echo of another.
     pub(super) stop_signalled: Option<Time>,
+    /// Who sends the signal of this number: a process and its user.
+    pub(super) signal_origin: Option<(u64, (u32, u32))>,
     last_request: u64,
     last_ask: u64,
 }
@@ -172,6 +195,8 @@ pub(crate) struct Beginning {
     pub(crate) inherited: Option<Inherited>,
     /// The log file as it is open now, if there is one.
     pub(crate) log_file: Option<OwnedFd>,
+    /// The keeper's release.
+    pub(crate) keeper_release: String,
     /// What the service manager has passed on, by the names under which it is held.
     pub(crate) passed: Vec<(String, OwnedFd)>,
 }
@@ -204,6 +229,7 @@ async fn supervise(
         link,
         mut inherited,
         log_file,
+        keeper_release,
         passed,
     } = beginning;
     let mut link = link.watch()?;
@@ -231,7 +257,7 @@ async fn supervise(
     let (inputs, mut incoming) = mpsc::unbounded_channel();
     let (news, mut heard) = mpsc::unbounded_channel();
     let (commands, mut asked) = mpsc::channel(COMMANDS);
-    let (ending, ended) = tokio::sync::oneshot::channel::<()>();
+    let (ending, ended) = oneshot::channel::<()>();
 
     let reach = Reach {
         inputs,
@@ -240,6 +266,7 @@ async fn supervise(
         site,
         keeper: keeper.clone(),
         holder,
+        keeper_release,
     };
     let mut supervisor = match inherited {
         None => {
@@ -293,34 +320,6 @@ async fn supervise(
     })
 }
 
-/// The control socket: the predecessor's, or a new one.
-fn open_control(
-    plan: &Plan,
-    site: &Journal,
-    inherited: Option<&mut Inherited>,
-) -> Result<Option<ControlSocket>, RunError> {
-    let control = match inherited {
-        Some(inherited) => match (inherited.take(CONTROL), inherited.value::<Word>(CONTROL)?) {
-            (Some(listener), Some(path)) => Some(ControlSocket::adopt(listener, path.into())),
-            // There was none: that is no reason not to go on.
-            _ => plan.control.as_deref().and_then(|path| {
-                ControlSocket::bind(path)
-                    .inspect_err(|error| tracing::warn!(%error, "no control socket"))
-                    .ok()
-            }),
-        },
-        None => match &plan.control {
-            Some(path) => Some(ControlSocket::bind(path)?),
-            None => None,
-        },
-    };
-    if let Some(control) = &control {
-        site.hold(CONTROL, control.listener());
-        site.put(CONTROL, &Word::from(control.path().as_os_str()));
-    }
-    Ok(control)
-}
-
 /// Where a supervisor's tasks report to, and what it writes to.
 struct Reach {
     inputs: mpsc::UnboundedSender<Input>,
@@ -329,6 +328,7 @@ struct Reach {
     site: Journal,
     keeper: Sender,
     holder: Holder,
+    keeper_release: String,
 }
 
 async fn sleep_until(wake: Option<Duration>) {
@@ -366,6 +366,10 @@ impl Supervisor {
         supervisor.facts = facts;
         supervisor.releases = succession::releases(&journal, &inherited)?;
         supervisor.records = Records::restore(journal.clone(), &inherited)?;
+        supervisor.history = History::restore(journal.clone(), &inherited)?;
+        if let Some(request) = supervisor.history.unnumbered() {
+            supervisor.note_numbered(request);
+        }
         supervisor.stragglers.count_from(
             inherited
                 .value(&journal.full(succession::COUNTS))?
@@ -399,6 +403,7 @@ impl Supervisor {
             site,
             keeper,
             holder,
+            keeper_release,
         } = reach;
         let journal = journal_of(&site, &plan);
         logging::watch(&plan.writer, &site, &inputs);
@@ -416,11 +421,17 @@ impl Supervisor {
             stragglers: Stragglers::new(crew.channels(), registry),
             crew,
             releases: BTreeMap::new(),
+            cold: BTreeSet::new(),
+            proving: Proving::new(plan.probe.clone()),
+            pulses: Pulses::default(),
+            boot_priority: boot_priority(),
             asks: BTreeMap::new(),
             callers: Callers::default(),
             requests: Requests::default(),
             upgrade: None,
             records: Records::new(journal.clone()),
+            history: History::new(journal.clone()),
+            kills: Kills::watch(),
             inputs,
             news,
             facts: VecDeque::new(),
@@ -431,6 +442,7 @@ impl Supervisor {
             keeper,
             holder,
             keeper_pid,
+            keeper_release,
             service,
             next_look: None,
             next_weighing: plan
@@ -438,6 +450,7 @@ impl Supervisor {
                 .map(|_| Time(clock::monotonic_millis()) + WEIGHING),
             lost_keeper: false,
             stop_signalled: None,
+            signal_origin: None,
             last_request: first,
             last_ask: first,
             plan,
@@ -471,7 +484,12 @@ impl Supervisor {
             let now = self.now();
             self.note_handled(now, &event);
             let from = self.facts.len();
-            for action in self.core.handle(now, event) {
+            let request = request_of(&event);
+            let actions = self.core.handle(now, event);
+            if let Some(request) = request {
+                self.note_numbered(request);
+            }
+            for action in actions {
                 tracing::trace!(?action, "action");
                 self.perform(action);
             }
@@ -497,6 +515,7 @@ impl Supervisor {
             self.core.next_deadline(),
             self.next_look,
             self.next_weighing,
+            self.pulses.due(),
             self.service.next(),
         ]
         .into_iter()
@@ -514,6 +533,9 @@ impl Supervisor {
             .is_some_and(|weighing| self.now() >= weighing)
         {
             self.weigh();
+        }
+        if self.pulses.due().is_some_and(|due| self.now() >= due) {
+            self.beat();
         }
         if self
             .core

@@ -13,11 +13,13 @@ use segue_core::{
     Action, App, Datum, Event, Generation, Settings, Time, WorkerId, load_event, save_event,
 };
 use segue_sys::clock;
+use segue_sys::notify::NotifyListener;
 use segue_wire::handoff::Contents;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::crew::{self, DESCRIPTORS, Recruit};
+use super::crew::{self, DESCRIPTORS, NOTIFY, Recruit};
+use super::history::History;
 use super::records::Records;
 use super::requests::Requests;
 use super::run::{Asking, PLAN, Supervisor};
@@ -141,6 +143,7 @@ pub(crate) fn check(contents: Contents) -> Result<(), InheritError> {
     asks(&journal, &inherited)?;
     Requests::restore(&journal, &inherited)?;
     Records::restore(journal.clone(), &inherited)?;
+    History::restore(journal.clone(), &inherited)?;
     inherited.value::<Counts>(&journal.full(COUNTS))?;
     Pool::check(&journal, &inherited)?;
     by_name::<Traveller>(&inherited, &journal.full("connection/"))?;
@@ -338,6 +341,7 @@ impl Supervisor {
         let unusable = |error| InheritError::value(&journal.full("stdout"), error);
         let output = Output::read(&label, stdout, stderr, &self.plan.writer, unfinished)
             .map_err(unusable)?;
+        let notify = inherited.take(&journal.full(NOTIFY));
         let news = self.news.clone();
         let written: Option<channel::Record> = inherited.value(&journal.full("channel"))?;
         let (channel, offered) = match written {
@@ -355,7 +359,9 @@ impl Supervisor {
             }
             None => (Channel::open(worker, channel, news, journal), Vec::new()),
         };
+        let (is_lowered, is_watched) = (record.is_lowered, record.is_watched);
         let recruit = Recruit {
+            notify: notify.map(NotifyListener::from),
             pidfd,
             channel,
             output,
@@ -363,6 +369,12 @@ impl Supervisor {
         };
         if let Err(error) = self.crew.join(worker, recruit) {
             tracing::error!(%error, %worker, pid, "cannot watch a worker that a supervisor before this one has started");
+        }
+        if is_lowered {
+            self.bound_lower_priority(worker);
+        }
+        if is_watched {
+            self.watch_pulse(worker);
         }
         Ok(offered)
     }
@@ -379,15 +391,15 @@ impl Supervisor {
             }
             self.note_performed(&self.facts, from);
         }
-        if let Some(generation) = self.core.awaited_release()
+        if let Some((generation, like)) = self.core.awaited_release()
             && !self.releases.contains_key(&generation)
         {
-            self.perform(Action::Prepare { generation });
+            self.perform(Action::Prepare { generation, like });
         }
         if self
             .crew
             .members()
-            .any(|(_, member)| member.is_attached && !member.has_asked)
+            .any(|(_, member)| member.record.is_attached && !member.record.has_asked)
         {
             self.look_soon();
         }
@@ -409,7 +421,7 @@ impl Supervisor {
             }
             // Not twice: the second one would cut short what the first one lets finish.
             Action::Disconnect { .. } => {}
-            Action::Prepare { generation } if self.releases.contains_key(generation) => {}
+            Action::Prepare { generation, .. } if self.releases.contains_key(generation) => {}
             _ => self.perform(action),
         }
     }

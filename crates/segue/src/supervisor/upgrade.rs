@@ -333,6 +333,7 @@ impl Probe {
                 (state, PROBE_STATE),
             ],
             descriptor_limit: None,
+            nice: None,
             mask: Mask::Clear,
         }
         .start()?;

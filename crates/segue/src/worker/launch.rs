@@ -13,6 +13,7 @@ use rustix::pipe::PipeFlags;
 use segue_core::{Generation, SlotId, WorkerId};
 use segue_sys::process::Rlimit;
 use segue_sys::spawn::{Held, Mask, Spawn};
+use segue_wire::control::Revision;
 use serde::{Deserialize, Serialize};
 
 use super::preload::{NoPreload, is_permitted};
@@ -21,7 +22,8 @@ use crate::config::app::AppConfig;
 use crate::config::command::{Command, is_node, script_position};
 use crate::config::env_file::{EnvFileError, read_env_file};
 use crate::config::package::Package;
-use crate::handoff::text::{pairs, word, words};
+use crate::config::revision;
+use crate::handoff::text::{optional_word, pairs, word, words};
 
 /// Where node finds its channel.
 const CHANNEL: i32 = 3;
@@ -71,6 +73,8 @@ pub(crate) enum ResolveError {
         "cannot run {name}: it is not executable; write `segue run node {name}` if it is a script for node, else `chmod +x {name}`"
     )]
     NotExecutable { name: String },
+    #[error("its release is not known any more")]
+    Forgotten,
     #[error(transparent)]
     EnvFile(#[from] EnvFileError),
     #[error(transparent)]
@@ -98,10 +102,19 @@ pub(crate) struct Release {
     env: BTreeMap<OsString, OsString>,
     #[serde(with = "word")]
     cwd: PathBuf,
+    /// Where Node is to keep what it compiles.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "optional_word"
+    )]
+    compile_cache: Option<PathBuf>,
     /// Whether node runs a script, and so can be a cluster worker: with `-e`, `-p` or a script
     /// on stdin, its `listen` would ask us and never hear the answer.
     has_script: bool,
     fingerprint: Fingerprint,
+    #[serde(default)]
+    revision: Option<Revision>,
 }
 
 /// What decides where an app listens, besides its code: equal ones must listen alike.
@@ -112,6 +125,20 @@ pub(crate) struct Fingerprint {
     words: Vec<OsString>,
     #[serde(with = "pairs")]
     env: BTreeMap<OsString, OsString>,
+}
+
+/// How a worker is started, besides what its release says.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Start<'a> {
+    /// A script for node to load before the app, where the release
+    /// [takes one](Release::takes_preload).
+    pub(crate) preload: Option<&'a Path>,
+    /// The limit of open files that it gets: the one that we were started with.
+    pub(crate) descriptor_limit: Option<Rlimit>,
+    /// Its priority, if it is not ours.
+    pub(crate) nice: Option<i32>,
+    /// Where it may say that it is ready.
+    pub(crate) notify: Option<&'a OsStr>,
 }
 
 /// A worker that is about to start.
@@ -166,6 +193,7 @@ impl Release {
         let mut env = given;
         // The caller's PWD may name the symlink, which moves on while this release stays.
         env.insert("PWD".into(), cwd.clone().into_os_string());
+        let revision = revision::of(&cwd);
         Ok(Self {
             app: app.name.clone(),
             program,
@@ -173,9 +201,47 @@ impl Release {
             arguments: app.args.len(),
             env,
             cwd,
+            compile_cache: None,
             has_script,
             fingerprint,
+            revision,
         })
+    }
+
+    /// The same release once more, as it was, if its directory and its program are where they were.
+    ///
+    /// # Errors
+    /// What is gone.
+    pub(crate) fn still_there(self) -> Result<Self, ResolveError> {
+        directory(&self.cwd)?;
+        match self.program.is_file() {
+            true => Ok(self),
+            false => Err(ResolveError::NoProgram {
+                name: self.program,
+                similar: None,
+            }),
+        }
+    }
+
+    /// Has its workers keep there what they compile.
+    pub(crate) fn set_compile_cache(&mut self, directory: PathBuf) {
+        self.compile_cache = Some(directory);
+    }
+
+    /// The executable.
+    pub(crate) fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// Its environment, without what is different for each worker.
+    pub(crate) fn variables(&self) -> impl Iterator<Item = (&OsStr, &OsStr)> {
+        let variables = self.env.iter();
+        variables.map(|(name, value)| (name.as_os_str(), value.as_os_str()))
+    }
+
+    /// The value of one variable.
+    pub(crate) fn variable(&self, name: &str) -> Option<&OsStr> {
+        self.env.get(OsStr::new(name)).map(OsString::as_os_str)
     }
 
     /// Whether the process that is started is node itself, and not a shell or the like around it.
@@ -210,6 +276,11 @@ impl Release {
         &self.cwd
     }
 
+    /// Where it comes from, if it says so.
+    pub(crate) const fn revision(&self) -> Option<&Revision> {
+        self.revision.as_ref()
+    }
+
     /// Its command line, with the script's real path.
     #[cfg(test)]
     pub(crate) fn argv(&self) -> &[OsString] {
@@ -222,9 +293,7 @@ impl Release {
         self.fingerprint != other.fingerprint
     }
 
-    /// Makes one worker, which starts when it is released. `preload` is a script for node to load before the app, where the release
-    /// [`takes_preload`](Self::takes_preload). `descriptor_limit` is the limit of open files that it
-    /// gets: the one that we were started with.
+    /// Makes one worker, which starts when it is released.
     ///
     /// # Errors
     /// That no process could be made, with the step that failed.
@@ -233,8 +302,7 @@ impl Release {
         worker: WorkerId,
         slot: SlotId,
         generation: Generation,
-        preload: Option<&Path>,
-        descriptor_limit: Option<Rlimit>,
+        start: &Start<'_>,
     ) -> io::Result<Launched> {
         let (ours, theirs) = rustix::net::socketpair(
             AddressFamily::UNIX,
@@ -249,17 +317,18 @@ impl Release {
         let null = std::fs::File::open("/dev/null")?;
 
         let mut argv = self.argv.clone();
-        if let Some(preload) = preload {
+        if let Some(preload) = start.preload {
             // First of all: what the app's own node arguments load finds it in place.
             argv.splice(1..1, ["--require".into(), preload.as_os_str().to_owned()]);
         }
         let process = Spawn {
             program: &self.program,
             argv: &argv,
-            env: &self.worker_env(worker, slot, generation),
+            env: &self.worker_env(worker, slot, generation, start),
             cwd: &self.cwd,
             descriptors: vec![(null.into(), 0), (out, 1), (err, 2), (theirs, CHANNEL)],
-            descriptor_limit,
+            descriptor_limit: start.descriptor_limit,
+            nice: start.nice,
             mask: Mask::Clear,
         }
         .hold()?;
@@ -276,8 +345,15 @@ impl Release {
         worker: WorkerId,
         slot: SlotId,
         generation: Generation,
+        start: &Start<'_>,
     ) -> Vec<(OsString, OsString)> {
         let mut env = self.env.clone();
+        if let Some(directory) = &self.compile_cache {
+            env.insert("NODE_COMPILE_CACHE".into(), directory.into());
+        }
+        if let Some(notify) = start.notify {
+            env.insert("NOTIFY_SOCKET".into(), notify.to_owned());
+        }
         let mut set = |name: &str, value: String| env.insert(name.into(), value.into());
         set("SEGUE_APP", self.app.clone());
         set("SEGUE_SLOT", slot.0.to_string());

@@ -197,9 +197,12 @@ fn says_what_is_missing_and_what_to_do() {
 
 /// What a process made from the release prints, its channel as it sees it, and its end.
 fn run(release: &Release) -> (String, String, Exit) {
-    let limit = Some(segue_sys::process::descriptor_limit());
+    let start = Start {
+        descriptor_limit: Some(segue_sys::process::descriptor_limit()),
+        ..Start::default()
+    };
     let launched = release
-        .spawn(WorkerId(7), SlotId(2), Generation(3), None, limit)
+        .spawn(WorkerId(7), SlotId(2), Generation(3), &start)
         .unwrap();
     let read = |pipe: OwnedFd| {
         rustix::io::ioctl_fionbio(&pipe, false).unwrap();
@@ -295,7 +298,7 @@ fn a_directory_that_is_gone_is_named_as_the_step() {
     let release = resolve(&site.app("1", "server.js"));
     fs::remove_dir_all(site.path("1")).unwrap();
     let error = release
-        .spawn(WorkerId(1), SlotId(0), Generation(1), None, None)
+        .spawn(WorkerId(1), SlotId(0), Generation(1), &Start::default())
         .unwrap()
         .process
         .release()
@@ -345,8 +348,12 @@ fn the_preload_stands_before_the_apps_own_node_arguments() {
     fs::write(site.path("1/node"), "#!/bin/sh\nprintf '%s\\n' \"$@\"\n").unwrap();
     let release = resolve(&site.app("1", "./node --title=x server.js a"));
     let preload = Path::new("/cache with spaces/preload.cjs");
+    let start = Start {
+        preload: Some(preload),
+        ..Start::default()
+    };
     let launched = release
-        .spawn(WorkerId(1), SlotId(0), Generation(1), Some(preload), None)
+        .spawn(WorkerId(1), SlotId(0), Generation(1), &start)
         .unwrap();
     launched.process.release().unwrap();
     rustix::io::ioctl_fionbio(&launched.stdout, false).unwrap();

@@ -1,10 +1,13 @@
 //! One worker process: how it is launched, its channel, its output.
 
 pub(crate) mod channel;
+pub(crate) mod compile_cache;
 pub(crate) mod launch;
 pub(crate) mod log;
 pub(crate) mod output;
 pub(crate) mod preload;
+pub(crate) mod probe;
+pub(crate) mod pulse;
 mod reader;
 mod sink;
 pub(crate) mod wrapper;

@@ -34,9 +34,14 @@ pub(crate) enum NoPreload {
     NoPlace(String),
 }
 
-/// Where the script may lie, the best place first.
+/// Where the script may lie.
 #[derive(Clone, Debug)]
-pub(crate) struct Shelf(Vec<PathBuf>);
+pub(crate) struct Shelf {
+    /// The best place first.
+    places: Vec<PathBuf>,
+    /// The first of them is a cache directory.
+    has_cache: bool,
+}
 
 impl Shelf {
     /// The cache directory of this process's user, then `fallback`.
@@ -54,12 +59,19 @@ impl Shelf {
             absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))
         };
         let cache = cache.map(|cache| cache.join("segue"));
-        Self(
-            cache
+        Self {
+            has_cache: cache.is_some(),
+            places: cache
                 .into_iter()
                 .chain(fallback.map(Path::to_owned))
                 .collect(),
-        )
+        }
+    }
+
+    /// The cache directory, if there is one.
+    pub(crate) fn cache(&self) -> Option<&Path> {
+        let first = self.places.first().filter(|_| self.has_cache);
+        first.map(PathBuf::as_path)
     }
 
     /// The file, which has been made or repaired if need be.
@@ -68,7 +80,7 @@ impl Shelf {
     /// There is no directory that can be written to and trusted; each is named with its reason.
     pub(crate) fn place(&self) -> Result<PathBuf, NoPreload> {
         let mut reasons = Vec::new();
-        for directory in &self.0 {
+        for directory in &self.places {
             match place_in(directory) {
                 Ok(file) => return Ok(file),
                 Err(error) => reasons.push(format!("{}: {error}", directory.display())),
@@ -113,7 +125,7 @@ fn place_in(directory: &Path) -> io::Result<PathBuf> {
 }
 
 /// Whoever can write there can run code in every worker.
-fn check_directory(directory: &Path) -> io::Result<()> {
+pub(super) fn check_directory(directory: &Path) -> io::Result<()> {
     let found = fs::symlink_metadata(directory)?;
     if !found.is_dir() {
         return Err(io::ErrorKind::NotADirectory.into());
@@ -188,7 +200,10 @@ mod tests {
     use super::*;
 
     fn shelf(directories: &[PathBuf]) -> Shelf {
-        Shelf(directories.to_vec())
+        Shelf {
+            places: directories.to_vec(),
+            has_cache: false,
+        }
     }
 
     #[test]

@@ -41,3 +41,4 @@ mod stop;
 mod streams;
 mod takeover;
 mod upgrade;
+mod why;

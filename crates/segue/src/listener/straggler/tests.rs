@@ -339,7 +339,10 @@ async fn sockets_of_one_address_share_its_workers() {
     let mut scene = Scene::new();
     let [first] = scene.clients();
     let all = [SocketIndex(1)];
-    scene.pool.steer(scene.address, &all).expect("it is open");
+    scene
+        .pool
+        .steer(scene.address, &all.map(|index| (index, 1)))
+        .expect("it is open");
     let second = scene.client();
     scene.publish(&[A]);
     for index in 0..2 {
@@ -373,7 +376,10 @@ async fn watches_that_wait_take_no_room() {
     scene.no_offer().await;
     assert_eq!(scene.stragglers.held(), 0);
     let last = [SocketIndex(last)];
-    scene.pool.steer(scene.address, &last).expect("it is open");
+    scene
+        .pool
+        .steer(scene.address, &last.map(|index| (index, 1)))
+        .expect("it is open");
     let client = scene.client();
     scene.offer().await.take();
     assert_eq!(hear(client), "served");

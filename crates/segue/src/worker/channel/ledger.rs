@@ -226,6 +226,19 @@ impl Ledger {
         self.say(&Order::Drain(drain), What::Repeatable);
     }
 
+    pub(super) fn ping(&mut self, number: u64) {
+        self.say(&Order::Ping { number }, What::Repeatable);
+    }
+
+    pub(super) fn count(&mut self, on: bool) {
+        // Said again it would begin anew, which is as good.
+        self.say(&Order::Count { on }, What::Repeatable);
+    }
+
+    pub(super) fn fill_cache(&mut self) {
+        self.say(&Order::FillCache, What::Repeatable);
+    }
+
     pub(super) fn tell_app(&mut self, text: &str) {
         self.say(&Order::Say(text), What::Once);
     }

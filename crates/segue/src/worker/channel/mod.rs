@@ -149,6 +149,22 @@ impl Channel {
         self.order(|ledger| ledger.drain(drain));
     }
 
+    /// Asks the preload script to answer with this number; a worker whose event loop is blocked does so
+    /// only afterwards.
+    pub(crate) fn ping(&self, number: u64) {
+        self.order(|ledger| ledger.ping(number));
+    }
+
+    /// Has the preload script count answers from zero, or no more.
+    pub(crate) fn count(&self, on: bool) {
+        self.order(|ledger| ledger.count(on));
+    }
+
+    /// Has Node write what it has compiled into its compile cache, for those that start later.
+    pub(crate) fn fill_cache(&self) {
+        self.order(Ledger::fill_cache);
+    }
+
     /// Says something to the app, which hears it in its `'message'` listeners.
     pub(crate) fn tell_app(&self, text: &str) {
         self.order(|ledger| ledger.tell_app(text));

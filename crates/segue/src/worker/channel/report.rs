@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use segue_sys::socket;
 use segue_wire::node::{
-    Bypass, DrainState, Hello, Line, Message, Passed, Place, QueryServer, Said, Totals,
+    Bypass, Counted, DrainState, Hello, Line, Message, Passed, Place, QueryServer, Said, Totals,
 };
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +35,10 @@ pub(crate) enum Report {
     State(DrainState),
     /// Nothing is open in it any more. Once.
     Drained(Totals),
+    /// Its event loop has come to this ping.
+    Pong { number: u64 },
+    /// What it has answered since it was told to count.
+    Counted(Counted),
     /// It listens on a socket that is not ours. At most [`BYPASSES`] times.
     Bypass(Bypass),
     /// Worth a line in the log. Each kind once.
@@ -283,6 +287,8 @@ impl Desk {
                     self.report(Report::Drained(totals));
                 }
             }
+            Said::Pong { number } => self.report(Report::Pong { number }),
+            Said::Counted(counted) => self.report(Report::Counted(counted)),
             Said::Synced { number, awaits } => ledger.synced(number, awaits),
             Said::Bypass(bypass) => {
                 if self.bypasses < BYPASSES {

@@ -62,6 +62,7 @@ impl Main {
             cwd: command.get_current_dir().expect("it has one"),
             descriptors: first.into_iter().chain(sockets).zip(0..).collect(),
             descriptor_limit: None,
+            nice: None,
             mask: Mask::Clear,
         };
         let child = child.start().expect("start it");

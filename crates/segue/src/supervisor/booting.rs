@@ -1,0 +1,144 @@
+//! Boots that do not hurt those who serve: a lower priority until a worker is ready, and a compile
+//! cache that the first one fills for the others.
+
+use segue_core::{Event, Generation, WorkerId, WorkerPhase};
+use segue_sys::priority;
+
+use super::run::{Input, Supervisor};
+use crate::worker::compile_cache::{self, CompileCache};
+use crate::worker::launch::{Release, ResolveError};
+
+/// By so much the priority of a worker that boots is lower: it gets a ninth of what the others get
+/// where they leave nothing idle.
+const LOWER: i32 = 10;
+
+/// The lowest there is.
+const LOWEST: i32 = 19;
+
+/// A release that has been resolved.
+#[derive(Debug)]
+pub(super) struct Resolved {
+    pub(super) release: Release,
+    /// Nothing is in its compile cache yet.
+    pub(super) is_cold: bool,
+}
+
+/// The priority of workers that boot, where it can be raised again afterwards.
+pub(super) fn boot_priority() -> Option<i32> {
+    if !priority::can_be_raised() {
+        tracing::debug!("workers boot at normal priority: it could not be raised again");
+        return None;
+    }
+    priority::own().ok().map(|own| (own + LOWER).min(LOWEST))
+}
+
+impl Supervisor {
+    /// Files are looked at, perhaps on a slow disk: not in the loop.
+    pub(super) fn prepare(&mut self, generation: Generation, like: Option<Generation>) {
+        let app = self.plan.app.clone();
+        let inputs = self.inputs.clone();
+        let shelf = self.plan.shelf.cache().map(std::path::Path::to_owned);
+        let like = like.map(|like| self.releases.get(&like).cloned());
+        tokio::task::spawn_blocking(move || {
+            let release = match like {
+                None => Release::resolve(&app),
+                Some(Some(release)) => release.still_there(),
+                Some(None) => Err(ResolveError::Forgotten),
+            };
+            let resolved = release.map(|mut release| {
+                let cache =
+                    shelf.and_then(|shelf| compile_cache::place(&shelf, &app.name, &release));
+                let is_cold = cache.as_ref().is_some_and(|cache| cache.is_cold);
+                if let Some(CompileCache { directory, .. }) = cache {
+                    release.set_compile_cache(directory);
+                }
+                Resolved { release, is_cold }
+            });
+            let _ = inputs.send(Input::Resolved(generation, Box::new(resolved)));
+        });
+    }
+
+    pub(super) fn hear_resolved(
+        &mut self,
+        generation: Generation,
+        resolved: Result<Resolved, ResolveError>,
+    ) {
+        match resolved {
+            Ok(Resolved { release, is_cold }) => {
+                let serving = self.core.view().serving;
+                let changed = self
+                    .releases
+                    .get(&serving)
+                    .is_some_and(|present| release.is_changed_from(present));
+                let directory = release.directory().display().to_string();
+                self.history
+                    .resolved(generation, directory, release.revision());
+                let name = format!("release/{}", generation.0);
+                self.journal.put(&name, &release);
+                self.releases.insert(generation, release);
+                if is_cold {
+                    self.cold.insert(generation);
+                }
+                self.feed(Event::Prepared {
+                    generation,
+                    changed,
+                    is_cold,
+                });
+            }
+            Err(error) => {
+                self.records.release_failed(error.to_string());
+                self.feed(Event::PrepareFailed { generation });
+            }
+        }
+    }
+
+    /// The priority of a worker that is about to be started: lower if somebody serves who would feel it.
+    pub(super) fn nice_of_boot(&self) -> Option<i32> {
+        let workers = self.core.view().workers;
+        let mut phases = workers.iter().map(|worker| worker.phase);
+        self.boot_priority
+            .filter(|_| phases.any(|phase| phase == WorkerPhase::Ready))
+    }
+
+    /// A boot that takes long gets normal priority: the others may leave it no time to ever get ready.
+    pub(super) fn bound_lower_priority(&self, worker: WorkerId) {
+        let limit = self.plan.settings.ready_timeout / 3;
+        let inputs = self.inputs.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(limit).await;
+            let _ = inputs.send(Input::BootLasts(worker));
+        });
+    }
+
+    pub(super) fn raise_priority(&mut self, worker: WorkerId) {
+        let Some(member) = self.crew.member_mut(worker) else {
+            return;
+        };
+        if !std::mem::take(&mut member.record.is_lowered) {
+            return;
+        }
+        let pid = member.pid;
+        let raised = priority::own().and_then(|own| priority::set_group(pid, own));
+        if let Err(error) = raised {
+            tracing::warn!(%error, %worker, "cannot give a worker normal priority");
+        }
+        self.crew.note(worker);
+    }
+
+    /// A worker is ready.
+    pub(super) fn boot_done(&mut self, worker: WorkerId) {
+        self.raise_priority(worker);
+        let Some(member) = self.crew.member_mut(worker) else {
+            return;
+        };
+        member.record.is_watched = true;
+        let generation = member.generation;
+        self.crew.note(worker);
+        if self.cold.remove(&generation)
+            && let Some(channel) = self.crew.channel(worker)
+        {
+            channel.fill_cache();
+        }
+        self.watch_pulse(worker);
+    }
+}
