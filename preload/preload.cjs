@@ -527,7 +527,9 @@ function start() {
 
   // ---- Counting answers ------------------------------------------------------------------
 
+  // Said again, as by a supervisor that has taken over, it goes on from where it is.
   function onCount(on) {
+    if (on === (count !== null)) return;
     if (count !== null) count.end();
     count = on ? startCounting() : null;
   }

@@ -94,6 +94,10 @@ impl App {
             }
             true if !are_many => {
                 self.health.is_shared = false;
+                // The others have yet to be asked again: who is still ill by then is so by itself.
+                let interval = self.settings.health.interval.unwrap_or_default();
+                let round = interval * (self.settings.health.failures.max(1) + 1);
+                self.health.replace_after = self.health.replace_after.max(self.now + round);
                 self.notify(Notice::HealthRecovered);
             }
             true | false => {}

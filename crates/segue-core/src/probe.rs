@@ -74,6 +74,9 @@ impl Watch {
 impl App {
     /// Orders the probes that are due; those that nobody has answered have failed.
     pub(crate) fn advance_probes(&mut self) {
+        if !self.settings.ready.probe && self.settings.health.interval.is_none() {
+            return;
+        }
         let ids: Vec<WorkerId> = self.workers.keys().copied().collect();
         for id in ids {
             self.waive_if_held(id);

@@ -271,7 +271,11 @@ impl Plan {
             releases,
             requests,
             faults,
-            load: r.pick(&[0, 20, 50, 200, 200, 500]),
+            // A canary's errors take many connections to show.
+            load: match r.chance(40) {
+                true => 20,
+                false => r.pick(&[0, 50, 200, 200, 500]),
+            },
             latency: r.pick(&[0, 5, 50, 300]),
             horizon,
             outage: r.chance(200).then(|| {
@@ -325,7 +329,7 @@ fn settings(r: &mut Random) -> Settings {
         canary: r.chance(300).then(|| canary(r)),
         probation: ms(r.pick(&[0, 0, 0, 1_000, 6_000])),
         health: HealthRule {
-            interval: r.pick(&[None, None, None, Some(ms(1_000)), Some(ms(6_000))]),
+            interval: r.pick(&[None, None, None, Some(ms(2_000)), Some(ms(10_000))]),
             failures: r.pick(&[1, 2, 3]),
             unresponsive: r.pick(&[None, Some(ms(1_500)), Some(ms(4_000))]),
         },

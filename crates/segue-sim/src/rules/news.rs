@@ -65,6 +65,13 @@ impl Rules {
             }
             Notice::ReloadCommitted { generation, .. } => {
                 self.respawns.clear();
+                // The sockets from before a gap had nobody to wait for their last handshakes.
+                let had_gap = self.before.as_ref().is_some_and(|before| {
+                    matches!(before.phase, AppPhase::Paused | AppPhase::Starting)
+                });
+                if had_gap {
+                    self.disturbed(now);
+                }
                 ensure(view.serving == *generation, || {
                     format!("{generation} is committed and does not serve")
                 })?;

@@ -183,7 +183,7 @@ pub(super) fn ping(number: u64) -> Value {
     json!({"cmd": COMMAND, "act": "ping", "n": number})
 }
 
-/// Has the preload count answers from zero, or no more.
+/// Has the preload count answers, or no more. Said again it goes on from where it is.
 pub(super) fn count_answers(on: bool) -> Value {
     json!({"cmd": COMMAND, "act": "count", "on": on})
 }

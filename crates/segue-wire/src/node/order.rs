@@ -42,7 +42,7 @@ pub enum Order<'a> {
     Drain(Drain),
     /// Ask the preload to answer with this number, as soon as the event loop gets there.
     Ping { number: u64 },
-    /// Have the preload count answers from zero, or no more.
+    /// Have the preload count answers, from zero unless it does already, or no more.
     Count { on: bool },
     /// Have Node write what it has compiled into its compile cache.
     FillCache,

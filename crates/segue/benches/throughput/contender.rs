@@ -26,9 +26,15 @@ pub(crate) enum Contender {
     /// Not compared with Node, but with the one before.
     SegueWithoutPreload,
     SegueShared,
+    /// Boots that take long, of workers with a lower priority; the other one may not lower it.
+    GentleBoots,
+    HarshBoots,
     NodeRoundRobin,
     NodeNone,
 }
+
+/// How much a worker computes before it listens, where that is measured.
+const BOOT: &str = "1500";
 
 impl Contender {
     pub(crate) const ALL: [Self; 4] = [
@@ -43,6 +49,8 @@ impl Contender {
             Self::SegueSpread => "segue spread",
             Self::SegueWithoutPreload => "segue without the preload script",
             Self::SegueShared => "segue shared",
+            Self::GentleBoots => "boots at low priority",
+            Self::HarshBoots => "boots at normal priority",
             Self::NodeRoundRobin => "node SCHED_RR",
             Self::NodeNone => "node SCHED_NONE",
         }
@@ -57,6 +65,11 @@ impl Contender {
             Self::SegueSpread => segue(&control, workers, &["--distribution", "spread"]),
             Self::SegueWithoutPreload => segue(&control, workers, &["--preload", "off"]),
             Self::SegueShared => segue(&control, workers, &["--distribution", "shared"]),
+            Self::GentleBoots => booting(&control, workers, &["setpriv", "--"]),
+            Self::HarshBoots => {
+                let without = ["setpriv", "--bounding-set=-sys_nice", "--"];
+                booting(&control, workers, &without)
+            }
             Self::NodeRoundRobin => node("rr", workers),
             Self::NodeNone => node("none", workers),
         };
@@ -83,7 +96,11 @@ impl Contender {
     fn own_processes(self) -> usize {
         match self {
             // Keeper and supervisor.
-            Self::SegueSpread | Self::SegueWithoutPreload | Self::SegueShared => 2,
+            Self::SegueSpread
+            | Self::SegueWithoutPreload
+            | Self::SegueShared
+            | Self::GentleBoots
+            | Self::HarshBoots => 2,
             Self::NodeRoundRobin | Self::NodeNone => 1,
         }
     }
@@ -94,6 +111,20 @@ fn segue(control: &Path, workers: usize, flags: &[&str]) -> Command {
     command.arg("run").arg("--control").arg(control);
     command.args(["--workers", &workers.to_string()]);
     command.args(flags).args(["--min-uptime", "0s", APP]);
+    command
+}
+
+fn booting(control: &Path, workers: usize, prefix: &[&str]) -> Command {
+    let plain = segue(control, workers, &[]);
+    let mut words = prefix
+        .iter()
+        .map(std::ffi::OsStr::new)
+        .chain([plain.get_program()]);
+    let mut command = Command::new(words.next().unwrap_or_default());
+    command
+        .args(words)
+        .args(plain.get_args())
+        .env("BOOT_MS", BOOT);
     command
 }
 
@@ -116,7 +147,7 @@ fn free_port() -> anyhow::Result<u16> {
 pub(crate) struct Launched {
     child: Child,
     pub(crate) address: SocketAddr,
-    control: PathBuf,
+    pub(crate) control: PathBuf,
     directory: TempDir,
 }
 
@@ -131,20 +162,7 @@ impl Launched {
 
     /// `segue reload`, to its end.
     pub(crate) fn reload(&self) -> anyhow::Result<Duration> {
-        let began = Instant::now();
-        let output = Command::new(SEGUE)
-            .args(["reload", "--control"])
-            .arg(&self.control)
-            .stdin(Stdio::null())
-            .output()
-            .context("start segue reload")?;
-        if !output.status.success() {
-            bail!(
-                "segue reload failed:\n{}",
-                String::from_utf8_lossy(&output.stderr)
-            );
-        }
-        Ok(began.elapsed())
+        reload(&self.control)
     }
 
     fn await_workers(&mut self, processes: usize) -> anyhow::Result<()> {
@@ -183,6 +201,24 @@ impl Drop for Launched {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
+}
+
+/// `segue reload` of what listens there, to its end.
+pub(crate) fn reload(control: &Path) -> anyhow::Result<Duration> {
+    let began = Instant::now();
+    let output = Command::new(SEGUE)
+        .args(["reload", "--control"])
+        .arg(control)
+        .stdin(Stdio::null())
+        .output()
+        .context("start segue reload")?;
+    if !output.status.success() {
+        bail!(
+            "segue reload failed:\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    Ok(began.elapsed())
 }
 
 /// How long the app takes by itself from its start to its first answer.

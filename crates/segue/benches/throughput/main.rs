@@ -12,6 +12,7 @@
     reason = "the tables are the purpose of the program"
 )]
 
+mod boots;
 mod client;
 mod contender;
 mod preload;
@@ -59,6 +60,7 @@ enum Part {
     Preload,
     Memory,
     Reload,
+    Boots,
     Takeover,
 }
 
@@ -94,6 +96,9 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     if runs(Part::Reload) {
         reloads(args.launches, args.workers)?;
+    }
+    if runs(Part::Boots) {
+        boots::compare(args.launches, args.workers)?;
     }
     if runs(Part::Takeover) {
         takeover::measure(args.launches)?;

@@ -33,6 +33,8 @@ pub(crate) struct Behaviour {
     pub(crate) exit_code: u8,
     /// `ready-message=MS`: says `"ready"` so long after its boot.
     pub(crate) ready_message: Option<Duration>,
+    /// `notify=MS`: sends `READY=1` to its notify socket so long after its boot.
+    pub(crate) notify: Option<Duration>,
     /// `ignore-term`.
     pub(crate) ignore_term: bool,
     /// `ignore-disconnect`: goes on serving.
@@ -102,6 +104,7 @@ impl Behaviour {
             "exit-after" => self.exit_after = Some(time()?),
             "code" => self.exit_code = small()?,
             "ready-message" => self.ready_message = Some(time()?),
+            "notify" => self.notify = Some(time()?),
             "ignore-term" => self.ignore_term = true,
             "ignore-disconnect" => self.ignore_disconnect = true,
             "never-read" => self.never_read = true,

@@ -127,6 +127,14 @@ impl Worker {
                 channel.send_raw("\"ready\"\n");
             });
         }
+        if let Some(wait) = self.behaviour.notify {
+            tokio::task::spawn_local(async move {
+                tokio::time::sleep(wait).await;
+                if let Err(error) = notify(b"STATUS=as good as up\nREADY=1") {
+                    eprintln!("standin: {error}");
+                }
+            });
+        }
         for (index, place) in self.behaviour.places.clone().into_iter().enumerate() {
             let (address, port, kind) = match &place {
                 Place::Port(port) => (Value::Null, Value::from(*port), Value::from(4)),
@@ -236,4 +244,15 @@ impl Worker {
         self.channel.flushed().await;
         ExitCode::SUCCESS
     }
+}
+
+/// As sd_notify(3) does, to a name of the abstract namespace.
+fn notify(text: &[u8]) -> std::io::Result<()> {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+    let name = std::env::var("NOTIFY_SOCKET").map_err(std::io::Error::other)?;
+    let name = name.trim_start_matches('@');
+    let address = SocketAddr::from_abstract_name(name)?;
+    UnixDatagram::unbound()?.send_to_addr(text, &address)?;
+    Ok(())
 }

@@ -128,12 +128,10 @@ impl Supervisor {
     /// A worker is ready.
     pub(super) fn boot_done(&mut self, worker: WorkerId) {
         self.raise_priority(worker);
-        let Some(member) = self.crew.member_mut(worker) else {
+        let Some(member) = self.crew.member(worker) else {
             return;
         };
-        member.record.is_watched = true;
         let generation = member.generation;
-        self.crew.note(worker);
         if self.cold.remove(&generation)
             && let Some(channel) = self.crew.channel(worker)
         {

@@ -138,9 +138,6 @@ pub(super) struct Record {
     /// Its priority is still to be raised.
     #[serde(default)]
     pub(super) is_lowered: bool,
-    /// It is to answer pings, where anybody asks.
-    #[serde(default)]
-    pub(super) is_watched: bool,
     /// What it has last said of itself over its notify socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) status: Option<String>,

@@ -176,7 +176,6 @@ impl Supervisor {
             listens: Vec::new(),
             tls: Vec::new(),
             is_lowered,
-            is_watched: false,
             status: None,
             drain: DrainRecord {
                 no_preload: preload.err(),

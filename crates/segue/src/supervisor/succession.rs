@@ -359,7 +359,7 @@ impl Supervisor {
             }
             None => (Channel::open(worker, channel, news, journal), Vec::new()),
         };
-        let (is_lowered, is_watched) = (record.is_lowered, record.is_watched);
+        let is_lowered = record.is_lowered;
         let recruit = Recruit {
             notify: notify.map(NotifyListener::from),
             pidfd,
@@ -372,9 +372,6 @@ impl Supervisor {
         }
         if is_lowered {
             self.bound_lower_priority(worker);
-        }
-        if is_watched {
-            self.watch_pulse(worker);
         }
         Ok(offered)
     }

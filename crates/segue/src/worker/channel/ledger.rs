@@ -231,7 +231,6 @@ impl Ledger {
     }
 
     pub(super) fn count(&mut self, on: bool) {
-        // Said again it would begin anew, which is as good.
         self.say(&Order::Count { on }, What::Repeatable);
     }
 

@@ -155,7 +155,7 @@ impl Channel {
         self.order(|ledger| ledger.ping(number));
     }
 
-    /// Has the preload script count answers from zero, or no more.
+    /// Has the preload script count answers, from zero unless it does already, or no more.
     pub(crate) fn count(&self, on: bool) {
         self.order(|ledger| ledger.count(on));
     }
