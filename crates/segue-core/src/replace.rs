@@ -18,12 +18,22 @@ impl App {
             return;
         }
         let mut under_way = self.successors();
-        let due: Vec<(SlotId, Leaving)> = self
+        let mut due: Vec<(SlotId, Leaving)> = self
             .slots
             .iter()
             .filter(|(_, slot)| slot.successor.is_none() && self.now >= slot.replace_after)
             .filter_map(|(id, slot)| Some((*id, self.why_replaced(slot)?)))
             .collect();
+        // Whoever reaches an age again and again must not keep the room from those who need it.
+        due.sort_by_key(|(slot, why)| {
+            let need = match why {
+                Leaving::RolledBack => 0,
+                Leaving::Unhealthy | Leaving::Unresponsive => 1,
+                _ => 2,
+            };
+            // Among equals, who was tried last waits.
+            (need, self.slots.get(slot).map(|slot| slot.replace_after))
+        });
         for (slot, why) in due {
             let (limit, is_pressing) = match why {
                 Leaving::RolledBack => (self.surge(), true),

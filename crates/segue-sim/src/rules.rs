@@ -37,6 +37,7 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(5);
 struct Known {
     slot: SlotId,
     generation: Generation,
+    spawned_at: Time,
     ready_at: Option<Time>,
     /// A probe of it passed, or it cannot be probed.
     has_passed: bool,
@@ -282,6 +283,7 @@ impl Rules {
                 let known = Known {
                     slot: *slot,
                     generation: *generation,
+                    spawned_at: now,
                     ready_at: None,
                     has_passed: false,
                     leaving: None,

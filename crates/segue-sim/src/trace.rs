@@ -84,7 +84,7 @@ mod tests {
             address: AddressId(0),
             set: vec![(SocketIndex(1), 1), (SocketIndex(2), 1)],
         };
-        assert_eq!(of(&steer), "Steer address 0, set [1, 2]");
+        assert_eq!(of(&steer), "Steer address 0, set [(1, 1), (2, 1)]");
         let killed = Action::Notify(Notice::WorkerKilled {
             worker: WorkerId(3),
             slot: SlotId(1),

@@ -1,6 +1,6 @@
 //! What must hold when the world has been calm for long, and when everything is over.
 
-use segue_core::{App, AppPhase, RequestId, SocketIndex, Time, WorkerPhase};
+use segue_core::{App, AppPhase, AppView, RequestId, SocketIndex, Time, WorkerPhase};
 
 use super::{LONGEST_ANSWER, LONGEST_WAIT, Rules, SLACK, Verdict, ensure};
 use crate::kernel::Kernel;
@@ -39,6 +39,7 @@ impl Rules {
                 || format!("{request} has no reply after {now} ms"),
             )?;
         }
+        self.judge_leftovers(Time(now), &view)?;
         for address in &view.addresses {
             let serves = |(index, _): &(SocketIndex, u32)| {
                 app.holders().any(|(socket, holder)| {
@@ -60,6 +61,26 @@ impl Rules {
                 });
             ensure(is_right || is_stirring, || {
                 format!("{} steers to sockets that nobody serves", address.address)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// What was rolled back is replaced, or tried to be.
+    fn judge_leftovers(&self, now: Time, view: &AppView) -> Verdict {
+        let settings = &self.settings;
+        let slots = u32::try_from(view.slots.len()).unwrap_or(1);
+        let patience = settings.backoff_max + (settings.ready_timeout + SLACK) * slots;
+        for worker in &view.workers {
+            let is_left = worker.phase == WorkerPhase::Ready
+                && worker.generation != view.serving
+                && view.reload.is_none();
+            let is_tried = self
+                .workers
+                .values()
+                .any(|known| known.slot == worker.slot && now.since(known.spawned_at) <= patience);
+            ensure(!is_left || is_tried, || {
+                format!("{} stays after it was rolled back", worker.worker)
             })?;
         }
         Ok(())
