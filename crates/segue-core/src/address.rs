@@ -224,11 +224,21 @@ impl Address {
     }
 
     /// What to do with the queue of a socket.
-    pub(crate) fn desired_tend(&self, id: AddressId, socket: &Socket, workers: &Workers) -> Tend {
+    pub(crate) fn desired_tend(
+        &self,
+        id: AddressId,
+        (index, socket): (SocketIndex, &Socket),
+        workers: &Workers,
+    ) -> Tend {
+        let is_left = !self.set.contains(index);
         let is_accepted_from = socket.holders.iter().any(|holder| {
             workers.get(holder).is_some_and(|worker| {
+                // What came before it was seen to be blocked need not wait with it, if others serve.
+                let is_stuck =
+                    worker.blocked.is_some() && is_left && !self.published.contains(holder);
                 // Without its channel it will not begin to listen there any more.
-                worker.accepts() && (worker.has_channel() || worker.listens.contains(&id))
+                let is_able = worker.has_channel() || worker.listens.contains(&id);
+                worker.accepts() && is_able && !is_stuck
             })
         });
         if is_accepted_from {

@@ -425,7 +425,7 @@ impl App {
             .map(|(index, socket)| {
                 (
                     index,
-                    address.desired_tend(id, socket, &self.workers),
+                    address.desired_tend(id, (index, socket), &self.workers),
                     socket,
                 )
             })
