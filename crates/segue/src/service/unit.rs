@@ -106,6 +106,8 @@ impl Unit {
                     self.runtime_directory()
                 ));
             }
+            line("# New workers boot at a lower priority, and get the usual one back.");
+            line("LimitNICE=+0");
             line("# Ports below 1024.");
             line("AmbientCapabilities=CAP_NET_BIND_SERVICE");
             line("CapabilityBoundingSet=CAP_NET_BIND_SERVICE");
