@@ -140,7 +140,7 @@ async fn descriptors_that_come_with_anything_else_are_closed() {
                 other => panic!("{other:?}"),
             }
         }
-        assert!(!is_held(&mut client), "{other}");
+        assert_released(&mut client);
         if other.contains("NODE_HANDLE") {
             assert_eq!(next_command(&mut fake).await, "NODE_HANDLE_ACK");
         }
@@ -161,8 +161,8 @@ async fn of_several_with_one_message_the_first_is_taken() {
     );
     drop((one, two, three));
     let arrival = arrival(&mut reports).await;
-    assert!(!is_held(&mut second));
-    assert!(!is_held(&mut third));
+    assert_released(&mut second);
+    assert_released(&mut third);
     same(&mut first, arrival.connection);
 }
 
@@ -184,7 +184,7 @@ async fn what_is_no_connection_of_the_app_is_closed() {
     );
     drop(server);
     assert_eq!(next_command(&mut fake).await, "NODE_HANDLE_ACK");
-    assert!(!is_held(&mut client));
+    assert_released(&mut client);
     // A message whose connection did not arrive is sent again.
     fake.say(CONNECTION).await;
     assert_eq!(next_command(&mut fake).await, "NODE_HANDLE_NACK");
@@ -213,7 +213,7 @@ async fn without_a_preload_nothing_is_taken() {
     pass(&fake, CONNECTION, &server);
     drop(server);
     assert_eq!(next_command(&mut fake).await, "NODE_HANDLE_ACK");
-    assert!(!is_held(&mut client));
+    assert_released(&mut client);
     fake.say("{\"cmd\":\"NODE_SEGUE\",\"act\":\"drained\"}\n")
         .await;
     fake.say(ONLINE).await;
@@ -235,7 +235,7 @@ async fn a_death_in_the_middle_keeps_what_arrived_and_closes_the_rest() {
         Report::Attention(Attention::Garbage)
     );
     assert_eq!(end(&mut reports).await, End::Eof);
-    assert!(!is_held(&mut second));
+    assert_released(&mut second);
     same(&mut first, arrival.connection);
 }
 

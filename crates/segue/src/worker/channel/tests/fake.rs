@@ -3,6 +3,7 @@
 use std::io::{self, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::unix::net::UnixStream as Pair;
+use std::time::Duration;
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use segue_sys::passing;
@@ -199,6 +200,17 @@ pub(super) fn is_held(client: &mut Pair) -> bool {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => true,
         other => panic!("{other:?}"),
     }
+}
+
+/// Nobody has the other end any more, or will not in a moment: a process that another test has just
+/// started has everything until its exec.
+#[track_caller]
+pub(super) fn assert_released(client: &mut Pair) {
+    client.set_nonblocking(false).expect("it is open");
+    let limit = Some(Duration::from_secs(10));
+    client.set_read_timeout(limit).expect("it is open");
+    let released = client.read(&mut [0; 1]);
+    assert_eq!(released.expect("nobody holds it"), 0);
 }
 
 pub(super) fn same(client: &mut Pair, server: impl AsFd) {

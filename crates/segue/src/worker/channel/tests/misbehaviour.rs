@@ -196,7 +196,7 @@ async fn an_app_that_speaks_for_its_node_does_no_harm() {
     fake.accept(2, true).await;
     fake.accept(99, true).await;
     two.await.expect("so it says");
-    assert!(!is_held(&mut second));
+    assert_released(&mut second);
     fake.say(ACK).await;
     fake.accept(1, false).await;
     same(&mut first, one.await.expect_err("declined"));

@@ -57,7 +57,7 @@ async fn talks_in_pieces_of_one_byte() {
         Report::Listening { index: 0, .. }
     ));
     drop(theirs);
-    assert!(!is_held(&mut client), "acknowledged: our copy is closed");
+    assert_released(&mut client);
     assert_eq!(next(&mut reports).await, Report::SaidReady);
     assert_eq!(next(&mut reports).await, Report::Closed { key: "k".into() });
 
@@ -114,7 +114,7 @@ async fn keeps_a_connection_until_it_is_accepted() {
     assert!(is_held(&mut client));
     fake.accept(seq, true).await;
     handed.await.expect("it was accepted");
-    assert!(!is_held(&mut client));
+    assert_released(&mut client);
 
     let (mut client, server) = connection();
     let handed = channel.hand_over("k", None, deposit(server));
@@ -160,7 +160,7 @@ async fn a_death_during_hand_over_gives_the_connection_back() {
             (SOCKET, socket),
             HandleType::NetNative,
         );
-        assert!(!is_held(&mut given));
+        assert_released(&mut given);
     }
 }
 
@@ -211,7 +211,7 @@ async fn sockets_from_a_worker_are_acknowledged_and_closed() {
             fake.hear().await.expect("an answer")["cmd"],
             "NODE_HANDLE_ACK"
         );
-        assert!(!is_held(&mut client));
+        assert_released(&mut client);
     }
 }
 

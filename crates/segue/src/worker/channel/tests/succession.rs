@@ -244,7 +244,7 @@ async fn doubt_stays_until_it_is_resolved() {
     fake.accept(seq, true).await;
     seat.hear().await;
     seat.verdict().await.expect("it is accepted");
-    assert!(!is_held(&mut client));
+    assert_released(&mut client);
 }
 
 #[tokio::test(start_paused = true)]
@@ -345,7 +345,7 @@ async fn check_offer(stage: Offering, accepted: Option<bool>, is_alone: bool) {
     }
     let verdict = seat.verdict().await;
     match (accepted, verdict) {
-        (Some(true), Ok(())) => assert!(!is_held(&mut client), "{context}"),
+        (Some(true), Ok(())) => assert_released(&mut client),
         (Some(false) | None, Err(deposit)) => same(&mut client, deposit),
         (_, verdict) => panic!("{context}: {verdict:?}"),
     }
@@ -447,7 +447,7 @@ async fn a_connection_in_the_middle_of_its_message_is_kept() {
         // Whoever has it by now may close it.
         assert_eq!(seat.told(&mut fake).await, ["NODE_HANDLE_ACK"]);
         assert!(!seat.cupboard.names().contains(&"worker/pending".to_owned()));
-        assert!(!is_held(&mut client));
+        assert_released(&mut client);
     }
 }
 
@@ -472,7 +472,7 @@ async fn a_broken_channel_stays_broken() {
         verdict = offered.verdict => verdict.expect("it is decided").expect("it is accepted"),
         news = reports => panic!("{news:?}"),
     }
-    assert!(!is_held(&mut client));
+    assert_released(&mut client);
     drop(fake);
     assert_eq!(seat.end().await, End::Eof);
 }

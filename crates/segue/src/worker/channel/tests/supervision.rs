@@ -7,6 +7,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as Pair;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::time::Duration;
 
 use segue_core::SocketRef;
 use segue_wire::handoff::Contents;
@@ -202,6 +203,10 @@ impl Drop for Stage {
 /// What was written to a client, once nobody has its connection any more.
 fn hear(client: &mut Pair) -> String {
     let mut heard = Vec::new();
+    // A process that another test has just started holds everything until its exec.
+    client.set_nonblocking(false).expect("it is open");
+    let limit = Some(Duration::from_secs(10));
+    client.set_read_timeout(limit).expect("it is open");
     loop {
         let mut bytes = [0; 8];
         match client.read(&mut bytes) {
