@@ -70,7 +70,7 @@ fn check_said(said: &Said) {
                 websocket_code: 1012,
             }));
         }
-        Said::Drained(_) => {}
+        Said::Drained(_) | Said::Counted(_) | Said::Pong { .. } | Said::Synced { .. } => {}
     }
 }
 

@@ -377,7 +377,7 @@ impl App {
         }
     }
 
-    fn report_gone_generations(&mut self) {
+    pub(crate) fn report_gone_generations(&mut self) {
         let gone: Vec<Generation> = self
             .leaving
             .iter()

@@ -147,6 +147,8 @@ impl App {
             };
             self.reply(*request, outcome);
         }
+        // One that was abandoned by this stop before it had workers; nothing is ordered after the end.
+        self.report_gone_generations();
         self.phase = Phase::Finished;
         self.order(Action::Finish(match stop.because {
             Finish::Stopped { .. } => Finish::Stopped {

@@ -77,6 +77,8 @@ pub(crate) struct Rules {
     calm_stop: BTreeSet<AddressId>,
     is_asked_to_stop: bool,
     last_disturbance: Time,
+    /// When a worker was last seen to be blocked.
+    last_blocked: Option<Time>,
     before: Option<AppView>,
     /// The worker whose end the next event reports.
     going: Option<WorkerId>,
@@ -103,6 +105,7 @@ impl Rules {
             calm_stop: BTreeSet::new(),
             is_asked_to_stop: false,
             last_disturbance: Time(0),
+            last_blocked: None,
             before: None,
             going: None,
         }
@@ -163,8 +166,11 @@ impl Rules {
         })
     }
 
-    pub(crate) fn before(&mut self, event: &Event) {
+    pub(crate) fn before(&mut self, now: Time, event: &Event) {
         self.is_asked_to_stop = matches!(event, Event::StopRequested { .. });
+        if matches!(event, Event::Blocked { .. }) {
+            self.last_blocked = Some(now);
+        }
         self.going = match event {
             Event::Exited { worker, .. } | Event::SpawnFailed { worker } => Some(*worker),
             _ => None,

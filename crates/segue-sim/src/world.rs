@@ -290,7 +290,7 @@ impl<'a> World<'a> {
             self.trace
                 .push(trace::line(self.now, '>', trace::of(&event)));
         }
-        self.rules.before(&event);
+        self.rules.before(Time(self.now), &event);
         let told = event.clone();
         let actions = self.app.handle(Time(self.now), event);
         self.successors

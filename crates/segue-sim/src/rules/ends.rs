@@ -1,16 +1,23 @@
 //! What must hold when the world has been calm for long, and when everything is over.
 
+use std::time::Duration;
+
 use segue_core::{App, AppPhase, AppView, RequestId, SocketIndex, Time, WorkerPhase};
 
 use super::{LONGEST_ANSWER, LONGEST_WAIT, Rules, SLACK, Verdict, ensure};
 use crate::kernel::Kernel;
 
+/// A worker that is replaced because it blocks is followed by the next one that does within this.
+const BLOCKS_AGAIN: Duration = Duration::from_secs(10);
+
 impl Rules {
     /// After a long calm: nothing waits that should not.
     pub(crate) fn after_calm(&self, app: &App, now: u64, kernel: &Kernel) -> Verdict {
         let view = app.view();
-        // In a paused app clients wait for as long as it is.
-        if view.phase != AppPhase::Paused {
+        // In a paused app clients wait for as long as it is, and so they do for a release whose
+        // workers block as soon as they listen, one after the other.
+        let blocks = |at: Time| Time(now).since(at) < BLOCKS_AGAIN;
+        if view.phase != AppPhase::Paused && !self.last_blocked.is_some_and(blocks) {
             self.judge_waiting(now, kernel)?;
         }
         for (ask, asked) in &self.asks {
