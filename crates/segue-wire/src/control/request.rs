@@ -15,6 +15,8 @@ const MAX_NAME: usize = 256;
 pub enum Request {
     /// `GET /v1/status`
     Status,
+    /// `GET /v1/metrics`
+    Metrics,
     /// `POST /v1/apps/{app}/reload`, or `POST /v1/reload` for every app.
     Reload {
         app: Option<String>,
@@ -179,6 +181,7 @@ pub fn parse(method: &str, path: &str, body: &[u8]) -> Result<Request, Problem> 
     let segments: Vec<&str> = segments.take(4).collect();
     match segments.as_slice() {
         ["status"] => only("GET", method).map(|()| Request::Status),
+        ["metrics"] => only("GET", method).map(|()| Request::Metrics),
         ["events"] => only("GET", method).map(|()| Request::Events),
         ["shutdown"] => only("POST", method).map(|()| Request::Shutdown),
         ["upgrade"] => {
@@ -350,6 +353,7 @@ mod tests {
         let web = || "web".to_owned();
         check("GET", "/v1/status", "", Ok(Request::Status));
         check("GET", "/v1/status?pretty", "", Ok(Request::Status));
+        check("GET", "/v1/metrics", "", Ok(Request::Metrics));
         check("GET", "/v1/events", "", Ok(Request::Events));
         check("POST", "/v1/shutdown", "", Ok(Request::Shutdown));
         check(

@@ -361,6 +361,16 @@ impl Draining {
 }
 
 impl WorkerPhase {
+    /// Those of this release, in the order of a life.
+    pub const ALL: [Self; 6] = [
+        Self::Booting,
+        Self::Ready,
+        Self::Quiet,
+        Self::Draining,
+        Self::Stopping,
+        Self::Killed,
+    ];
+
     /// Whether the worker is on its way out.
     #[must_use]
     pub const fn is_leaving(self) -> bool {

@@ -18,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use super::command::{Caller, Command, Peer};
+use super::metrics;
 
 /// How long a body may take to arrive, once the head is there.
 const BODY_WAIT: Duration = Duration::from_secs(5);
@@ -127,6 +128,12 @@ impl Answerer {
                 let (reply, answer) = oneshot::channel();
                 self.send(Command::Status { reply }).await?;
                 Ok(json(StatusCode::OK, &within(answer).await?))
+            }
+            wire::Request::Metrics => {
+                let (reply, answer) = oneshot::channel();
+                self.send(Command::Status { reply }).await?;
+                let text = metrics::render(&within(answer).await?);
+                Ok(whole(StatusCode::OK, metrics::TYPE, text.into()))
             }
             wire::Request::Scale { app, scale } => {
                 let (reply, answer) = oneshot::channel();
@@ -315,10 +322,14 @@ fn json(status: StatusCode, body: &impl serde::Serialize) -> Response<AnswerBody
     // Strings, numbers and lists of them always have a JSON form.
     let mut text = serde_json::to_vec(body).unwrap_or_default();
     text.push(b'\n');
-    let mut response = Response::new(AnswerBody::Whole(Some(text.into())));
+    whole(status, wire::JSON, text.into())
+}
+
+fn whole(status: StatusCode, kind: &'static str, body: Bytes) -> Response<AnswerBody> {
+    let mut response = Response::new(AnswerBody::Whole(Some(body)));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(wire::JSON));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

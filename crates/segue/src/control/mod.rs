@@ -15,6 +15,7 @@ pub(crate) mod client;
 pub(crate) mod command;
 pub(crate) mod convert;
 pub(crate) mod find;
+mod metrics;
 pub(crate) mod names;
 pub(crate) mod runtime;
 pub(crate) mod server;

@@ -288,9 +288,19 @@ fn a_restart_loop_ends_loudly() {
         .expect(0)
         .says(&["slot 0 is given up after", "| no database"]);
 
+    let metrics = || {
+        let answer = http::get_unix(&run.control, "/v1/metrics").expect("an answer");
+        String::from_utf8_lossy(&answer.body).into_owned()
+    };
+    let given_up = format!("segue_slots_given_up{{app=\"{}\"}} ", run.app().name);
+    let alert = metrics();
+    assert!(alert.contains(&format!("{given_up}1\n")), "{alert}");
+
     std::fs::write(run.site.path("releases/v1/behaviour"), works).expect("mend the release");
     run.reload().expect(0);
     run.segue(&["status", "--check"]).expect(0);
+    let calm = metrics();
+    assert!(calm.contains(&format!("{given_up}0\n")), "{calm}");
     run.finish();
 }
 
