@@ -10,7 +10,6 @@ use segue_wire::control::{App, WorkerPhase};
 use crate::drain::{assert_unnoticed, mixed};
 use crate::harness::heavy;
 use crate::harness::load::{Clients, assert_flawless, render};
-use crate::harness::nodes::each_node;
 use crate::harness::run::{LIMIT, Launch, Run};
 use crate::takeover::kill_supervisor;
 
@@ -53,27 +52,25 @@ fn all_at(app: &App, generation: u32) -> bool {
 #[test]
 fn few_more_processes_than_usual_and_nobody_notices() {
     let _turn = heavy();
-    each_node(|node| {
-        let run = launch().with_node(node).start();
-        let clients = Clients::start(mixed(50), run.address());
-        clients.wait_for_answers(300);
-        clients.mark("reload in steps", Phase::Reload);
-        run.site.deploy("v2", "plain.js");
-        let reload = run.segue_beside(&["reload"]);
-        let (most, fewest) = watch(&run, |app| all_at(app, 2));
-        reload.wait(LIMIT).expect(0);
-        clients.committed("v2");
-        clients.wait_for_answers(300);
-        let report = clients.stop();
-        assert_unnoticed(&report, &run);
-        assert_eq!(
-            (most, fewest),
-            (WORKERS + 1, WORKERS),
-            "{}",
-            run.log.render()
-        );
-        run.finish();
-    });
+    let run = launch().start();
+    let clients = Clients::start(mixed(50), run.address());
+    clients.wait_for_answers(300);
+    clients.mark("reload in steps", Phase::Reload);
+    run.site.deploy("v2", "plain.js");
+    let reload = run.segue_beside(&["reload"]);
+    let (most, fewest) = watch(&run, |app| all_at(app, 2));
+    reload.wait(LIMIT).expect(0);
+    clients.committed("v2");
+    clients.wait_for_answers(300);
+    let report = clients.stop();
+    assert_unnoticed(&report, &run);
+    assert_eq!(
+        (most, fewest),
+        (WORKERS + 1, WORKERS),
+        "{}",
+        run.log.render()
+    );
+    run.finish();
 }
 
 /// Where the workers' programs are, by what the kernel says.
@@ -94,40 +91,38 @@ fn assert_old_one_is_back(run: &Run, report: &Report) {
 #[test]
 fn a_failure_in_the_middle_brings_the_old_release_back() {
     let _turn = heavy();
-    each_node(|node| {
-        let run = launch().with_node(node).start();
-        let load = segue_load::Load::builder().with(Mixed {
-            clients: 50,
-            ..Mixed::default()
-        });
-        let clients = Clients::start(load, run.address());
-        clients.wait_for_answers(300);
-        clients.mark("reload that fails", Phase::Reload);
-        run.site.deploy("v2", "fails-in-slot.js");
-        let reload = run.segue_beside(&["reload"]);
-        run.until("two slots have it", |app| {
-            app.workers.iter().any(|worker| worker.generation == 2)
-        });
-        let outcome = reload.wait(LIMIT);
-        outcome.expect(1).says(&["slot 2 finds no room"]);
-        clients.mark("back", Phase::Steady);
-        let (most, fewest) = watch(&run, |app| {
-            app.reload.is_none()
-                && app.workers.len() == WORKERS
-                && app.workers.iter().all(|worker| worker.generation == 1)
-        });
-        clients.wait_for_answers(300);
-        let report = clients.stop();
-        eprintln!("{}", render(&report));
-        assert!(most <= WORKERS + 1 && fewest == WORKERS, "{most}, {fewest}");
-        assert_old_one_is_back(&run, &report);
-        // The next one is not held up by it.
-        run.roll("v3", "plain.js");
-        run.until("all run it", |app| {
-            app.workers.len() == WORKERS && app.workers.iter().all(|worker| worker.generation == 3)
-        });
-        run.finish();
+    let run = launch().start();
+    let load = segue_load::Load::builder().with(Mixed {
+        clients: 50,
+        ..Mixed::default()
     });
+    let clients = Clients::start(load, run.address());
+    clients.wait_for_answers(300);
+    clients.mark("reload that fails", Phase::Reload);
+    run.site.deploy("v2", "fails-in-slot.js");
+    let reload = run.segue_beside(&["reload"]);
+    run.until("two slots have it", |app| {
+        app.workers.iter().any(|worker| worker.generation == 2)
+    });
+    let outcome = reload.wait(LIMIT);
+    outcome.expect(1).says(&["slot 2 finds no room"]);
+    clients.mark("back", Phase::Steady);
+    let (most, fewest) = watch(&run, |app| {
+        app.reload.is_none()
+            && app.workers.len() == WORKERS
+            && app.workers.iter().all(|worker| worker.generation == 1)
+    });
+    clients.wait_for_answers(300);
+    let report = clients.stop();
+    eprintln!("{}", render(&report));
+    assert!(most <= WORKERS + 1 && fewest == WORKERS, "{most}, {fewest}");
+    assert_old_one_is_back(&run, &report);
+    // The next one is not held up by it.
+    run.roll("v3", "plain.js");
+    run.until("all run it", |app| {
+        app.workers.len() == WORKERS && app.workers.iter().all(|worker| worker.generation == 3)
+    });
+    run.finish();
 }
 
 /// A supervisor that is killed in the middle of steps, or of a trial, is followed by one that goes on.
