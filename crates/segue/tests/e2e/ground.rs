@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use segue_load::{
     Builder, Contract, Cut, Download, Events, FailureKind, Fresh, Http2, KeepAlive, Load, Mixed,
@@ -221,7 +221,12 @@ fn a_marked_process_is_found_and_killed() {
         .env(process::MARK, &mark)
         .spawn()
         .expect("start a process");
-    assert!(process::marked(&mark).contains(&child.id()));
+    // A process that is just being replaced by exec has no environment for a moment.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !process::marked(&mark).contains(&child.id()) {
+        assert!(Instant::now() < deadline, "its mark is not to be seen");
+        std::thread::yield_now();
+    }
     process::kill_marked(&mark);
     assert!(process::marked(&mark).is_empty());
     child.wait().expect("reap it");
