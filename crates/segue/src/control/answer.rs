@@ -132,7 +132,7 @@ impl Answerer {
             wire::Request::Metrics => {
                 let (reply, answer) = oneshot::channel();
                 self.send(Command::Status { reply }).await?;
-                let text = metrics::render(&within(answer).await?);
+                let text = metrics::render(within(answer).await?);
                 Ok(whole(StatusCode::OK, metrics::TYPE, text.into()))
             }
             wire::Request::Scale { app, scale } => {

@@ -1,126 +1,130 @@
-//! The status as Prometheus reads it (text exposition format 0.0.4). Nothing is counted here: every
-//! value is what the supervisor says at that moment, so no registry has to be kept true.
+//! The status as Prometheus reads it (OpenMetrics 1.0). Nothing is counted here: every value is what
+//! the supervisor says at that moment, so nothing has to be kept true across successors.
 
-use std::fmt::Write;
+use std::fmt;
 
-use segue_wire::control::{App, Status, WorkerPhase};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+use segue_wire::control::{App, Status, Worker, WorkerPhase};
 
 /// Its content type.
-pub(super) const TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub(super) const TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// All metrics, each with its help.
-pub(super) fn render(status: &Status) -> String {
-    let mut page = Page(String::new());
-    page.family(
-        "segue_info",
-        "gauge",
-        "Releases of supervisor and main process.",
-    );
-    let keeper = status.supervisor.keeper_version.as_deref();
-    let releases = [
-        ("version", status.supervisor.version.as_str()),
-        ("keeper_version", keeper.unwrap_or_default()),
-    ];
-    page.sample("segue_info", &releases, 1);
-    let each = |page: &mut Page, name: &str, value: &dyn Fn(&App) -> u64| {
-        for app in &status.apps {
-            page.sample(name, &[("app", &app.name)], value(app));
-        }
-    };
-    page.family("segue_generation", "gauge", "The generation that serves.");
-    each(&mut page, "segue_generation", &|app| app.generation.into());
-    page.family("segue_slots", "gauge", "Places for workers.");
-    each(&mut page, "segue_slots", &|app| app.slots.len() as u64);
-    page.family(
-        "segue_slots_given_up",
-        "gauge",
-        "Slots whose workers failed too often; tried again at a reload or restart.",
-    );
-    each(&mut page, "segue_slots_given_up", &|app| {
-        app.slots.iter().filter(|slot| slot.given_up).count() as u64
-    });
-    page.family(
-        "segue_addresses_refusing",
-        "gauge",
-        "Addresses that nobody serves or soon will.",
-    );
-    each(&mut page, "segue_addresses_refusing", &|app| {
-        let refusing = app.addresses.iter().filter(|address| address.refusing);
-        refusing.count() as u64
-    });
-    page.family("segue_reloading", "gauge", "1 while a reload is under way.");
-    each(&mut page, "segue_reloading", &|app| {
+pub(super) fn render(status: Status) -> String {
+    let mut registry = Registry::with_prefix("segue");
+    registry.register_collector(Box::new(Snapshot(status)));
+    let mut page = String::new();
+    // Writing to a string does not fail.
+    let _ = text::encode(&mut page, &registry);
+    page
+}
+
+#[derive(Debug)]
+struct Snapshot(Status);
+
+/// A family of one number for each app.
+type OfApp = (&'static str, &'static str, fn(&App) -> u64);
+
+const OF_APP: [OfApp; 5] = [
+    ("generation", "The generation that serves", |app| {
+        app.generation.into()
+    }),
+    ("slots", "Places for workers", |app| app.slots.len() as u64),
+    (
+        "slots_given_up",
+        "Slots whose workers failed too often; tried again at a reload or restart",
+        |app| app.slots.iter().filter(|slot| slot.given_up).count() as u64,
+    ),
+    (
+        "addresses_refusing",
+        "Addresses that nobody serves or soon will",
+        |app| {
+            let refusing = app.addresses.iter().filter(|address| address.refusing);
+            refusing.count() as u64
+        },
+    ),
+    ("reloading", "1 while a reload is under way", |app| {
         app.reload.is_some().into()
-    });
-    page.family("segue_workers", "gauge", "Workers by phase.");
-    for app in &status.apps {
-        for phase in WorkerPhase::ALL {
-            let count = app.workers.iter().filter(|worker| worker.phase == phase);
-            let labels = [("app", app.name.as_str()), ("phase", phase.as_str())];
-            page.sample("segue_workers", &labels, count.count() as u64);
-        }
-    }
-    page.family(
-        "segue_worker_restarts_total",
-        "counter",
-        "Workers that were replaced without a reload, by cause.",
-    );
-    for app in &status.apps {
-        for restarts in &app.restarts {
-            let labels = [("app", app.name.as_str()), ("cause", &restarts.cause)];
-            page.sample("segue_worker_restarts_total", &labels, restarts.count);
-        }
-    }
-    page.family(
-        "segue_connections_moved_total",
-        "counter",
-        "Connections that were brought from one worker to another.",
-    );
-    each(&mut page, "segue_connections_moved_total", &|app| {
-        app.stragglers.migrated + app.stragglers.handed_over
-    });
-    page.family(
-        "segue_worker_memory_bytes",
-        "gauge",
-        "Resident memory of each worker.",
-    );
-    for app in &status.apps {
-        for worker in &app.workers {
-            let Some(memory) = worker.memory else {
-                continue;
-            };
-            let number = worker.worker.to_string();
-            let labels = [("app", app.name.as_str()), ("worker", &number)];
-            page.sample("segue_worker_memory_bytes", &labels, memory);
-        }
-    }
-    page.0
-}
+    }),
+];
 
-struct Page(String);
-
-impl Page {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
-        // Writing to a string does not fail.
-        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
-    }
-
-    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: u64) {
-        self.0.push_str(name);
-        for (number, (label, text)) in labels.iter().enumerate() {
-            let before = if number == 0 { '{' } else { ',' };
-            let _ = write!(self.0, "{before}{label}=\"{}\"", escaped(text));
+impl Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Status { supervisor, apps } = &self.0;
+        let keeper = supervisor.keeper_version.as_deref().unwrap_or_default();
+        let releases = [
+            ("version", supervisor.version.as_str()),
+            ("keeper_version", keeper),
+        ];
+        let help = "Releases of supervisor and main process";
+        let mut family = encoder.encode_descriptor("release", help, None, MetricType::Gauge)?;
+        gauge(&mut family, releases, 1)?;
+        for (name, help, value) in OF_APP {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for app in apps {
+                gauge(&mut family, [("app", app.name.as_str())], value(app))?;
+            }
         }
-        let end = if labels.is_empty() { "" } else { "}" };
-        let _ = writeln!(self.0, "{end} {value}");
+        let help = "Workers by phase";
+        let mut family = encoder.encode_descriptor("workers", help, None, MetricType::Gauge)?;
+        for app in apps {
+            for phase in WorkerPhase::ALL {
+                let is_in = |worker: &&Worker| worker.phase == phase;
+                let count = app.workers.iter().filter(is_in).count() as u64;
+                let labels = [("app", app.name.as_str()), ("phase", phase.as_str())];
+                gauge(&mut family, labels, count)?;
+            }
+        }
+        let help = "Resident memory of each worker";
+        let name = "worker_memory_bytes";
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for app in apps {
+            for (worker, memory) in app.workers.iter().filter_map(|it| Some((it, it.memory?))) {
+                let number = worker.worker.to_string();
+                let labels = [("app", app.name.as_str()), ("worker", &number)];
+                gauge(&mut family, labels, memory)?;
+            }
+        }
+        let help = "Workers that were replaced without a reload, by cause";
+        let name = "worker_restarts";
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for app in apps {
+            for restarts in &app.restarts {
+                let labels = [("app", app.name.as_str()), ("cause", &restarts.cause)];
+                counter(&mut family, labels, restarts.count)?;
+            }
+        }
+        let help = "Connections that were brought from one worker to another";
+        let name = "connections_moved";
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for app in apps {
+            let moved = app.stragglers.migrated + app.stragglers.handed_over;
+            counter(&mut family, [("app", app.name.as_str())], moved)?;
+        }
+        Ok(())
     }
 }
 
-/// What a label's value may not contain as it is.
-fn escaped(text: &str) -> String {
-    text.replace('\\', "\\\\")
-        .replace('"', "\\\"")
-        .replace('\n', "\\n")
+fn gauge<const N: usize>(
+    family: &mut MetricEncoder<'_>,
+    labels: [(&str, &str); N],
+    value: u64,
+) -> fmt::Result {
+    ConstGauge::new(value).encode(family.encode_family(&labels)?)
+}
+
+fn counter<const N: usize>(
+    family: &mut MetricEncoder<'_>,
+    labels: [(&str, &str); N],
+    value: u64,
+) -> fmt::Result {
+    ConstCounter::new(value).encode(family.encode_family(&labels)?)
 }
 
 #[cfg(test)]
@@ -160,9 +164,9 @@ mod tests {
             },
             apps: vec![app],
         };
-        let text = render(&status);
+        let text = render(status);
         for line in [
-            "segue_info{version=\"1.2.3\",keeper_version=\"\"} 1",
+            "segue_release{version=\"1.2.3\",keeper_version=\"\"} 1",
             "# TYPE segue_slots_given_up gauge",
             "segue_slots_given_up{app=\"a\\\"b\\\\\"} 2",
             "segue_workers{app=\"a\\\"b\\\\\",phase=\"ready\"} 1",
