@@ -118,6 +118,8 @@ pub(crate) enum Command {
     Check(CheckArgs),
     /// Write a commented segue.toml for the app in this directory
     Init(InitArgs),
+    /// Write a segue.toml from what another process manager has
+    Import(ImportArgs),
     /// Print or install a systemd unit for an app
     Service(ServiceArgs),
     /// See it at work: a built-in app, reloaded, broken and killed under load
@@ -231,6 +233,31 @@ pub(crate) struct InitArgs {
     pub(crate) name: Option<String>,
 }
 
+#[derive(Args, Debug)]
+pub(crate) struct ImportArgs {
+    #[command(subcommand)]
+    pub(crate) from: ImportFrom,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImportFrom {
+    /// From PM2: an ecosystem file (.js, .cjs, .mjs, .json) or its dump.pm2
+    Pm2(Pm2Args),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Pm2Args {
+    /// The file [default: ecosystem.config.js, .cjs, .mjs or ecosystem.json in the current directory]
+    #[arg(value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// Take the variables of env_NAME as well, as pm2 start --env NAME does
+    #[arg(long, value_name = "NAME")]
+    pub(crate) env: Option<String>,
+    /// The node that runs a file that is code
+    #[arg(long, value_name = "PATH", default_value = "node")]
+    pub(crate) node: String,
+}
+
 /// `promote`, `rollback`, `restart`.
 #[derive(Args, Debug)]
 pub(crate) struct AppArgs {
@@ -326,6 +353,7 @@ impl Command {
             | Self::Events(_)
             | Self::Check(_)
             | Self::Init(_)
+            | Self::Import(_)
             | Self::Demo(_) => Ok(()),
         }
     }

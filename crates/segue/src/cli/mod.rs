@@ -6,6 +6,7 @@ mod demo;
 mod error;
 mod events;
 mod follow;
+mod import;
 mod init;
 pub(crate) mod output;
 mod reload;
@@ -63,6 +64,7 @@ pub(crate) fn main(words: Vec<OsString>, run: impl FnOnce(RunArgs) -> u8) -> Exi
         }
         Ok(Command::Check(args)) => drive(local_output(), |output| check::run(args, output)),
         Ok(Command::Init(args)) => drive(local_output(), |output| init::run(args, output)),
+        Ok(Command::Import(args)) => drive(local_output(), |output| import::run(args, output)),
         Ok(Command::Service(args)) => drive(args.output(), |output| service::run(args, output)),
         Ok(Command::Demo(args)) => drive(args.output(), |output| demo::run(args, output)),
         Err(exit) => exit,

@@ -265,7 +265,8 @@ fn is_name(name: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
-fn fit_name(name: &str) -> String {
+/// Makes a name of it, as far as it goes.
+pub(crate) fn fit_name(name: &str) -> String {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     name.chars()
         .map(|c| if fits(c) { c } else { '-' })

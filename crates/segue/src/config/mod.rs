@@ -7,6 +7,7 @@ pub(crate) mod env_file;
 pub(crate) mod file;
 pub(crate) mod keys;
 pub(crate) mod package;
+pub(crate) mod pm2;
 pub(crate) mod probe;
 pub(crate) mod processors;
 pub(crate) mod quantity;

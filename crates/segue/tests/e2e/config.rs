@@ -272,3 +272,42 @@ fn init_writes_a_good_file_once() {
     std::fs::write(here.join("segue.toml"), &bare).expect("write the file");
     segue(here, &["check"]).expect(0);
 }
+
+#[test]
+fn what_pm2_had_is_imported() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let here = directory.path();
+    std::fs::write(here.join("server.js"), "").expect("write a script");
+    let body = "{ apps: [{ name: 'web', script: './server.js', instances: 2, env: { A: 'x' }, env_production: { A: 'y' }, watch: true }] }";
+    for (name, text) in [
+        (
+            "ecosystem.config.js",
+            format!("console.log('noise'); module.exports = {body};"),
+        ),
+        ("ecosystem.config.mjs", format!("export default {body};")),
+        (
+            "made.config.cjs",
+            format!("module.exports = () => ({body});"),
+        ),
+    ] {
+        std::fs::write(here.join(name), text).expect("write the file");
+        segue(here, &["import", "pm2", name, "--env", "production"])
+            .expect(0)
+            .says(&["web: watch is left out: watching files is not in this release yet"]);
+        segue(here, &["check"]).expect(0).says(&["is good: web"]);
+        let text = std::fs::read_to_string(here.join("segue.toml")).expect("the file");
+        assert!(
+            text.contains("workers = 2\n") && text.contains("{ A = \"y\" }"),
+            "{text}"
+        );
+        segue(here, &["import", "pm2", name])
+            .expect(1)
+            .says(&["already", "nothing was written"]);
+        std::fs::remove_file(here.join("segue.toml")).expect("remove the file");
+    }
+    std::fs::write(here.join("broken.js"), "throw new Error('no luck')").expect("write the file");
+    segue(here, &["import", "pm2", "broken.js"])
+        .expect(1)
+        .says(&["no luck", "node could not load it"]);
+    assert!(!here.join("segue.toml").exists());
+}
