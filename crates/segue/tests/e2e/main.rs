@@ -42,6 +42,7 @@ mod signals;
 mod state;
 mod stop;
 mod streams;
+mod surge;
 mod takeover;
 mod upgrade;
 mod why;
