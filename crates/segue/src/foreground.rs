@@ -4,7 +4,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -16,6 +16,8 @@ use segue_sys::signal::Signals;
 use crate::cli::args::RunArgs;
 use crate::config::app::AppConfig;
 use crate::config::command::{CommandLine, app_name, logical_directory};
+use crate::config::file::FileError;
+use crate::config::file::app::{FromFile, chosen};
 use crate::config::processors::available_processors;
 use crate::config::settings::AppSettings;
 use crate::control::runtime::{NoDirectory, Place};
@@ -173,6 +175,7 @@ fn supervise(args: &RunArgs) -> u8 {
     let Begun {
         beginning,
         app,
+        settings,
         control,
         log_file,
     } = match begin(args) {
@@ -194,10 +197,10 @@ fn supervise(args: &RunArgs) -> u8 {
     });
     let plan = Plan {
         app,
-        settings: args.settings.core(available_processors()),
-        probe: question(&args.settings),
-        max_memory: args.settings.max_memory,
-        drain: args.settings.drain.clone(),
+        probe: question(&settings),
+        max_memory: settings.max_memory,
+        drain: settings.drain.clone(),
+        settings: settings.core(available_processors()),
         shelf: Shelf::of_this_process(Place::of_this_process().directory().ok().as_deref()),
         control,
         verbosity: args.verbosity(),
@@ -264,6 +267,7 @@ pub(crate) fn probe() -> ExitCode {
 struct Begun {
     beginning: Beginning,
     app: AppConfig,
+    settings: AppSettings,
     control: Option<PathBuf>,
     log_file: Option<OwnedFd>,
 }
@@ -289,12 +293,19 @@ fn begin(args: &RunArgs) -> Result<Begun, NotBegun> {
     let inherited = Inherited::of(holdings.descriptors)
         .map_err(|error| failed(format!("cannot take over: {error}")))?;
     let prepared = Prepared::of(args);
-    let (app, control) = match &inherited {
+    let (app, settings, control) = match &inherited {
         Some(inherited) => {
-            let app = inherited.needed(PLAN);
+            let app: Result<AppConfig, _> = inherited.needed(PLAN);
             let app = app.map_err(|error| failed(format!("cannot take over: {error}")))?;
+            // Those that the app was started with: its file may say something else by now.
+            let settings = match &app.origin {
+                Some(origin) => origin.settings.settings(),
+                None => Ok(args.given.settings.clone()),
+            };
+            let settings = settings.unwrap_or_else(|_| args.given.settings.clone());
             (
                 app,
+                settings,
                 prepared.ok().and_then(|prepared| prepared.control.ok()),
             )
         }
@@ -303,7 +314,7 @@ fn begin(args: &RunArgs) -> Result<Begun, NotBegun> {
                 why,
                 exit: Exit::Usage,
             })?;
-            (prepared.app, prepared.control.ok())
+            (prepared.app, prepared.settings, prepared.control.ok())
         }
     };
     let log_file = match (&app.log, log_file) {
@@ -322,14 +333,16 @@ fn begin(args: &RunArgs) -> Result<Begun, NotBegun> {
     Ok(Begun {
         beginning,
         app,
+        settings,
         control,
         log_file,
     })
 }
 
-/// Everything that follows from the command line and the surroundings.
+/// Everything that follows from the command line, the file and the surroundings.
 struct Prepared {
     app: AppConfig,
+    settings: AppSettings,
     /// None where nobody has named a socket and there is no place for one, as in a container
     /// whose whole file system is read-only: that must not keep the app from running.
     control: Result<PathBuf, NoDirectory>,
@@ -339,27 +352,44 @@ impl Prepared {
     /// # Errors
     /// What cannot be, and what to do about it.
     fn of(args: &RunArgs) -> Result<Self, String> {
-        let given = &args.settings;
         let here = logical_directory(std::env::var_os("PWD").as_deref())
             .map_err(|error| format!("cannot tell the current directory: {error}"))?;
-        let cwd = given
-            .cwd
-            .as_ref()
-            .map_or_else(|| here.clone(), |cwd| here.join(cwd));
+        let chosen = chosen(args.config.as_deref(), &args.command, &here);
+        match chosen.map_err(|error| shown(&error))? {
+            Some((file, app)) => {
+                let env = std::env::vars_os().collect();
+                let read = FromFile::of(&file, &app, &args.given.written, &here, env)
+                    .map_err(|error| shown(&error))?;
+                let named = file.control.as_ref();
+                let named = named.map(|control| file.directory().join(control));
+                let control = control(args, &here, named, &read.config.name);
+                Ok(Self {
+                    app: read.config,
+                    settings: read.settings,
+                    control,
+                })
+            }
+            None => Self::of_words(args, &here),
+        }
+    }
+
+    /// What the command line alone says.
+    fn of_words(args: &RunArgs, here: &Path) -> Result<Self, String> {
+        let given = &args.given.settings;
+        given.check().map_err(|odd| odd.to_string())?;
+        let cwd = given.cwd.as_ref();
+        let cwd = cwd.map_or_else(|| here.to_owned(), |cwd| here.join(cwd));
         let line = CommandLine::read(&args.command, &cwd).map_err(|error| error.to_string())?;
         let name = app_name(given.name.as_deref(), &line.command, &cwd)
             .map_err(|error| error.to_string())?;
         let mut node_args = line.node_args;
         node_args.extend(given.node_args.iter().map(Into::into));
         let mut env = line.env;
-        env.extend(
-            given
-                .env
-                .iter()
-                .map(|(key, value)| (key.into(), value.into())),
-        );
+        let own = given.env.iter();
+        env.extend(own.map(|(key, value)| (key.into(), value.into())));
+        let control = control(args, here, None, &name);
         let app = AppConfig {
-            name: name.clone(),
+            name,
             command: line.command,
             args: line.args,
             node: line.node.unwrap_or_else(|| OsString::from(&given.node)),
@@ -369,14 +399,41 @@ impl Prepared {
             env_files: given.env_files.clone(),
             env,
             log: given.log.as_ref().map(|path| here.join(path)),
+            origin: None,
         };
-        let control = match &args.control {
-            Some(path) => Ok(here.join(path)),
-            None => Place::of_this_process()
-                .directory()
-                .map(|directory| directory.join(format!("{name}.sock"))),
-        };
-        Ok(Self { app, control })
+        Ok(Self {
+            app,
+            settings: given.clone(),
+            control,
+        })
+    }
+}
+
+/// Where the control socket is to be.
+fn control(
+    args: &RunArgs,
+    here: &Path,
+    of_file: Option<PathBuf>,
+    name: &str,
+) -> Result<PathBuf, NoDirectory> {
+    match (&args.control, of_file) {
+        (Some(path), _) => Ok(here.join(path)),
+        (None, Some(path)) => Ok(path),
+        (None, None) => Place::of_this_process()
+            .directory()
+            .map(|directory| directory.join(format!("{name}.sock"))),
+    }
+}
+
+/// A whole report begins a line of its own.
+fn shown(error: &FileError) -> String {
+    match error {
+        FileError::Refused(refused) => {
+            let colours = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+                && io::stderr().is_terminal();
+            format!("cannot run this file\n{}", refused.report(colours))
+        }
+        _ => error.to_string(),
     }
 }
 

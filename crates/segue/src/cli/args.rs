@@ -14,6 +14,7 @@ use super::output::Output;
 use super::service::ServiceArgs;
 use crate::config::keys::KEYS;
 use crate::config::settings::AppSettings;
+use crate::config::written::Written;
 use crate::config::{probe, quantity};
 use crate::telemetry::log::Verbosity;
 
@@ -33,7 +34,8 @@ Examples:
   segue run -w 2 --env NODE_ENV=production server.js --port 3000
   segue run --ready message --ready-timeout 1m server.js
   segue run --cwd /srv/web/current server.js   the symlink is followed again at each reload
-  segue run                                    the start script of package.json
+  segue run                                    the app of ./segue.toml; without one, the start script of package.json
+  segue run -c /etc/web.toml web               one of the apps of a file
 
 Signals: HUP reload; TERM, QUIT, INT stop gracefully (again: at once); TTIN, TTOU one worker more, fewer;
 USR1 opens the log file anew; USR2 upgrades; WINCH pauses.
@@ -63,6 +65,14 @@ anything fails the running supervisor goes on, and the exit code is 1.
 Examples:
   segue upgrade                              whatever has been installed over the running binary
   segue upgrade --binary /opt/segue-0.2/segue";
+
+const CHECK_HELP: &str = "\
+Exit codes: 0 the file is good; 2 it is not, or there is none.
+
+Examples:
+  segue check
+  segue check -c /etc/web.toml
+  segue check --schema > segue.schema.json   for an editor: #:schema ./segue.schema.json";
 
 /// Zero-downtime application server: runs N workers of a Node.js app on one port, and replaces them
 /// with a new version so that no client can tell.
@@ -103,6 +113,13 @@ pub(crate) enum Command {
     /// Replace the supervisor itself, in place: no worker and no client notices
     #[command(after_help = UPGRADE_HELP)]
     Upgrade(UpgradeArgs),
+    /// Check a segue.toml: each error with its line, and whether what it names is there
+    #[command(after_help = CHECK_HELP)]
+    Check(CheckArgs),
+    /// Write a commented segue.toml for the app in this directory
+    Init(InitArgs),
+    /// Write a segue.toml from what another process manager has
+    Import(ImportArgs),
     /// Print or install a systemd unit for an app
     Service(ServiceArgs),
     /// See it at work: a built-in app, reloaded, broken and killed under load
@@ -111,10 +128,13 @@ pub(crate) enum Command {
 
 /// `run`: settings of the app, flags of the supervisor, and the app's own words.
 #[derive(Args, Clone, Debug)]
-#[command(after_help = RUN_HELP, override_usage = "segue run [OPTIONS] [SCRIPT|COMMAND [ARGS...]]")]
+#[command(after_help = RUN_HELP, override_usage = "segue run [OPTIONS] [SCRIPT|COMMAND [ARGS...]]\n       segue run [OPTIONS] [-c FILE] [APP]")]
 pub(crate) struct RunArgs {
     #[command(flatten)]
-    pub(crate) settings: AppSettings,
+    pub(crate) given: Given,
+    /// Run an app of this file [default: segue.toml in the current directory, else its Procfile]
+    #[arg(short, long, value_name = "FILE", help_heading = "App")]
+    pub(crate) config: Option<PathBuf>,
     /// Make the control socket here [default: NAME.sock in $XDG_RUNTIME_DIR/segue, /run/segue or /tmp/segue-UID]
     #[arg(
         long,
@@ -132,9 +152,17 @@ pub(crate) struct RunArgs {
     /// Say more; twice: everything
     #[arg(short, long, action = ArgAction::Count, help_heading = "Supervisor")]
     pub(crate) verbose: u8,
-    /// A script for node (.js .mjs .cjs .ts .mts .cts), or a command; the rest of the line goes to it untouched
-    #[arg(value_name = "SCRIPT|COMMAND", trailing_var_arg = true)]
+    /// A script for node (.js .mjs .cjs .ts .mts .cts), or a command; the rest of the line goes to it untouched.
+    /// Or the name of an app of the file
+    #[arg(value_name = "SCRIPT|COMMAND|APP", trailing_var_arg = true)]
     pub(crate) command: Vec<OsString>,
+}
+
+/// The settings of a command line: what they come to, and as they were written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Given {
+    pub(crate) settings: AppSettings,
+    pub(crate) written: Written,
 }
 
 /// Flags of every command that talks to a supervisor.
@@ -183,6 +211,51 @@ pub(crate) struct StatusArgs {
     pub(crate) check: bool,
     #[command(flatten)]
     pub(crate) common: CommonArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CheckArgs {
+    /// The file [default: segue.toml in the current directory, else its Procfile]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Print the JSON schema of the file instead, for editors
+    #[arg(long)]
+    pub(crate) schema: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct InitArgs {
+    /// The script or program to run [default: the start script or `main` of package.json, else server.js]
+    #[arg(value_name = "SCRIPT|COMMAND", trailing_var_arg = true)]
+    pub(crate) command: Vec<OsString>,
+    /// Name of the app [default: the name in package.json, else the script's]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ImportArgs {
+    #[command(subcommand)]
+    pub(crate) from: ImportFrom,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImportFrom {
+    /// From PM2: an ecosystem file (.js, .cjs, .mjs, .json) or its dump.pm2
+    Pm2(Pm2Args),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Pm2Args {
+    /// The file [default: ecosystem.config.js, .cjs, .mjs or ecosystem.json in the current directory]
+    #[arg(value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// Take the variables of env_NAME as well, as pm2 start --env NAME does
+    #[arg(long, value_name = "NAME")]
+    pub(crate) env: Option<String>,
+    /// The node that runs a file that is code
+    #[arg(long, value_name = "PATH", default_value = "node")]
+    pub(crate) node: String,
 }
 
 /// `promote`, `rollback`, `restart`.
@@ -257,10 +330,12 @@ impl Command {
     /// Refuses what can be written but not meant.
     pub(crate) fn check(&self) -> Result<(), clap::Error> {
         match self {
-            Self::Run(args) => args
-                .settings
-                .check()
-                .map_err(|reason| invalid("run", &reason)),
+            // A file may complete what is at odds alone.
+            Self::Run(args) if args.may_be_of_file() => Ok(()),
+            Self::Run(args) => {
+                let checked = args.given.settings.check();
+                checked.map_err(|odd| invalid("run", &odd.to_string()))
+            }
             Self::Scale(args) => args
                 .parse()
                 .map(drop)
@@ -276,6 +351,9 @@ impl Command {
             | Self::Shutdown(_)
             | Self::Upgrade(_)
             | Self::Events(_)
+            | Self::Check(_)
+            | Self::Init(_)
+            | Self::Import(_)
             | Self::Demo(_) => Ok(()),
         }
     }
@@ -284,6 +362,11 @@ impl Command {
 impl RunArgs {
     pub(crate) const fn verbosity(&self) -> Verbosity {
         Verbosity::new(self.quiet, self.verbose)
+    }
+
+    /// Whether an app of a file is meant, if there is a file.
+    pub(crate) fn may_be_of_file(&self) -> bool {
+        self.config.is_some() || self.command.len() < 2
     }
 }
 
@@ -311,7 +394,7 @@ impl ScaleArgs {
     }
 }
 
-impl Args for AppSettings {
+impl Args for Given {
     fn augment_args(command: clap::Command) -> clap::Command {
         KEYS.iter().fold(command, |command, key| {
             let help = match key.default {
@@ -345,18 +428,19 @@ impl Args for AppSettings {
     }
 }
 
-impl FromArgMatches for AppSettings {
+impl FromArgMatches for Given {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let mut settings = Self::default();
-        settings.update_from_arg_matches(matches)?;
-        Ok(settings)
+        let mut given = Self::default();
+        given.update_from_arg_matches(matches)?;
+        Ok(given)
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
         for key in KEYS {
             for value in matches.get_many::<String>(key.name).into_iter().flatten() {
-                key.set(self, value)
+                key.set(&mut self.settings, value)
                     .map_err(|reason| invalid("run", &reason))?;
+                self.written.push(key.name, value);
             }
         }
         Ok(())
@@ -440,7 +524,7 @@ mod tests {
             let args = run(line);
             let words = args.command.join(OsStr::new(" "));
             assert_eq!(words, command, "{line}");
-            assert_eq!(args.settings, AppSettings::default(), "{line}");
+            assert_eq!(args.given, Given::default(), "{line}");
         }
     }
 
@@ -461,7 +545,7 @@ mod tests {
              --node-arg=--enable-source-maps --ready message --drain-timeout 1m30s \
              --pid-file /run/web.pid -vv server.js -q",
         );
-        let settings = &args.settings;
+        let settings = &args.given.settings;
         assert_eq!(settings.workers, Workers::Percent(50));
         assert_eq!(settings.name.as_deref(), Some("web"));
         assert_eq!(settings.env.len(), 2);
@@ -479,7 +563,7 @@ mod tests {
             ("segue relod", "'reload'"),
             ("segue run --ready-timeout 30 server.js", "write 30s"),
             ("segue run -w 0 server.js", "write a number from 1 to 1024"),
-            ("segue run --backoff-min 1m server.js", "swap them"),
+            ("segue run --backoff-min 1m server.js a", "swap them"),
             (
                 "segue reload --wait soon",
                 "write committed, drained or none",

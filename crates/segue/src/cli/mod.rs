@@ -1,10 +1,13 @@
 //! Commands and flags: what a user types. Commands speak to a supervisor only through its control socket.
 
 pub(crate) mod args;
+mod check;
 mod demo;
 mod error;
 mod events;
 mod follow;
+mod import;
+mod init;
 pub(crate) mod output;
 mod reload;
 mod scale;
@@ -25,6 +28,7 @@ use self::args::{Cli, Command, RunArgs};
 use self::error::Trouble;
 use self::output::Output;
 use crate::exit::Exit;
+use crate::telemetry::log::Verbosity;
 
 /// Parses a command line and does what it says. `run` is the supervisor itself, on a floor that
 /// this module does not know; it has exit codes of its own, the app's among them.
@@ -58,11 +62,19 @@ pub(crate) fn main(words: Vec<OsString>, run: impl FnOnce(RunArgs) -> u8) -> Exi
         Ok(Command::Upgrade(args)) => {
             drive(args.common.output(), |output| upgrade::run(args, output))
         }
+        Ok(Command::Check(args)) => drive(local_output(), |output| check::run(args, output)),
+        Ok(Command::Init(args)) => drive(local_output(), |output| init::run(args, output)),
+        Ok(Command::Import(args)) => drive(local_output(), |output| import::run(args, output)),
         Ok(Command::Service(args)) => drive(args.output(), |output| service::run(args, output)),
         Ok(Command::Demo(args)) => drive(args.output(), |output| demo::run(args, output)),
         Err(exit) => exit,
     }
     .into()
+}
+
+/// Of a command that speaks to no supervisor.
+fn local_output() -> Output {
+    Output::of_this_process(false, Verbosity::new(false, 0))
 }
 
 /// Help and version are answers, everything else that is no command is wrong usage; both are printed here.

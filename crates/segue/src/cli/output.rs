@@ -97,6 +97,11 @@ impl Output {
         let _ = writeln!(self.sinks.err.borrow_mut(), "{text}");
     }
 
+    /// Whether what goes to stderr may have colours.
+    pub(crate) fn colours_complaints(&self) -> bool {
+        self.colours.err
+    }
+
     /// An error: what failed, why, what to do next. With `--json` as a line of JSON on stdout as well.
     pub(crate) fn trouble(&self, trouble: &Trouble) {
         if self.json {

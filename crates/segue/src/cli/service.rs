@@ -12,6 +12,7 @@ use super::args::{Cli, Command, RunArgs};
 use super::error::Trouble;
 use super::output::Output;
 use crate::config::command::{self, CommandLine, app_name, logical_directory};
+use crate::config::file::app::{FromFile, chosen};
 use crate::exit::Exit;
 use crate::service::unit::{self, Unit};
 use crate::telemetry::log::Verbosity;
@@ -205,26 +206,42 @@ fn unit_of(args: &UnitArgs) -> Result<Unit, String> {
     let run = args.run_args().map_err(|error| error.to_string())?;
     let here = logical_directory(std::env::var_os("PWD").as_deref())
         .map_err(|error| format!("cannot tell the current directory: {error}"))?;
-    let settings = &run.settings;
-    let cwd = settings.cwd.as_ref();
-    let cwd = cwd.map_or_else(|| here.clone(), |cwd| here.join(cwd));
-    let line = CommandLine::read(&run.command, &cwd).map_err(|error| error.to_string())?;
-    let name = app_name(settings.name.as_deref(), &line.command, &cwd)
-        .map_err(|error| error.to_string())?;
-    if let command::Command::Script(script) = &line.command
-        && !cwd.join(script).is_file()
-    {
-        return Err(format!(
-            "there is no {} in {}",
-            script.display(),
-            cwd.display()
-        ));
-    }
     let mut words = Vec::new();
-    if settings.cwd.is_none() {
-        // systemd follows links in WorkingDirectory once; segue follows these at each reload.
-        words.extend(["--cwd".into(), here.clone().into_os_string()]);
-    }
+    let chosen = chosen(run.config.as_deref(), &run.command, &here);
+    let (settings, name, cwd, node) = match chosen.map_err(|error| error.to_string())? {
+        Some((file, app)) => {
+            let env = std::env::vars_os().collect();
+            let read = FromFile::of(&file, &app, &run.given.written, &here, env);
+            let FromFile { config, settings } = read.map_err(|error| error.to_string())?;
+            if run.config.is_none() {
+                words.extend(["--config".into(), file.path.into_os_string()]);
+            }
+            (settings, config.name, config.cwd, config.node)
+        }
+        None => {
+            let settings = run.given.settings;
+            let cwd = settings.cwd.as_ref();
+            let cwd = cwd.map_or_else(|| here.clone(), |cwd| here.join(cwd));
+            let line = CommandLine::read(&run.command, &cwd).map_err(|error| error.to_string())?;
+            let name = app_name(settings.name.as_deref(), &line.command, &cwd)
+                .map_err(|error| error.to_string())?;
+            if let command::Command::Script(script) = &line.command
+                && !cwd.join(script).is_file()
+            {
+                return Err(format!(
+                    "there is no {} in {}",
+                    script.display(),
+                    cwd.display()
+                ));
+            }
+            if settings.cwd.is_none() {
+                // systemd follows links in WorkingDirectory once; segue follows these at each reload.
+                words.extend(["--cwd".into(), here.clone().into_os_string()]);
+            }
+            let node = line.node.unwrap_or_else(|| OsString::from(&settings.node));
+            (settings, name, cwd, node)
+        }
+    };
     words.extend(args.words.iter().cloned());
     let program = std::env::current_exe().map_err(|error| format!("where am I: {error}"))?;
     let account = match (args.user, &args.run_as) {
@@ -232,7 +249,6 @@ fn unit_of(args: &UnitArgs) -> Result<Unit, String> {
         (false, Some(account)) => Some(account.clone()),
         (false, None) => owner(&cwd)?,
     };
-    let node = line.node.unwrap_or_else(|| OsString::from(&settings.node));
     Ok(Unit {
         name,
         program: text(program)?,

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::command::Command;
+use super::file::app::Origin;
 use crate::handoff::text::{optional_word, pairs, word, words};
 
 /// One app.
@@ -38,4 +39,7 @@ pub(crate) struct AppConfig {
     /// Where its output goes, if not to ours. Absolute.
     #[serde(with = "optional_word", default)]
     pub(crate) log: Option<PathBuf>,
+    /// The file that it is from, if it is from one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) origin: Option<Box<Origin>>,
 }

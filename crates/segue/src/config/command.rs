@@ -252,6 +252,11 @@ pub(crate) fn app_name(
     Ok(if is_name(&name) { name } else { "app".into() })
 }
 
+/// Whether a word can be the name of an app, and does not look like a script.
+pub(crate) fn is_app_name(word: &str) -> bool {
+    is_name(word) && !is_script(OsStr::new(word))
+}
+
 fn is_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name.len() <= 64
@@ -260,7 +265,8 @@ fn is_name(name: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
-fn fit_name(name: &str) -> String {
+/// Makes a name of it, as far as it goes.
+pub(crate) fn fit_name(name: &str) -> String {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     name.chars()
         .map(|c| if fits(c) { c } else { '-' })

@@ -58,7 +58,11 @@ pub(crate) fn is_variable_name(name: &str) -> bool {
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
-fn parse(text: &str) -> Result<Vec<(OsString, OsString)>, (usize, LineError)> {
+/// Reads the text of one.
+///
+/// # Errors
+/// The first line that is wrong.
+pub(crate) fn parse(text: &str) -> Result<Vec<(OsString, OsString)>, (usize, LineError)> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut variables = Vec::new();
     let mut rest = text;

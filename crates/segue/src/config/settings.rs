@@ -52,6 +52,19 @@ pub(crate) struct AppSettings {
     pub(crate) give_up: GiveUp,
 }
 
+/// Settings that are good one by one and cannot be meant together; as text, in the words of flags.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Odd {
+    #[error(
+        "backoff-min ({min}) is longer than backoff-max ({max}); swap them, or lower backoff-min"
+    )]
+    Backoff { min: String, max: String },
+    #[error("health-interval needs a probe to repeat; add --ready http=/PATH")]
+    NoProbe,
+    #[error("there is one HTTP probe; give --ready http=/PATH once")]
+    SeveralProbes,
+}
+
 /// How many workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Workers {
@@ -104,14 +117,13 @@ impl AppSettings {
     /// Refuses combinations that cannot be meant.
     ///
     /// # Errors
-    /// Which keys are at odds, and what to write.
-    pub(crate) fn check(&self) -> Result<(), String> {
+    /// Which keys are at odds.
+    pub(crate) fn check(&self) -> Result<(), Odd> {
         if self.backoff_min > self.backoff_max {
-            return Err(format!(
-                "backoff-min ({}) is longer than backoff-max ({}); swap them, or lower backoff-min",
-                quantity::human(self.backoff_min),
-                quantity::human(self.backoff_max),
-            ));
+            return Err(Odd::Backoff {
+                min: quantity::human(self.backoff_min),
+                max: quantity::human(self.backoff_max),
+            });
         }
         let paths = self.ready.iter().filter_map(|word| match word {
             ReadyWord::Http(path) => Some(path),
@@ -120,10 +132,8 @@ impl AppSettings {
             }
         });
         match (paths.count(), self.health.interval) {
-            (0, Some(_)) => {
-                Err("health-interval needs a probe to repeat; add --ready http=/PATH".to_owned())
-            }
-            (2.., _) => Err("there is one HTTP probe; give --ready http=/PATH once".to_owned()),
+            (0, Some(_)) => Err(Odd::NoProbe),
+            (2.., _) => Err(Odd::SeveralProbes),
             _ => Ok(()),
         }
     }
@@ -165,6 +175,17 @@ impl AppSettings {
             backoff_max: self.backoff_max,
             intensity: self.intensity,
             give_up: self.give_up,
+        }
+    }
+}
+
+impl Odd {
+    /// The key that is most likely wrong.
+    pub(crate) const fn key(&self) -> &'static str {
+        match self {
+            Self::Backoff { .. } => "restart.backoff.min",
+            Self::NoProbe => "health.interval",
+            Self::SeveralProbes => "reload.ready",
         }
     }
 }
@@ -302,10 +323,17 @@ mod tests {
             settings
                 .check()
                 .unwrap_err()
+                .to_string()
                 .contains("backoff-min (1 min)")
         );
         let mut settings = set("health-interval", "10s").unwrap();
-        assert!(settings.check().unwrap_err().contains("--ready http="));
+        assert!(
+            settings
+                .check()
+                .unwrap_err()
+                .to_string()
+                .contains("--ready http=")
+        );
         settings.ready.push(ReadyWord::Http("/a".into()));
         assert_eq!(
             (settings.check(), settings.probe_path()),

@@ -1,10 +1,16 @@
 //! Boots that do not hurt those who serve: a lower priority until a worker is ready, and a compile
 //! cache that the first one fills for the others.
 
+use std::time::SystemTime;
+
 use segue_core::{Event, Generation, WorkerId, WorkerPhase};
 use segue_sys::priority;
+use segue_wire::control::{Level, Notice};
 
 use super::run::{Input, Supervisor};
+use crate::config::app::AppConfig;
+use crate::config::file::app::Fresh;
+use crate::telemetry::lines;
 use crate::worker::compile_cache::{self, CompileCache};
 use crate::worker::launch::{Release, ResolveError};
 
@@ -21,6 +27,8 @@ pub(super) struct Resolved {
     pub(super) release: Release,
     /// Nothing is in its compile cache yet.
     pub(super) is_cold: bool,
+    /// Keys whose values in the file are others by now, and stay as they were.
+    pub(super) left: Vec<&'static str>,
 }
 
 /// The priority of workers that boot, where it can be raised again afterwards.
@@ -32,7 +40,37 @@ pub(super) fn boot_priority() -> Option<i32> {
     priority::own().ok().map(|own| (own + LOWER).min(LOWEST))
 }
 
+/// A release of the app as it is now; from a file, as that has it now.
+fn resolve_afresh(app: &AppConfig) -> Result<(Release, Vec<&'static str>), ResolveError> {
+    match app.fresh()? {
+        Some(Fresh { config, left }) => Ok((Release::resolve(&config)?, left)),
+        None => Ok((Release::resolve(app)?, Vec::new())),
+    }
+}
+
 impl Supervisor {
+    /// What a reload does not change is named, lest somebody believes that it has.
+    fn say_left(&mut self, left: &[&str]) {
+        let since_epoch = Self::wall_clock().duration_since(SystemTime::UNIX_EPOCH);
+        let notice = Notice {
+            kind: "settings_left".to_owned(),
+            app: self.plan.app.name.clone(),
+            at_ms: since_epoch.map_or(0, |at| u64::try_from(at.as_millis()).unwrap_or(u64::MAX)),
+            level: Level::Warn,
+            text: format!(
+                "changed in the file, and left as they were until segue run is started again: {}",
+                left.join(", ")
+            ),
+            ..Notice::default()
+        };
+        if self.plan.verbosity.shows(notice.level) {
+            for line in lines::notice(&notice) {
+                self.say(line);
+            }
+        }
+        self.callers.tell(&notice);
+    }
+
     /// Files are looked at, perhaps on a slow disk: not in the loop.
     pub(super) fn prepare(&mut self, generation: Generation, like: Option<Generation>) {
         let app = self.plan.app.clone();
@@ -41,18 +79,22 @@ impl Supervisor {
         let like = like.map(|like| self.releases.get(&like).cloned());
         tokio::task::spawn_blocking(move || {
             let release = match like {
-                None => Release::resolve(&app),
-                Some(Some(release)) => release.still_there(),
+                None => resolve_afresh(&app),
+                Some(Some(release)) => release.still_there().map(|release| (release, Vec::new())),
                 Some(None) => Err(ResolveError::Forgotten),
             };
-            let resolved = release.map(|mut release| {
+            let resolved = release.map(|(mut release, left)| {
                 let cache =
                     shelf.and_then(|shelf| compile_cache::place(&shelf, &app.name, &release));
                 let is_cold = cache.as_ref().is_some_and(|cache| cache.is_cold);
                 if let Some(CompileCache { directory, .. }) = cache {
                     release.set_compile_cache(directory);
                 }
-                Resolved { release, is_cold }
+                Resolved {
+                    release,
+                    is_cold,
+                    left,
+                }
             });
             let _ = inputs.send(Input::Resolved(generation, Box::new(resolved)));
         });
@@ -64,7 +106,14 @@ impl Supervisor {
         resolved: Result<Resolved, ResolveError>,
     ) {
         match resolved {
-            Ok(Resolved { release, is_cold }) => {
+            Ok(Resolved {
+                release,
+                is_cold,
+                left,
+            }) => {
+                if !left.is_empty() {
+                    self.say_left(&left);
+                }
                 let serving = self.core.view().serving;
                 let changed = self
                     .releases

@@ -21,6 +21,7 @@ use super::wrapper::{self, Wrapper};
 use crate::config::app::AppConfig;
 use crate::config::command::{Command, is_node, script_position};
 use crate::config::env_file::{EnvFileError, read_env_file};
+use crate::config::file::FileError;
 use crate::config::package::Package;
 use crate::config::revision;
 use crate::handoff::text::{optional_word, pairs, word, words};
@@ -79,6 +80,8 @@ pub(crate) enum ResolveError {
     EnvFile(#[from] EnvFileError),
     #[error(transparent)]
     Wrapper(#[from] Wrapper),
+    #[error(transparent)]
+    File(#[from] FileError),
 }
 
 fn hint(similar: Option<&Path>) -> String {

@@ -57,6 +57,7 @@ impl Site {
             caller_env: vec![("PATH".into(), "/usr/bin:/bin".into())],
             env_files: Vec::new(),
             log: None,
+            origin: None,
             env: Vec::new(),
         }
     }

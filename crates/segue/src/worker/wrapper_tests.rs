@@ -31,6 +31,7 @@ fn app(line: CommandLine, cwd: &Path) -> AppConfig {
         caller_env: Vec::new(),
         env_files: Vec::new(),
         log: None,
+        origin: None,
         env: Vec::new(),
     }
 }

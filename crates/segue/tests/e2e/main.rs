@@ -14,6 +14,7 @@ mod harness;
 
 mod activation;
 mod bypass;
+mod config;
 mod control;
 mod crash;
 mod drain;

@@ -34,6 +34,8 @@ pub(crate) struct Launch {
     environment: Vec<(String, String)>,
     workers: String,
     holds_stdout: bool,
+    /// The working directory is left to a file.
+    names_no_cwd: bool,
     /// Leaves the place of the control socket to the supervisor; `--name` is then needed.
     pub(crate) default_control: bool,
 }
@@ -69,6 +71,7 @@ impl Launch {
             environment: Vec::new(),
             workers: "2".to_owned(),
             holds_stdout: false,
+            names_no_cwd: false,
             default_control: false,
         };
         for (flag, value) in [
@@ -131,6 +134,12 @@ impl Launch {
     /// No script at all: package.json says what runs.
     pub(crate) fn without_script(mut self) -> Self {
         self.script = None;
+        self
+    }
+
+    /// No working directory either: a file says it.
+    pub(crate) fn without_cwd(mut self) -> Self {
+        self.names_no_cwd = true;
         self
     }
 
@@ -253,8 +262,10 @@ impl Launch {
         }
         line.push("--workers".into());
         line.push(self.workers.clone().into());
-        line.push("--cwd".into());
-        line.push(self.site.path("current").into());
+        if !self.names_no_cwd {
+            line.push("--cwd".into());
+            line.push(self.site.path("current").into());
+        }
         line.extend(self.flags.iter().cloned());
         line.extend(self.script.clone());
         line.extend(self.arguments.iter().cloned());

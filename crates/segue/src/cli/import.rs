@@ -1,0 +1,162 @@
+//! `segue import pm2`: an ecosystem file or a dump of PM2's becomes a `segue.toml`. Files that are code are
+//! run by the user's own node, as PM2 does; what has no counterpart is listed with the reason.
+
+use std::fmt::Write as _;
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::args::{ImportArgs, ImportFrom, Pm2Args};
+use super::check::here;
+use super::error::Trouble;
+use super::output::Output;
+use crate::config::file::{File, NAME, print};
+use crate::config::pm2::{Translated, translate};
+use crate::exit::Exit;
+
+/// How long a file may take to say what it holds.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Loads a file as Node would, CommonJS or module, and writes what it exports after a NUL.
+const LOAD: &str = "
+import(require('url').pathToFileURL(process.argv[1]).href).then(async (loaded) => {
+  let file = loaded.default ?? loaded;
+  if (typeof file === 'function') file = await file();
+  process.stdout.write('\\u0000' + JSON.stringify(file), () => process.exit(0));
+}).catch((error) => { console.error(error); process.exit(1); });";
+
+/// Where PM2 looks, too.
+const USUAL: [&str; 4] = [
+    "ecosystem.config.js",
+    "ecosystem.config.cjs",
+    "ecosystem.config.mjs",
+    "ecosystem.json",
+];
+
+pub(super) async fn run(args: ImportArgs, output: Output) -> Result<Exit, Trouble> {
+    let ImportFrom::Pm2(args) = args.from;
+    let here = here()?;
+    let source = match &args.file {
+        Some(file) => here.join(file),
+        None => {
+            let mut usual = USUAL.iter().map(|name| here.join(name));
+            usual.find(|path| path.is_file()).ok_or_else(|| {
+                let why = format!("{} has no {}", here.display(), USUAL.join(", "));
+                let next = "name the file: segue import pm2 FILE";
+                Trouble::new("nothing to import", why, next, Exit::Usage)
+            })?
+        }
+    };
+    let cannot = |why: String| {
+        let next = "nothing was written";
+        Trouble::new(
+            format!("cannot import {}", source.display()),
+            why,
+            next,
+            Exit::Failed,
+        )
+    };
+    let value = load(&source, &args).map_err(cannot)?;
+    let own = |name: &str| std::env::var(name).ok();
+    let apps = translate(&value, args.env.as_deref(), &own).map_err(cannot)?;
+    // Paths of an ecosystem file are relative to it, those of a dump absolute.
+    let is_dump = source
+        .extension()
+        .is_some_and(|extension| extension == "pm2");
+    let directory = match is_dump {
+        true => here.as_path(),
+        false => source.parent().unwrap_or(&here),
+    };
+    let path = directory.join(NAME);
+    let text = content(&apps, &source);
+    File::parse(&path, &text, &own).map_err(|error| cannot(error.to_string()))?;
+    write_new(&path, &text).map_err(cannot)?;
+    output.line(&format!("wrote {}", path.display()));
+    for app in &apps {
+        for (key, why) in &app.left {
+            output.line(&format!("{}: {key} is left out: {why}", app.name));
+        }
+    }
+    output.line("next: segue check, then segue run");
+    Ok(Exit::Done)
+}
+
+fn content(apps: &[Translated], source: &Path) -> String {
+    let mut text = format!("# From {}, by segue import pm2.\n", source.display());
+    for app in apps {
+        text.push('\n');
+        text.push_str(&print::app(
+            &app.name,
+            &app.command,
+            &app.args,
+            &app.settings,
+        ));
+        for (key, why) in &app.left {
+            let _ = writeln!(text, "# {key} is left out: {why}");
+        }
+    }
+    text
+}
+
+fn write_new(path: &PathBuf, text: &str) -> Result<(), String> {
+    let file = OpenOptions::new().write(true).create_new(true).open(path);
+    let mut file = file.map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => format!("there is a {} already; move it away", path.display()),
+        _ => format!("{}: {error}", path.display()),
+    })?;
+    file.write_all(text.as_bytes())
+        .map_err(|error| format!("{}: {error}", path.display()))
+}
+
+fn load(source: &Path, args: &Pm2Args) -> Result<Value, String> {
+    let extension = source.extension().unwrap_or_default().to_string_lossy();
+    let text = match extension.as_ref() {
+        "json" | "pm2" => std::fs::read_to_string(source).map_err(|error| error.to_string())?,
+        "js" | "cjs" | "mjs" => run_node(source, &args.node)?,
+        _ => {
+            return Err(
+                "it is none of .js, .cjs, .mjs, .json and .pm2; write it as one of these"
+                    .to_owned(),
+            );
+        }
+    };
+    serde_json::from_str(&text).map_err(|error| format!("it is not JSON: {error}"))
+}
+
+/// What a file exports, as JSON.
+fn run_node(source: &Path, node: &str) -> Result<String, String> {
+    if !source.is_file() {
+        return Err("there is no such file".to_owned());
+    }
+    let mut child = Command::new(node)
+        .args(["-e", LOAD])
+        .arg(source)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|error| format!("cannot run {node}: {error}; say which with --node PATH"))?;
+    let (done, result) = mpsc::channel();
+    let stdout = child.stdout.take();
+    std::thread::spawn(move || {
+        let mut text = String::new();
+        let read = stdout.map(|mut stdout| stdout.read_to_string(&mut text));
+        let _ = done.send(read.map(|read| read.map(|_| text)));
+    });
+    let read = result.recv_timeout(PATIENCE);
+    // It has said what it had to say, or too little in too long.
+    let _ = child.kill();
+    let _ = child.wait();
+    match read {
+        Ok(Some(Ok(text))) => match text.rsplit_once('\0') {
+            Some((_, json)) if !json.is_empty() => Ok(json.to_owned()),
+            _ => Err("node could not load it, see above".to_owned()),
+        },
+        Ok(Some(Err(error))) => Err(format!("cannot read what it exports: {error}")),
+        Ok(None) | Err(_) => Err(format!("it took longer than {} s", PATIENCE.as_secs())),
+    }
+}

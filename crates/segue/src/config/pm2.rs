@@ -1,0 +1,491 @@
+//! PM2's apps, from an ecosystem file or a dump: what becomes of each key, or why nothing does. Reading
+//! and running files is not done here.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::command::fit_name;
+use super::package::PlainScript;
+use super::written::{Written, key};
+
+/// An app in our words.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Translated {
+    pub(crate) name: String,
+    pub(crate) command: String,
+    pub(crate) args: Vec<String>,
+    pub(crate) settings: Written,
+    /// Keys that have no counterpart, each with the reason.
+    pub(crate) left: Vec<(String, String)>,
+}
+
+/// Keys without a counterpart, and why.
+const WITHOUT: &[(&str, &str)] = &[
+    ("append_env_to_name", "name the app with segue run --name"),
+    ("automation", "it belongs to PM2's monitoring"),
+    ("combine_logs", "all workers write to one log"),
+    (
+        "cron_restart",
+        "restarts at a time are not in this release yet",
+    ),
+    ("deploy", "deploy with what you like, then segue reload"),
+    ("disable_trace", "it belongs to PM2's monitoring"),
+    (
+        "error_file",
+        "both streams go to one log; each line says which worker wrote it",
+    ),
+    (
+        "filter_env",
+        "workers get the environment that segue run was started in",
+    ),
+    ("force", "an app runs as often as it is started"),
+    ("gid", "another user for workers is not in this release yet"),
+    ("ignore_watch", "watching files is not in this release yet"),
+    (
+        "increment_var",
+        "workers tell themselves apart by SEGUE_SLOT or NODE_APP_INSTANCE",
+    ),
+    (
+        "instance_var",
+        "workers tell themselves apart by SEGUE_SLOT or NODE_APP_INSTANCE",
+    ),
+    (
+        "log_date_format",
+        "times in logs are not in this release yet",
+    ),
+    ("log_file", "there is one log: log.out"),
+    ("log_type", "logs as JSON are not in this release yet"),
+    ("merge_logs", "all workers write to one log"),
+    (
+        "min_uptime",
+        "restart.intensity counts respawns within a time instead",
+    ),
+    ("namespace", "there are no groups of apps"),
+    ("pid_file", "segue run --pid-file writes the main process's"),
+    ("pmx", "it belongs to PM2's monitoring"),
+    ("post_update", "run it before segue reload"),
+    (
+        "stop_exit_codes",
+        "a worker that ends is respawned, whatever its exit code",
+    ),
+    ("time", "times in logs are not in this release yet"),
+    ("treekill", "what a worker has started always ends with it"),
+    ("uid", "another user for workers is not in this release yet"),
+    (
+        "user",
+        "another user for workers is not in this release yet",
+    ),
+    ("vizion", "segue status reads the commit by itself"),
+    ("watch", "watching files is not in this release yet"),
+    ("watch_delay", "watching files is not in this release yet"),
+    ("watch_options", "watching files is not in this release yet"),
+];
+
+/// Other names of keys: PM2's own, and those of its dump.
+const ALIASES: &[(&str, &str)] = &[
+    ("cmd", "script"),
+    ("err_file", "error_file"),
+    ("error", "error_file"),
+    ("exec_interpreter", "interpreter"),
+    ("interpreter_args", "node_args"),
+    ("node_arguments", "node_args"),
+    ("out", "out_file"),
+    ("output", "out_file"),
+    ("pid", "pid_file"),
+    ("pm_cwd", "cwd"),
+    ("pm_exec_path", "script"),
+];
+
+/// Translates everything that a file holds. `mode` chooses `env_MODE`; `own` is the environment here,
+/// of which a dump repeats most.
+///
+/// # Errors
+/// It holds no apps.
+pub(crate) fn translate(
+    file: &Value,
+    mode: Option<&str>,
+    own: &dyn Fn(&str) -> Option<String>,
+) -> Result<Vec<Translated>, String> {
+    let (apps, is_dump) = match file {
+        Value::Array(apps) => (
+            apps.clone(),
+            apps.iter().any(|app| app.get("pm_exec_path").is_some()),
+        ),
+        Value::Object(file) => match file.get("apps") {
+            Some(Value::Array(apps)) => (apps.clone(), false),
+            Some(app @ Value::Object(_)) => (vec![app.clone()], false),
+            _ if file.contains_key("script") => (vec![Value::Object(file.clone())], false),
+            _ => return Err("it has no apps".to_owned()),
+        },
+        _ => return Err("it has no apps".to_owned()),
+    };
+    let mut found: Vec<Translated> = Vec::new();
+    for app in apps.iter().filter_map(Value::as_object) {
+        let mut keys: BTreeMap<&str, &Value> = BTreeMap::new();
+        for (name, value) in app {
+            let alias = ALIASES.iter().find(|(other, _)| other == name);
+            keys.insert(alias.map_or(name.as_str(), |(_, name)| name), value);
+        }
+        let mut one = App {
+            keys,
+            is_dump,
+            mode,
+            own,
+            found: Translated::default(),
+        };
+        one.translate()?;
+        let one = one.found;
+        // A dump has an entry for each instance.
+        match found.iter().any(|other| other.name == one.name) {
+            true if is_dump => {}
+            true => return Err(format!("two apps are named {}", one.name)),
+            false => found.push(one),
+        }
+    }
+    if found.is_empty() {
+        return Err("it has no apps".to_owned());
+    }
+    if let Some(app) = found.first_mut()
+        && file.get("deploy").is_some()
+    {
+        app.leave("deploy");
+    }
+    Ok(found)
+}
+
+struct App<'a> {
+    keys: BTreeMap<&'a str, &'a Value>,
+    is_dump: bool,
+    mode: Option<&'a str>,
+    own: &'a dyn Fn(&str) -> Option<String>,
+    found: Translated,
+}
+
+impl Translated {
+    fn leave(&mut self, name: &str) {
+        let reason = WITHOUT.iter().find(|(key, _)| *key == name);
+        let reason = reason.map_or("segue has no counterpart", |(_, reason)| reason);
+        self.left.push((name.to_owned(), reason.to_owned()));
+    }
+
+    /// Puts a value that is good, and lists one that is not.
+    fn put(&mut self, from: &str, to: &str, value: &str) {
+        match key(to).map(|key| key.check(value)) {
+            Some(Ok(())) => self.settings.push(to, value),
+            Some(Err(why)) => self
+                .left
+                .push((from.to_owned(), format!("{value:?}: {why}"))),
+            None => self.leave(from),
+        }
+    }
+}
+
+impl App<'_> {
+    fn translate(&mut self) -> Result<(), String> {
+        let script = self.text("script").ok_or("an app has no script")?;
+        let name = self.text("name").unwrap_or_else(|| {
+            let stem = std::path::Path::new(&script).file_stem();
+            stem.unwrap_or_default().to_string_lossy().into_owned()
+        });
+        self.found.name = fit_name(&name);
+        self.command(&script);
+        let keys: Vec<(&str, &Value)> = self
+            .keys
+            .iter()
+            .map(|(key, value)| (*key, *value))
+            .collect();
+        for (name, value) in keys {
+            self.key(name, value);
+        }
+        if !self.keys.contains_key("instances") {
+            self.found.put("instances", "workers", "1");
+        }
+        // PM2 asks by SIGINT; what an app does to end hangs on that.
+        if !self.is_true("shutdown_with_message") {
+            self.found.put("kill", "stop.request", "SIGINT");
+        }
+        Ok(())
+    }
+
+    fn command(&mut self, script: &str) {
+        let args = self.words("args");
+        let interpreter = self
+            .text("interpreter")
+            .unwrap_or_else(|| "node".to_owned());
+        let extension = script.rsplit('.').next().unwrap_or_default();
+        let is_script = ["js", "mjs", "cjs", "ts", "mts", "cts"].contains(&extension);
+        let is_node = interpreter.rsplit('/').next() == Some("node");
+        let found = &mut self.found;
+        if interpreter == "none" || is_node && !is_script && script.contains('/') && self.is_dump {
+            found.command = script.to_owned();
+            found.args = args;
+        } else if is_node && is_script {
+            found.command = script.to_owned();
+            found.args = args;
+            if interpreter != "node" && !self.is_dump {
+                found.put("interpreter", "node", &interpreter);
+            }
+        } else {
+            // Node itself finds what has another name.
+            found.command = interpreter;
+            found.args = std::iter::once(script.to_owned()).chain(args).collect();
+        }
+        for arg in self.words("node_args") {
+            self.found.put("node_args", "node_args", &arg);
+        }
+    }
+
+    fn key(&mut self, name: &str, value: &Value) {
+        let is_set = !matches!(value, Value::Null | Value::Bool(false));
+        let text = plain(value);
+        match name {
+            "name" | "script" | "args" | "interpreter" | "node_args" => {}
+            "exec_mode" | "autorestart" if value != &Value::Bool(false) => {}
+            "autorestart" => self.found.left.push((
+                name.to_owned(),
+                "a worker that ends is respawned; for jobs that end segue is not made".to_owned(),
+            )),
+            "env_file" if is_set => self.found.put(name, "env_file", &text),
+            "cwd" => self.found.put(name, "cwd", &text),
+            "instances" => match text.as_str() {
+                "max" | "0" | "-1" => self.found.put(name, "workers", "auto"),
+                count => self.found.put(name, "workers", count),
+            },
+            "env" => self.variables(value),
+            _ if self.mode.is_some_and(|mode| name == format!("env_{mode}")) => {
+                self.variables(value);
+            }
+            "wait_ready" if is_set => self.found.put(name, "reload.ready", "message"),
+            "shutdown_with_message" if is_set => {
+                self.found.put(name, "stop.request", "message:shutdown");
+            }
+            "listen_timeout" if is_set => {
+                self.found.put(name, "reload.ready_timeout", &time(value))
+            }
+            "kill_timeout" if is_set => self.found.put(name, "stop.timeout", &time(value)),
+            "restart_delay" | "exp_backoff_restart_delay" if is_set && text != "0" => {
+                self.found.put(name, "restart.backoff.min", &time(value));
+            }
+            "max_restarts" if is_set => {
+                self.found
+                    .put(name, "restart.intensity", &format!("{text}/1m"));
+            }
+            "max_memory_restart" if is_set => self.found.put(name, "limits.memory", &size(value)),
+            "out_file" if !self.is_dump && is_set => self.found.put(name, "log.out", &text),
+            "source_map_support" if is_set => {
+                self.found.put(name, "node_args", "--enable-source-maps");
+            }
+            _ if !is_set => {}
+            // A dump holds PM2's own state, and the environment once more.
+            _ if self.is_dump && !WITHOUT.iter().any(|(key, _)| *key == name) => {}
+            "error_file" | "pid_file" | "vizion" | "treekill" | "pmx" | "automation"
+            | "merge_logs" | "namespace" | "instance_var"
+                if self.is_dump => {}
+            _ if name.starts_with("env_") => self.found.left.push((
+                name.to_owned(),
+                format!(
+                    "import with --env {} to have it",
+                    name.trim_start_matches("env_")
+                ),
+            )),
+            _ => self.found.leave(name),
+        }
+    }
+
+    fn variables(&mut self, value: &Value) {
+        let Some(variables) = value.as_object() else {
+            return;
+        };
+        for (name, value) in variables {
+            let text = plain(value);
+            // What a shell or PM2 has put there is no setting of the app.
+            let is_of_others = self.is_dump
+                && ((self.own)(name).is_some()
+                    || !matches!(value, Value::String(_) | Value::Number(_) | Value::Bool(_))
+                    || name.chars().any(|c| c.is_ascii_lowercase())
+                    || ["PM2_", "SSH_", "XDG_", "LS_"]
+                        .iter()
+                        .any(|own| name.starts_with(own))
+                    || ["_", "PWD", "OLDPWD", "SHLVL", "NODE_APP_INSTANCE"]
+                        .contains(&name.as_str()));
+            if !is_of_others {
+                self.found.put("env", "env", &format!("{name}={text}"));
+            }
+        }
+    }
+
+    fn text(&self, key: &str) -> Option<String> {
+        let text = self.keys.get(key).map(|value| plain(value));
+        text.filter(|text| !text.is_empty())
+    }
+
+    fn is_true(&self, key: &str) -> bool {
+        self.keys
+            .get(key)
+            .is_some_and(|value| **value == Value::Bool(true))
+    }
+
+    /// Words in a list, or in one text.
+    fn words(&mut self, key: &str) -> Vec<String> {
+        match self.keys.get(key) {
+            Some(Value::Array(words)) => words.iter().map(plain).collect(),
+            Some(Value::String(line)) if !line.trim().is_empty() => {
+                match PlainScript::parse(&format!("x {line}")) {
+                    Ok(plain) => plain.words.into_iter().skip(1).collect(),
+                    Err(why) => {
+                        self.found
+                            .left
+                            .push((key.to_owned(), format!("{line:?}: {why}")));
+                        Vec::new()
+                    }
+                }
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => String::new(),
+        Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
+    }
+}
+
+/// Milliseconds, unless a unit is written.
+fn time(value: &Value) -> String {
+    let text = plain(value);
+    match !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
+        true => format!("{text}ms"),
+        false => text,
+    }
+}
+
+/// Bytes, or a number with K, M or G.
+fn size(value: &Value) -> String {
+    let text = plain(value);
+    let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
+    let number = text.trim_end_matches(unit);
+    match unit.to_ascii_uppercase().as_str() {
+        "K" | "KB" => format!("{number}KiB"),
+        "M" | "MB" => format!("{number}MiB"),
+        "G" | "GB" => format!("{number}GiB"),
+        "" => match number.parse::<u64>() {
+            Ok(bytes) => format!("{}KiB", bytes.div_ceil(1024)),
+            Err(_) => text,
+        },
+        _ => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::config::file::{File, print};
+
+    fn one(value: Value) -> Translated {
+        let translated =
+            translate(&json!({ "apps": [value] }), Some("production"), &|_| None).unwrap();
+        translated.into_iter().next().unwrap()
+    }
+
+    #[test]
+    fn an_app_with_everything() {
+        let found = one(json!({
+            "name": "my shop", "script": "./server.js", "args": "--port 80 'a b'", "instances": "max",
+            "exec_mode": "cluster", "env": { "A": 1 }, "env_production": { "A": "p" }, "env_staging": {},
+            "wait_ready": true, "listen_timeout": 5000, "kill_timeout": "3s", "max_memory_restart": "300M",
+            "out_file": "out.log", "error_file": "err.log", "watch": true, "cron_restart": "0 0 * * *",
+            "max_restarts": 5, "exp_backoff_restart_delay": 100, "node_args": ["--inspect"],
+            "autorestart": true, "magic": 1, "time": false
+        }));
+        assert_eq!(
+            (found.name.as_str(), found.command.as_str()),
+            ("my-shop", "./server.js")
+        );
+        assert_eq!(found.args, ["--port", "80", "a b"]);
+        for (key, value) in [
+            ("workers", "auto"),
+            ("env", "A=p"),
+            ("reload.ready", "message"),
+            ("reload.ready_timeout", "5000ms"),
+            ("stop.timeout", "3s"),
+            ("limits.memory", "300MiB"),
+            ("log.out", "out.log"),
+            ("restart.intensity", "5/1m"),
+            ("restart.backoff.min", "100ms"),
+            ("node_args", "--inspect"),
+            ("stop.request", "SIGINT"),
+        ] {
+            assert_eq!(found.settings.last(key), Some(value), "{key}");
+        }
+        let left: Vec<&str> = found.left.iter().map(|(key, _)| key.as_str()).collect();
+        assert_eq!(
+            left,
+            [
+                "cron_restart",
+                "env_staging",
+                "error_file",
+                "magic",
+                "watch"
+            ]
+        );
+        let text = print::app(&found.name, &found.command, &found.args, &found.settings);
+        let file = File::parse(std::path::Path::new("/a/segue.toml"), &text, &|_| None);
+        let read = file.unwrap().apps[0].settings.clone();
+        assert_eq!(read.last("env"), Some("A=p"));
+        assert!(read.fixed_changes(&found.settings).is_empty());
+    }
+
+    #[test]
+    fn interpreters() {
+        for (value, command, args) in [
+            (
+                json!({ "script": "a.py", "interpreter": "python3", "args": ["x"] }),
+                "python3",
+                &["a.py", "x"][..],
+            ),
+            (
+                json!({ "script": "./tool", "interpreter": "none" }),
+                "./tool",
+                &[],
+            ),
+            (json!({ "script": "bin/www" }), "node", &["bin/www"]),
+        ] {
+            let found = one(value);
+            assert_eq!(
+                (found.command.as_str(), found.args),
+                (command, args.iter().map(|a| (*a).to_owned()).collect())
+            );
+        }
+        assert_eq!(
+            one(json!({ "script": "a.js" })).settings.last("workers"),
+            Some("1")
+        );
+    }
+
+    #[test]
+    fn a_dump() {
+        let entry = json!({
+            "name": "web", "pm_exec_path": "/srv/a.js", "pm_cwd": "/srv", "exec_interpreter": "node",
+            "exec_mode": "cluster_mode", "instances": 2, "axm_options": {}, "status": "online",
+            "env": { "PORT": "80", "HOME": "/root", "PM2_HOME": "x", "unique_id": "y" }
+        });
+        let file = json!([entry, entry]);
+        let own = |name: &str| (name == "HOME").then(String::new);
+        let found = translate(&file, None, &own).unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!(
+            found[0].settings.values("env").collect::<Vec<_>>(),
+            ["PORT=80"]
+        );
+        assert_eq!(found[0].settings.last("cwd"), Some("/srv"));
+        assert!(found[0].left.is_empty(), "{:?}", found[0].left);
+        assert!(translate(&json!({}), None, &own).is_err());
+        assert!(translate(&json!([]), None, &own).is_err());
+    }
+}
