@@ -30,7 +30,8 @@ use crate::supervisor::{
 use crate::telemetry;
 use crate::telemetry::lines::PREFIX;
 use crate::worker::launch::Release;
-use crate::worker::log;
+use crate::worker::layout::Layout;
+use crate::worker::log::{self, LogFile};
 use crate::worker::preload::Shelf;
 use crate::worker::probe::Question;
 use crate::worker::writer::{Stream, Writer};
@@ -182,7 +183,10 @@ fn supervise(args: &RunArgs) -> u8 {
             return failed.exit.code();
         }
     };
-    let writer = match Writer::inherited(app.log.clone().zip(log_file)) {
+    let layout = Layout::new(&app.name, &args.settings.log_settings);
+    let log_file = app.log.clone().zip(log_file);
+    let log_file = log_file.map(|(path, file)| LogFile { path, file });
+    let writer = match Writer::inherited(layout, log_file) {
         Ok(writer) => writer,
         Err(error) => return cannot_start(error),
     };

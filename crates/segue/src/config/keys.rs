@@ -6,7 +6,7 @@ use super::values::{
     count, distribution, give_up, intensity, name, path, positive, size, text, unresponsive,
     variable, workers,
 };
-use super::{drain, probe, quantity};
+use super::{drain, log, probe, quantity};
 
 /// One line of the table.
 #[derive(Clone, Copy)]
@@ -330,7 +330,23 @@ pub(crate) const KEYS: &[Key] = &[
         "FILE",
         None,
         |s, t| put(&mut s.log, path(t).map(Some)),
-        "Append what workers print to this file instead of stdout and stderr; USR1 opens it anew, for rotation",
+        "Append what workers print to this file instead of stdout and stderr; USR1 opens it anew, for rotation by others",
+    ),
+    key(
+        "log.format",
+        "log-format",
+        "text|json",
+        Some("text"),
+        |s, t| put(&mut s.log_settings.format, log::format(t)),
+        "The form of workers' lines; json is an object a line with time, app, worker, slot, generation, stream and the line",
+    ),
+    key(
+        "log.time",
+        "log-time",
+        "on|off",
+        Some("off"),
+        |s, t| put(&mut s.log_settings.time, log::on_off(t)),
+        "Begin workers' lines with the time (UTC); json always tells it",
     ),
     key(
         "restart.backoff.min",

@@ -5,6 +5,7 @@ pub(crate) mod command;
 pub(crate) mod drain;
 pub(crate) mod env_file;
 pub(crate) mod keys;
+pub(crate) mod log;
 pub(crate) mod package;
 pub(crate) mod probe;
 pub(crate) mod processors;

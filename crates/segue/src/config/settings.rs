@@ -10,6 +10,7 @@ use segue_core::{
 };
 
 use super::drain::DrainSettings;
+use super::log::LogSettings;
 use super::probe::{self, ProbeSettings, ReadyWord};
 use super::quantity;
 
@@ -46,6 +47,7 @@ pub(crate) struct AppSettings {
     pub(crate) drain: DrainSettings,
     /// Where workers' output goes instead of our stdout and stderr.
     pub(crate) log: Option<PathBuf>,
+    pub(crate) log_settings: LogSettings,
     pub(crate) backoff_min: Duration,
     pub(crate) backoff_max: Duration,
     pub(crate) intensity: Intensity,
@@ -92,6 +94,7 @@ impl Default for AppSettings {
             kill_after: core.kill_after,
             drain: DrainSettings::default(),
             log: None,
+            log_settings: LogSettings::default(),
             backoff_min: core.backoff_min,
             backoff_max: core.backoff_max,
             intensity: core.intensity,

@@ -6,3 +6,4 @@
 pub(crate) mod banner;
 pub(crate) mod lines;
 pub(crate) mod log;
+pub(crate) mod terminal;

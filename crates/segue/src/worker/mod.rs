@@ -3,6 +3,7 @@
 pub(crate) mod channel;
 pub(crate) mod compile_cache;
 pub(crate) mod launch;
+pub(crate) mod layout;
 pub(crate) mod log;
 pub(crate) mod output;
 pub(crate) mod preload;

@@ -8,6 +8,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
+use super::layout::Layout;
+
 /// Why nothing more is written.
 pub(super) enum Stopped {
     /// Nobody reads any more, and nobody will.
@@ -64,21 +66,28 @@ impl<'a> Sink<'a> {
     }
 
     /// Writes a chunk of lines; what an error takes is counted, and said when it is over.
-    pub(super) fn write(&mut self, chunk: &[u8], name: &str) -> Result<(), Stopped> {
+    pub(super) fn write(
+        &mut self,
+        chunk: &[u8],
+        name: &str,
+        layout: &Layout,
+    ) -> Result<(), Stopped> {
         if let Some(why) = self.why {
-            let newline = if self.mid_line { "\n" } else { "" };
-            let note = format!(
-                "{newline}segue: … {} lines lost: {name} could not be written: {}\n",
+            let mut note = if self.mid_line {
+                vec![b'\n']
+            } else {
+                Vec::new()
+            };
+            note.extend(layout.note(&format!(
+                "… {} lines lost: {name} could not be written: {}",
                 self.lost,
                 io::Error::from(why)
-            );
-            let noted = self
-                .write_all(note.as_bytes())
-                .map_err(|stopped| match stopped {
-                    // All of the chunk; the note is lost.
-                    Stopped::Paused { .. } => Stopped::Paused { left: chunk.len() },
-                    Stopped::Closed => Stopped::Closed,
-                });
+            )));
+            let noted = self.write_all(&note).map_err(|stopped| match stopped {
+                // All of the chunk; the note is lost.
+                Stopped::Paused { .. } => Stopped::Paused { left: chunk.len() },
+                Stopped::Closed => Stopped::Closed,
+            });
             if noted? {
                 (self.lost, self.why) = (0, None);
             } else {
@@ -169,12 +178,12 @@ mod tests {
         let wake = wake();
         let mut sink = Sink::new(full(), false, &wake);
         for _ in 0..3 {
-            assert!(sink.write(b"a\nb\n", "stdout").is_ok());
+            assert!(sink.write(b"a\nb\n", "stdout", &Layout::default()).is_ok());
         }
         assert_eq!(sink.trouble(), Some((Errno::NOSPC, 6)));
         let (mut reader, end) = pipe().unwrap();
         sink.change(end.into());
-        assert!(sink.write(b"c\n", "stdout").is_ok());
+        assert!(sink.write(b"c\n", "stdout", &Layout::default()).is_ok());
         assert_eq!(sink.trouble(), None);
         drop(sink);
         let mut text = String::new();
@@ -189,7 +198,7 @@ mod tests {
             let (reader, end) = pipe().unwrap();
             let mut sink = Sink::new(end.into(), may_change, &wake);
             drop(reader);
-            let written = sink.write(b"a\n", "it");
+            let written = sink.write(b"a\n", "it", &Layout::default());
             assert_eq!(matches!(written, Err(Stopped::Closed)), gives_up);
             assert_eq!(sink.trouble().is_some(), may_change);
         }

@@ -15,7 +15,8 @@ use rustix::event::EventfdFlags;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use super::log::{self, LogNews, Owner};
+use super::layout::{Batch, Label, Layout, Reader};
+use super::log::{self, LogFile, LogNews, Owner};
 use super::reader::Scratch;
 use super::sink::{Sink, Stopped, count_lines};
 use crate::handoff::text::Word;
@@ -55,6 +56,7 @@ struct Shared {
     /// The same as `out` if both are one file: its lines then keep their order.
     err: Arc<Queue>,
     log: Option<Arc<Queue>>,
+    layout: Arc<Layout>,
     shows_generations: AtomicBool,
     scratch: Arc<Scratch>,
 }
@@ -83,7 +85,9 @@ struct Queue {
     name: String,
     /// Where it is opened anew, if it can be.
     path: Option<PathBuf>,
-    coloured: bool,
+    /// Of its notes.
+    layout: Arc<Layout>,
+    reader: Reader,
     /// Ends a wait for the reader.
     wake: OwnedFd,
     state: Mutex<State>,
@@ -137,38 +141,41 @@ impl State {
 }
 
 impl Writer {
-    /// Writes to the stdout and stderr of this process, and to a log file, open at its path. To be
+    /// Writes to the stdout and stderr of this process, and to a log file. To be
     /// called after signals are blocked, which the threads inherit.
     ///
     /// # Errors
     /// That a descriptor or a thread could not be made.
-    pub(crate) fn inherited(log: Option<(PathBuf, OwnedFd)>) -> io::Result<Self> {
+    pub(crate) fn inherited(layout: Layout, log: Option<LogFile>) -> io::Result<Self> {
         let out = io::stdout().as_fd().try_clone_to_owned()?;
         let err = io::stderr().as_fd().try_clone_to_owned()?;
-        Self::over(out, err, log)
+        Self::over(out, err, layout, log)
     }
 
     pub(super) fn over(
         out: OwnedFd,
         err: OwnedFd,
-        log: Option<(PathBuf, OwnedFd)>,
+        layout: Layout,
+        log: Option<LogFile>,
     ) -> io::Result<Self> {
+        let layout = Arc::new(layout);
         let one_file = {
             let (out, err) = (rustix::fs::fstat(&out)?, rustix::fs::fstat(&err)?);
             (out.st_dev, out.st_ino) == (err.st_dev, err.st_ino)
         };
-        let out = Queue::start("stdout", None, out)?;
+        let out = Queue::start("stdout", None, out, &layout)?;
         let err = if one_file {
             Arc::clone(&out)
         } else {
-            Queue::start("stderr", None, err)?
+            Queue::start("stderr", None, err, &layout)?
         };
-        let log = log.map(|(path, file)| Queue::start("log", Some(path), file));
+        let log = log.map(|log| Queue::start("log", Some(log.path), log.file, &layout));
         Ok(Self {
             shared: Arc::new(Shared {
                 out,
                 err,
                 log: log.transpose()?,
+                layout,
                 shows_generations: AtomicBool::new(false),
                 scratch: Arc::new(Scratch::new()?),
             }),
@@ -243,7 +250,14 @@ impl Writer {
 
     /// Whether to colour: on a terminal, unless NO_COLOR or a dumb terminal say otherwise.
     pub(crate) fn is_coloured(&self, stream: Stream) -> bool {
-        self.queue(stream).coloured
+        self.queue(stream).reader.is_coloured
+    }
+
+    /// For lines that a worker has printed to one stream and that go to another.
+    pub(super) fn batch(&self, label: &Label, printed: Stream, to: Stream) -> Batch {
+        let reader = self.queue(to).reader;
+        let layout = &self.shared.layout;
+        layout.batch(label, printed, reader, self.shows_generations())
     }
 
     /// Whether workers' lines name their generation; to be set while there are two.
@@ -251,7 +265,7 @@ impl Writer {
         self.shared.shows_generations.store(show, Ordering::Relaxed);
     }
 
-    pub(crate) fn shows_generations(&self) -> bool {
+    fn shows_generations(&self) -> bool {
         self.shared.shows_generations.load(Ordering::Relaxed)
     }
 
@@ -310,14 +324,24 @@ impl Drop for Shared {
 }
 
 impl Queue {
-    fn start(thread: &str, path: Option<PathBuf>, file: OwnedFd) -> io::Result<Arc<Self>> {
+    fn start(
+        thread: &str,
+        path: Option<PathBuf>,
+        file: OwnedFd,
+        layout: &Arc<Layout>,
+    ) -> io::Result<Arc<Self>> {
+        let is_terminal = path.is_none() && file.as_fd().is_terminal();
         let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let queue = Arc::new(Self {
             name: match &path {
                 Some(path) => path.display().to_string(),
                 None => thread.to_owned(),
             },
-            coloured: path.is_none() && wants_colour(file.as_fd().is_terminal()),
+            layout: Arc::clone(layout),
+            reader: Reader {
+                is_terminal,
+                is_coloured: wants_colour(is_terminal),
+            },
             path,
             wake,
             state: Mutex::default(),
@@ -398,7 +422,7 @@ impl Queue {
                 Job::Write => {}
                 // Where nothing can be written, that is one loss with the other.
                 Job::Say(dropped) if output.trouble().is_some() => output.lose(dropped),
-                Job::Say(dropped) => chunk = self.dropped(dropped).into_bytes(),
+                Job::Say(dropped) => chunk = self.dropped(dropped),
                 Job::Reopen => {
                     is_due = false;
                     self.reopen(&mut output);
@@ -407,7 +431,7 @@ impl Queue {
                 Job::End => return,
             }
             let before = output.trouble();
-            let written = output.write(&chunk, &self.name);
+            let written = output.write(&chunk, &self.name, &self.layout);
             let mut state = self.lock();
             state.in_flight = 0;
             match written {
@@ -498,12 +522,12 @@ impl Queue {
         }
     }
 
-    fn dropped(&self, lines: u64) -> String {
+    fn dropped(&self, lines: u64) -> Vec<u8> {
         let why = match self.path {
             Some(_) => format!("{} is written too slowly", self.name),
             None => format!("the reader of {} is too slow", self.name),
         };
-        format!("segue: … {lines} lines dropped: {why}\n")
+        self.layout.note(&format!("… {lines} lines dropped: {why}"))
     }
 }
 
