@@ -184,8 +184,12 @@ fn supervise(args: &RunArgs) -> u8 {
         }
     };
     let layout = Layout::new(&app.name, &args.settings.log_settings);
-    let log_file = app.log.clone().zip(log_file);
-    let log_file = log_file.map(|(path, file)| LogFile { path, file });
+    let log_file = app.log.clone().zip(log_file).map(|(path, file)| LogFile {
+        path,
+        file,
+        rotation: args.settings.log_settings.rotation,
+        began: began(&beginning),
+    });
     let writer = match Writer::inherited(layout, log_file) {
         Ok(writer) => writer,
         Err(error) => return cannot_start(error),
@@ -220,6 +224,12 @@ fn supervise(args: &RunArgs) -> u8 {
     };
     writer.flush(LAST_LINES);
     exit.code()
+}
+
+/// When the first line of the log file was written, as a predecessor has noted it.
+fn began(beginning: &Beginning) -> Option<u64> {
+    // Unreadable, it is worth no more than missing.
+    beginning.inherited.as_ref()?.value(log::BEGAN).ok()?
 }
 
 /// What workers are asked, if that is a rule.

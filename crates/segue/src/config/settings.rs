@@ -109,6 +109,7 @@ impl AppSettings {
     /// # Errors
     /// Which keys are at odds, and what to write.
     pub(crate) fn check(&self) -> Result<(), String> {
+        self.log_settings.rotation.check()?;
         if self.backoff_min > self.backoff_max {
             return Err(format!(
                 "backoff-min ({}) is longer than backoff-max ({}); swap them, or lower backoff-min",

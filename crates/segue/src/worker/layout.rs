@@ -68,6 +68,16 @@ struct Head<'a> {
     stream: &'a str,
 }
 
+impl Reader {
+    /// Colours are for a terminal, unless NO_COLOR or a dumb terminal say otherwise.
+    pub(super) fn new(is_terminal: bool) -> Self {
+        Self {
+            is_terminal,
+            is_coloured: wants_colour(is_terminal),
+        }
+    }
+}
+
 impl Layout {
     pub(crate) fn new(app: &str, settings: &LogSettings) -> Self {
         Self {
@@ -248,6 +258,12 @@ fn head(head: &Head<'_>) -> String {
 fn now() -> String {
     let now = Timestamp::try_from(SystemTime::now()).unwrap_or(Timestamp::UNIX_EPOCH);
     format!("{now:.3}")
+}
+
+fn wants_colour(is_terminal: bool) -> bool {
+    let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    is_terminal && !set("NO_COLOR") && !dumb
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! One worker process: how it is launched, its channel, its output.
 
+mod archive;
 pub(crate) mod channel;
 pub(crate) mod compile_cache;
 pub(crate) mod launch;
@@ -10,6 +11,7 @@ pub(crate) mod preload;
 pub(crate) mod probe;
 pub(crate) mod pulse;
 mod reader;
+mod rolling;
 mod sink;
 pub(crate) mod wrapper;
 pub(crate) mod writer;

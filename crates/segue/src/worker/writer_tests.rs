@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, PipeReader, Read, pipe};
 
 use super::*;
+use crate::config::log::Rotation;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -163,6 +164,10 @@ struct Logged {
 
 impl Logged {
     fn new() -> Self {
+        Self::rotated(Rotation::default())
+    }
+
+    fn rotated(rotation: Rotation) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("web.log");
         let file = log::open(&path).unwrap();
@@ -171,7 +176,12 @@ impl Logged {
             null(),
             null(),
             Layout::default(),
-            Some(LogFile { path, file }),
+            Some(LogFile {
+                path,
+                file,
+                rotation,
+                began: None,
+            }),
         )
         .unwrap();
         let (tell, news) = std::sync::mpsc::channel();
@@ -326,3 +336,6 @@ fn a_log_fifo_that_nobody_reads_keeps_nobody_waiting() {
     reading.read_exact(&mut read).unwrap();
     assert_eq!(read, text.as_bytes());
 }
+
+#[path = "rotation_tests.rs"]
+mod rotation;
