@@ -202,6 +202,10 @@ impl Writer {
         }
     }
 
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.shared.layout
+    }
+
     /// The log file's path.
     pub(crate) fn log_path(&self) -> Option<&PathBuf> {
         self.shared.log.as_ref()?.path.as_ref()
@@ -225,8 +229,7 @@ impl Writer {
 
     /// Whether that has been asked for and not begun.
     pub(crate) fn is_to_reopen_log(&self) -> bool {
-        let log = self.shared.log.as_ref();
-        log.is_some_and(|log| log.lock().wants_reopening)
+        (self.shared.log.as_ref()).is_some_and(|log| log.lock().wants_reopening)
     }
 
     /// Hands over lines, each with its newline. Never waits.
@@ -260,7 +263,7 @@ impl Writer {
         Arc::clone(&self.shared.scratch)
     }
 
-    /// Whether to colour: on a terminal, unless NO_COLOR or a dumb terminal say otherwise.
+    /// Whether to colour.
     pub(crate) fn is_coloured(&self, stream: Stream) -> bool {
         self.queue(stream).reader.is_coloured
     }
@@ -284,8 +287,7 @@ impl Writer {
     /// Waits until everything handed over so far is written, for `limit` at most on each file.
     /// Says whether it is. For the very end: it blocks.
     pub(crate) fn flush(&self, limit: Duration) -> bool {
-        let log = self.shared.log.as_ref();
-        let logged = log.is_none_or(|log| log.flush(limit));
+        let logged = (self.shared.log.as_ref()).is_none_or(|log| log.flush(limit));
         self.shared.out.flush(limit) & self.shared.err.flush(limit) & logged
     }
 
@@ -547,18 +549,12 @@ impl Queue {
             (state.is_paused || !has_work) && !state.is_ending
         };
         let state = self.lock();
-        let (mut state, is_over) = match limit.filter(|_| !state.is_paused) {
-            Some(limit) => {
-                let waited = self.filled.wait_timeout_while(state, limit, idles);
-                let (state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
-                (state, waited.timed_out())
-            }
-            None => {
-                let waited = self.filled.wait_while(state, idles);
-                (waited.unwrap_or_else(PoisonError::into_inner), false)
-            }
-        };
-        if is_over && idles(&mut state) {
+        let limit = limit.filter(|_| !state.is_paused);
+        // The longest of all is none: std rounds it up to a wait without end.
+        let limit = limit.unwrap_or(Duration::MAX);
+        let waited = self.filled.wait_timeout_while(state, limit, idles);
+        let (mut state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() {
             // In a pause that is nothing, and the next turn waits for its end.
             state.in_flight = usize::from(!state.is_paused);
             return if state.is_paused {

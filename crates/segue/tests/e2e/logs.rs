@@ -125,6 +125,10 @@ fn rotated(path: &Path) -> (Vec<String>, usize) {
         let entry = entry.expect("list the directory");
         let name = entry.file_name().into_string().expect("a name");
         let rest = name.strip_prefix("web.log").expect("one of ours");
+        if rest.ends_with(".part") {
+            // Compressing was interrupted by the end.
+            continue;
+        }
         let number = rest.trim_start_matches('.').trim_end_matches(".gz");
         let number: u32 = number.parse().unwrap_or(0);
         let file = std::fs::File::open(entry.path()).expect("open it");
@@ -274,5 +278,55 @@ fn a_full_disk_keeps_no_worker_waiting() {
     let text = read(&path);
     assert!(text.contains(" lines lost: "), "{text}");
     run.log.wait_for(0, "is written again; ", LIMIT);
+    run.finish();
+}
+
+#[test]
+fn logs_are_read_from_as_many_files_as_it_takes() {
+    let (launch, path) = logged("plain.js");
+    let launch = launch
+        .flag("--log-format", "json")
+        .flag("--log-rotate-size", "4KiB")
+        .flag("--log-rotate-keep", "100");
+    let run = launch.start();
+    for number in 0..300 {
+        assert_eq!(run.get(&format!("/print?text=text-{number}")).status, 200);
+    }
+    run.until("all is written", |_| read(&path).contains("\"text-299\""));
+    let shown = run.segue(&["logs", "-n", "200"]);
+    shown.expect(0);
+    // Of the two workers each keeps its order, and they do not keep one.
+    let lines: BTreeSet<&str> = shown.out.lines().collect();
+    assert_eq!(lines.len(), 200, "{}", shown.out);
+    assert!(lines.iter().all(|line| line.contains(" | text-")));
+    run.until("some are compressed", |_| {
+        (2..100).any(|number| path.with_extension(format!("log.{number}.gz")).exists())
+    });
+    let shown = run.segue(&["logs", "-n", "1", "--json", "--since", "1h"]);
+    shown.expect(0);
+    let object: serde_json::Value = serde_json::from_str(&shown.out).expect("an object");
+    assert_eq!(object["stream"], "stdout");
+    assert!(object["worker"].is_u64() && object["slot"].is_u64() && object["time"].is_string());
+    let shown = run.segue(&["logs", "--since", "2100-01-01"]);
+    assert_eq!(shown.expect(0).out, "");
+    run.finish();
+}
+
+#[test]
+fn logs_without_a_file_say_what_to_do() {
+    let run = Launch::node("plain.js").start();
+    let shown = run.segue(&["logs"]);
+    shown.expect(1);
+    assert!(shown.err.contains("--log FILE"), "{}", shown.err);
+    run.finish();
+}
+
+#[test]
+fn a_log_of_text_without_the_time_cannot_tell_since_when() {
+    let (launch, _) = logged("plain.js");
+    let run = launch.start();
+    let shown = run.segue(&["logs", "--since", "1h"]);
+    shown.expect(2);
+    assert!(shown.err.contains("--log-time on"), "{}", shown.err);
     run.finish();
 }
