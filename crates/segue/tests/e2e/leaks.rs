@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::time::{Duration, Instant};
 
 use crate::harness::heavy;
 use crate::harness::nodes::nodes;
-use crate::harness::run::{Launch, Run};
+use crate::harness::run::{LIMIT, Launch, Run};
 
 /// How many of each kind of descriptor a process holds: numbers and names that change are left out.
 type Kinds = BTreeMap<String, u32>;
@@ -46,7 +47,7 @@ fn memory(pid: u32) -> u64 {
 }
 
 /// What a run consists of.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 struct Census {
     keeper: Kinds,
     supervisor: Kinds,
@@ -66,6 +67,29 @@ fn census(run: &Run) -> Census {
         processes: run.processes().len(),
         threads: threads(run.main.pid) + threads(supervisor),
         memory: [run.main.pid, supervisor].map(memory),
+    }
+}
+
+/// One in which nothing is on its way any more: not the connection of the last command either.
+fn settled(run: &Run) -> Census {
+    let deadline = Instant::now() + LIMIT;
+    let mut last = census(run);
+    let mut alike = 0;
+    while alike < 3 {
+        assert!(Instant::now() < deadline, "it does not settle: {last:#?}");
+        run.log
+            .wait_for_news(run.log.mark(), Duration::from_millis(50));
+        let memory = last.memory;
+        let next = Census {
+            memory,
+            ..census(run)
+        };
+        alike = if next == last { alike + 1 } else { 0 };
+        last = next;
+    }
+    Census {
+        memory: census(run).memory,
+        ..last
     }
 }
 
@@ -94,7 +118,7 @@ fn nothing_is_left_behind(launch: Launch, reloads: u32, upgrades: u32) {
     let mut version = 1;
     // Buffers and tables grow to their size first.
     round(&run, "warm", reloads / 10, upgrades / 10, &mut version);
-    let before = census(&run);
+    let before = settled(&run);
     let mut report = String::new();
     // Writing to a String cannot fail.
     let _ = writeln!(report, "{before:#?}");
@@ -102,7 +126,7 @@ fn nothing_is_left_behind(launch: Launch, reloads: u32, upgrades: u32) {
         round(&run, "a part", reloads / 4, upgrades / 4, &mut version);
         let _ = writeln!(report, "part {part}: {:?} KiB", census(&run).memory);
     }
-    let after = census(&run);
+    let after = settled(&run);
     let _ = writeln!(report, "{after:#?}");
     eprintln!("{report}");
     assert_eq!(after.keeper, before.keeper, "{report}");

@@ -41,6 +41,7 @@ mod signals;
 mod state;
 mod stop;
 mod streams;
+mod surge;
 mod takeover;
 mod upgrade;
 mod why;
