@@ -32,7 +32,8 @@ use crate::supervisor::{
 use crate::telemetry;
 use crate::telemetry::lines::PREFIX;
 use crate::worker::launch::Release;
-use crate::worker::log;
+use crate::worker::layout::Layout;
+use crate::worker::log::{self, LogFile};
 use crate::worker::preload::Shelf;
 use crate::worker::probe::Question;
 use crate::worker::writer::{Stream, Writer};
@@ -185,7 +186,14 @@ fn supervise(args: &RunArgs) -> u8 {
             return failed.exit.code();
         }
     };
-    let writer = match Writer::inherited(app.log.clone().zip(log_file)) {
+    let layout = Layout::new(&app.name, &settings.log_settings);
+    let log_file = app.log.clone().zip(log_file).map(|(path, file)| LogFile {
+        path,
+        file,
+        rotation: settings.log_settings.rotation,
+        began: began(&beginning),
+    });
+    let writer = match Writer::inherited(layout, log_file) {
         Ok(writer) => writer,
         Err(error) => return cannot_start(error),
     };
@@ -219,6 +227,12 @@ fn supervise(args: &RunArgs) -> u8 {
     };
     writer.flush(LAST_LINES);
     exit.code()
+}
+
+/// When the first line of the log file was written, as a predecessor has noted it.
+fn began(beginning: &Beginning) -> Option<u64> {
+    // Unreadable, it is worth no more than missing.
+    beginning.inherited.as_ref()?.value(log::BEGAN).ok()?
 }
 
 /// What workers are asked, if that is a rule.

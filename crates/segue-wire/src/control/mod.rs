@@ -22,8 +22,8 @@ pub use request::{
 };
 pub use sse::{Decoder, Frame, MAX_FRAME, SseError, encode};
 pub use status::{
-    Address, Answers, App, AppPhase, CanaryProgress, Drain, Draining, Reload, RestartCount, Slot,
-    Status, Stragglers, Supervisor, Trouble, Worker, WorkerPhase,
+    Address, Answers, App, AppPhase, CanaryProgress, Drain, Draining, Log, Reload, RestartCount,
+    Slot, Status, Stragglers, Supervisor, Trouble, Worker, WorkerPhase,
 };
 
 /// The header by which a request is known when it is made again: it is carried out once.

@@ -68,6 +68,20 @@ pub struct App {
     pub slots: Vec<Slot>,
     pub workers: Vec<Worker>,
     pub stragglers: Stragglers,
+    /// Where its output goes, if to a file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<Log>,
+}
+
+/// The log file of an app.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Log {
+    pub path: String,
+    /// `text` or `json`.
+    pub format: String,
+    /// Text begins with the time.
+    pub time: bool,
 }
 
 /// Something that an operator must see to.

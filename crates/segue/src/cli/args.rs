@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::builder::ValueParser;
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use jiff::Timestamp;
 use segue_wire::control::{Canary, CanaryWish, ScaleBody, Wait};
 
 use super::demo::DemoArgs;
@@ -102,6 +103,8 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Tell the story: the last reload, every restart and its cause, what drains and why
     Why(WhyArgs),
+    /// Show what workers have printed to the log file
+    Logs(LogsArgs),
     /// Follow the supervisor's news: starts, crashes, reloads, drains
     Events(EventsArgs),
     /// Change the number of workers
@@ -279,6 +282,23 @@ pub(crate) struct WhyArgs {
 }
 
 #[derive(Args, Debug)]
+pub(crate) struct LogsArgs {
+    /// The app that is meant [default: the only one]
+    pub(crate) app: Option<String>,
+    /// So many lines, from as many rotated files as it takes [default: 10; with --since all]
+    #[arg(short = 'n', long, value_name = "N")]
+    pub(crate) lines: Option<usize>,
+    /// Go on with what comes, across rotations
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Only lines since then: 10m ago, or a time (UTC unless it says otherwise)
+    #[arg(long, value_name = "DURATION|TIME", value_parser = super::logs::since)]
+    pub(crate) since: Option<Timestamp>,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+}
+
+#[derive(Args, Debug)]
 pub(crate) struct EventsArgs {
     #[command(flatten)]
     pub(crate) common: CommonArgs,
@@ -347,6 +367,7 @@ impl Command {
             | Self::Restart(_)
             | Self::Status(_)
             | Self::Why(_)
+            | Self::Logs(_)
             | Self::Stop(_)
             | Self::Shutdown(_)
             | Self::Upgrade(_)

@@ -8,6 +8,7 @@ mod events;
 mod follow;
 mod import;
 mod init;
+mod logs;
 pub(crate) mod output;
 mod reload;
 mod scale;
@@ -48,6 +49,7 @@ pub(crate) fn main(words: Vec<OsString>, run: impl FnOnce(RunArgs) -> u8) -> Exi
             drive(args.common.output(), |output| trial::restart(args, output))
         }
         Ok(Command::Why(args)) => drive(args.common.output(), |output| why::run(args, output)),
+        Ok(Command::Logs(args)) => drive(args.common.output(), |output| logs::run(args, output)),
         Ok(Command::Status(args)) => {
             drive(args.common.output(), |output| status::run(args, output))
         }

@@ -91,6 +91,18 @@ impl Output {
         }
     }
 
+    /// One line on stdout that need not be text.
+    pub(crate) fn bytes(&self, line: &[u8]) {
+        if self.sinks.failed.get().is_some() {
+            return;
+        }
+        let mut out = self.sinks.out.borrow_mut();
+        let written = out.write_all(&[line, b"\n"].concat());
+        if let Err(error) = written.and_then(|()| out.flush()) {
+            self.sinks.failed.set(Some(error.kind()));
+        }
+    }
+
     /// One line on stderr.
     pub(crate) fn complain(&self, text: &str) {
         // There is nowhere left to say that it failed.

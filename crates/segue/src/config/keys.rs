@@ -6,7 +6,7 @@ use super::values::{
     count, distribution, give_up, intensity, name, path, positive, size, text, unresponsive,
     variable, workers,
 };
-use super::{drain, probe, quantity};
+use super::{drain, log, probe, quantity};
 
 /// One line of the table.
 #[derive(Clone, Copy)]
@@ -330,7 +330,55 @@ pub(crate) const KEYS: &[Key] = &[
         "FILE",
         None,
         |s, t| put(&mut s.log, path(t).map(Some)),
-        "Append what workers print to this file instead of stdout and stderr; USR1 opens it anew, for rotation",
+        "Append what workers print to this file instead of stdout and stderr; USR1 opens it anew, for rotation by others",
+    ),
+    key(
+        "log.format",
+        "log-format",
+        "text|json",
+        Some("text"),
+        |s, t| put(&mut s.log_settings.format, log::format(t)),
+        "The form of workers' lines; json is an object a line with time, app, worker, slot, generation, stream and the line",
+    ),
+    key(
+        "log.time",
+        "log-time",
+        "on|off",
+        Some("off"),
+        |s, t| put(&mut s.log_settings.time, log::on_off(t)),
+        "Begin workers' lines with the time (UTC); json always tells it",
+    ),
+    key(
+        "log.rotate.size",
+        "log-rotate-size",
+        "SIZE|off",
+        Some("50MiB"),
+        |s, t| put(&mut s.log_settings.rotation.size, log::limit(t)),
+        "Rotate the log file before it is larger than this: FILE.1 is the newest old one, the others are compressed",
+    ),
+    key(
+        "log.rotate.age",
+        "log-rotate-age",
+        "DURATION|off",
+        Some("off"),
+        |s, t| put(&mut s.log_settings.rotation.age, log::age(t)),
+        "Rotate it too when its first line is older than this",
+    ),
+    key(
+        "log.rotate.keep",
+        "log-rotate-keep",
+        "N",
+        Some("10"),
+        |s, t| put(&mut s.log_settings.rotation.keep, count(t)),
+        "Keep so many rotated log files; older ones are removed",
+    ),
+    key(
+        "log.rotate.total",
+        "log-rotate-total",
+        "SIZE|off",
+        Some("1GiB"),
+        |s, t| put(&mut s.log_settings.rotation.total, log::limit(t)),
+        "Remove the oldest rotated ones where all log files of the app together are larger than this",
     ),
     key(
         "restart.backoff.min",

@@ -6,6 +6,7 @@ pub(crate) mod drain;
 pub(crate) mod env_file;
 pub(crate) mod file;
 pub(crate) mod keys;
+pub(crate) mod log;
 pub(crate) mod package;
 pub(crate) mod pm2;
 pub(crate) mod probe;

@@ -10,6 +10,7 @@ use segue_core::{
 };
 
 use super::drain::DrainSettings;
+use super::log::LogSettings;
 use super::probe::{self, ProbeSettings, ReadyWord};
 use super::quantity;
 
@@ -46,6 +47,7 @@ pub(crate) struct AppSettings {
     pub(crate) drain: DrainSettings,
     /// Where workers' output goes instead of our stdout and stderr.
     pub(crate) log: Option<PathBuf>,
+    pub(crate) log_settings: LogSettings,
     pub(crate) backoff_min: Duration,
     pub(crate) backoff_max: Duration,
     pub(crate) intensity: Intensity,
@@ -63,6 +65,10 @@ pub(crate) enum Odd {
     NoProbe,
     #[error("there is one HTTP probe; give --ready http=/PATH once")]
     SeveralProbes,
+    #[error(
+        "log-rotate-size is larger than log-rotate-total; one file would be too much: raise log-rotate-total, or lower log-rotate-size"
+    )]
+    Rotation,
 }
 
 /// How many workers.
@@ -105,6 +111,7 @@ impl Default for AppSettings {
             kill_after: core.kill_after,
             drain: DrainSettings::default(),
             log: None,
+            log_settings: LogSettings::default(),
             backoff_min: core.backoff_min,
             backoff_max: core.backoff_max,
             intensity: core.intensity,
@@ -119,6 +126,7 @@ impl AppSettings {
     /// # Errors
     /// Which keys are at odds.
     pub(crate) fn check(&self) -> Result<(), Odd> {
+        self.log_settings.rotation.check()?;
         if self.backoff_min > self.backoff_max {
             return Err(Odd::Backoff {
                 min: quantity::human(self.backoff_min),
@@ -186,6 +194,7 @@ impl Odd {
             Self::Backoff { .. } => "restart.backoff.min",
             Self::NoProbe => "health.interval",
             Self::SeveralProbes => "reload.ready",
+            Self::Rotation => "log.rotate.size",
         }
     }
 }

@@ -34,6 +34,7 @@ pub(crate) fn app(view: &AppView, now: Time, measures: &impl Measures) -> wire::
         health_shared: view.is_health_shared,
         restarts: measures.restarts(),
         stragglers: measures.stragglers(),
+        log: measures.log(),
         reload: view.reload.map(|reload| self::reload(&reload, now)),
         addresses: view
             .addresses

@@ -116,6 +116,14 @@ impl Measures for Web {
         Some("a newer generation serves".to_owned())
     }
 
+    fn log(&self) -> Option<wire::Log> {
+        Some(wire::Log {
+            path: "/srv/web/logs/web.log".to_owned(),
+            format: "json".to_owned(),
+            time: false,
+        })
+    }
+
     fn last_reload(&self) -> Option<wire::ReloadRecord> {
         None
     }
@@ -196,6 +204,7 @@ fn a_picture_of_a_reload() {
         phase: wire::AppPhase::Running,
         generation: 1,
         release: Some("/srv/web/releases/1".to_owned()),
+        log: Web.log(),
         stragglers: wire::Stragglers {
             handed_over: 5,
             ..wire::Stragglers::default()

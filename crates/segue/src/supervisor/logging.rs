@@ -6,7 +6,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::run::{Input, Supervisor};
 use crate::handoff::{InheritError, Inherited, Journal};
 use crate::telemetry::lines::PREFIX;
-use crate::worker::log::{LogNews, Owner};
+use crate::worker::log::{self, LogNews, Owner};
 use crate::worker::writer::Writer;
 use segue_wire::control::Level;
 
@@ -61,6 +61,24 @@ impl Supervisor {
                 Level::Error,
                 format!(
                     "cannot open the log file {path} anew: {error}; the one that is open goes on: mend that and send USR1 again"
+                ),
+            ),
+            LogNews::Began(time) => {
+                self.site.put(log::BEGAN, &time);
+                self.site.commit();
+                return;
+            }
+            LogNews::Rotated => (Level::Debug, format!("log file {path} rotated")),
+            LogNews::NotRotated(error) => (
+                Level::Error,
+                format!(
+                    "cannot rotate the log file {path}: {error}; it goes on and grows, and is tried again"
+                ),
+            ),
+            LogNews::NotCompressed(error) => (
+                Level::Warn,
+                format!(
+                    "cannot compress what the log file {path} was before: {error}; it stays as it is until the next rotation"
                 ),
             ),
             LogNews::Failing(error) => (

@@ -17,7 +17,8 @@ use crate::telemetry::banner::Banner;
 use crate::telemetry::lines;
 use crate::worker::channel::Channel;
 use crate::worker::launch::{Launched, Start};
-use crate::worker::output::{Label, Output, Unfinished};
+use crate::worker::layout::Label;
+use crate::worker::output::{Output, Unfinished};
 use crate::worker::preload::NoPreload;
 use crate::worker::writer::Stream;
 
@@ -194,6 +195,7 @@ impl Supervisor {
         self.crew.note_birth(worker, &record, descriptors);
         let label = Label {
             app: self.plan.app.name.clone(),
+            worker,
             slot,
             generation,
         };

@@ -89,6 +89,17 @@ impl Measures for Supervisor {
         self.releases.get(&generation)?.revision().cloned()
     }
 
+    fn log(&self) -> Option<wire::Log> {
+        let writer = &self.plan.writer;
+        let path = writer.log_path()?.display().to_string();
+        let layout = writer.layout();
+        Some(wire::Log {
+            path,
+            format: layout.format.name().to_owned(),
+            time: layout.time,
+        })
+    }
+
     fn leaves(&self, worker: WorkerId) -> Option<String> {
         self.records.why_leaving(worker).cloned()
     }

@@ -29,7 +29,8 @@ use crate::handoff::{Deposit, InheritError, Inherited, Journal, tree};
 use crate::listener::{Counts, Pool, Registry, Resumed, Traveller};
 use crate::worker::channel::{self, Channel, Offered, Predecessor};
 use crate::worker::launch::Release;
-use crate::worker::output::{Label, Output, Unfinished};
+use crate::worker::layout::Label;
+use crate::worker::output::{Output, Unfinished};
 
 /// So many events are written down before a new snapshot is.
 const MOST_EVENTS: usize = 256;
@@ -331,6 +332,7 @@ impl Supervisor {
         };
         let label = Label {
             app: self.plan.app.name.clone(),
+            worker,
             slot: record.slot(),
             generation: record.generation(),
         };

@@ -6,3 +6,5 @@
 pub(crate) mod banner;
 pub(crate) mod lines;
 pub(crate) mod log;
+pub(crate) mod rotated;
+pub(crate) mod terminal;

@@ -5,18 +5,22 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
+use crate::config::log::Rotation;
 use crate::handoff::Journal;
+
+/// Where a successor reads when the first line of that file was written.
+pub(crate) const BEGAN: &str = "log/began";
 
 /// The name under which the open file is held. A successor goes on in the middle of a line, and in a
 /// file that has been renamed since.
 pub(crate) const HELD: &str = "log";
 
 /// Readable by its user and its group: log shippers run as another user.
-const MODE: u32 = 0o640;
+pub(super) const MODE: u32 = 0o640;
 
 /// Opens it to append to, and makes it if need be.
 ///
@@ -34,6 +38,16 @@ pub(crate) fn open(path: &Path) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
+/// The file, open at its path.
+#[derive(Debug)]
+pub(crate) struct LogFile {
+    pub(crate) path: PathBuf,
+    pub(crate) file: OwnedFd,
+    pub(crate) rotation: Rotation,
+    /// When its first line was written, if a predecessor knows: milliseconds since 1970.
+    pub(crate) began: Option<u64>,
+}
+
 /// What becomes of the file.
 #[derive(Debug)]
 pub(crate) enum LogNews {
@@ -45,6 +59,14 @@ pub(crate) enum LogNews {
     Failing(io::Error),
     /// So many were.
     Recovered { lost: u64 },
+    /// It has made room for another one.
+    Rotated,
+    /// It could not; it goes on.
+    NotRotated(io::Error),
+    /// An old one could not be compressed; it stays as it is.
+    NotCompressed(io::Error),
+    /// Its first line is of that time, in milliseconds since 1970.
+    Began(u64),
 }
 
 /// Whom the file's thread tells.

@@ -1,14 +1,17 @@
 //! One worker process: how it is launched, its channel, its output.
 
+mod archive;
 pub(crate) mod channel;
 pub(crate) mod compile_cache;
 pub(crate) mod launch;
+pub(crate) mod layout;
 pub(crate) mod log;
 pub(crate) mod output;
 pub(crate) mod preload;
 pub(crate) mod probe;
 pub(crate) mod pulse;
 mod reader;
+mod rolling;
 mod sink;
 pub(crate) mod wrapper;
 pub(crate) mod writer;

@@ -7,52 +7,23 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use segue_core::{Generation, SlotId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use super::layout::{Batch, Label, Piece};
 use super::reader::{Pipe, Reader};
 use super::writer::{Stream, Ticket, Writer};
 use crate::handoff::text::Word;
 
 /// A longer line is cut, with a mark at both sides of the cut.
 const LONGEST_LINE: usize = 64 << 10;
+/// What the lines of one batch have beyond their text, all together.
+const MOST_OVERHEAD: usize = 384 << 10;
 /// How many lines of stderr are kept for the report of a failure, and how much of each.
 const TAIL_LINES: usize = 20;
 const TAIL_BYTES: usize = 2 << 10;
 /// How long the report of an exit waits for output: another process may hold the pipes.
 const DRAIN_LIMIT: Duration = Duration::from_millis(250);
-
-/// Whose line it is.
-#[derive(Clone, Debug)]
-pub(crate) struct Label {
-    pub(crate) app: String,
-    pub(crate) slot: SlotId,
-    pub(crate) generation: Generation,
-}
-
-impl Label {
-    fn prefix(&self, with_generation: bool, coloured: bool) -> String {
-        let Self {
-            app,
-            slot: SlotId(slot),
-            generation: Generation(generation),
-        } = self;
-        let name = if with_generation {
-            format!("{app}.{slot} g{generation} |")
-        } else {
-            format!("{app}.{slot} |")
-        };
-        if coloured {
-            // Cyan, yellow, green, magenta, blue: a slot keeps its colour.
-            let colours = [36, 33, 32, 35, 34];
-            let colour = colours.into_iter().cycle().nth(*slot as usize % 5);
-            format!("\x1b[{}m{name}\x1b[0m ", colour.unwrap_or(36))
-        } else {
-            format!("{name} ")
-        }
-    }
-}
 
 /// The output of one worker, while it is read and after.
 #[derive(Clone, Debug)]
@@ -184,20 +155,13 @@ impl Printer {
     /// stay in the pipe until [`taken`](Self::taken).
     pub(super) fn hand_over(&self, bytes: Option<&[u8]>, stay: usize) -> Ticket {
         let stream = self.writer.for_worker(self.stream);
-        let coloured = self.writer.is_coloured(stream);
-        let prefix = self.label.prefix(self.writer.shows_generations(), coloured);
-        let mut batch = Vec::new();
+        let mut batch = self.batch();
         let mut tail = self
             .tail
             .as_ref()
             .map(|tail| tail.lock().unwrap_or_else(PoisonError::into_inner));
         let mut each = |piece: Piece<'_>| {
-            batch.extend_from_slice(prefix.as_bytes());
-            if piece.is_continuation {
-                batch.extend_from_slice("… ".as_bytes());
-            }
-            batch.extend_from_slice(piece.text);
-            batch.extend_from_slice(if piece.is_cut { " …\n" } else { "\n" }.as_bytes());
+            batch.push(&piece);
             if let Some(tail) = &mut tail {
                 tail.push(piece.text);
             }
@@ -209,7 +173,18 @@ impl Printer {
         }
         lines.handed_over = stay;
         drop(lines);
-        self.writer.push(stream, &batch)
+        self.writer.push(stream, &batch.bytes)
+    }
+
+    /// How many lines may be handed over at once: with what they get in front they must fit into
+    /// the writer's queue.
+    pub(super) fn most_lines(&self) -> usize {
+        (MOST_OVERHEAD / self.batch().overhead()).max(1)
+    }
+
+    fn batch(&self) -> Batch {
+        let stream = self.writer.for_worker(self.stream);
+        self.writer.batch(&self.label, self.stream, stream)
     }
 
     /// What stayed in the pipe is there no more.
@@ -230,14 +205,6 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, Lines> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// A line, or a part of one that is too long.
-#[derive(Debug, PartialEq, Eq)]
-struct Piece<'a> {
-    text: &'a [u8],
-    is_continuation: bool,
-    is_cut: bool,
 }
 
 /// Cuts bytes into lines, keeping what has no end yet.

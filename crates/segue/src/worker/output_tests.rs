@@ -2,7 +2,10 @@
 
 use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
 
+use segue_core::{Generation, SlotId, WorkerId};
+
 use super::*;
+use crate::worker::layout::Layout;
 
 fn cut(chunks: &[&[u8]]) -> Vec<(Vec<u8>, bool, bool)> {
     let mut lines = Lines::default();
@@ -63,17 +66,10 @@ fn a_line_that_is_too_long_is_cut_between_characters() {
     assert_eq!(cut(&[&garbage]).len(), 2);
 }
 
-#[test]
-fn a_label_is_short_and_stable() {
-    let label = label();
-    assert_eq!(label.prefix(false, false), "web.1 | ");
-    assert_eq!(label.prefix(true, false), "web.1 g7 | ");
-    assert_eq!(label.prefix(false, true), "\x1b[33mweb.1 |\x1b[0m ");
-}
-
 fn label() -> Label {
     Label {
         app: "web".into(),
+        worker: WorkerId(1),
         slot: SlotId(1),
         generation: Generation(7),
     }
@@ -95,7 +91,7 @@ impl Rig {
         let (err, stderr) = pipe().unwrap();
         let (printed, end) = pipe().unwrap();
         let both = end.try_clone().unwrap();
-        let writer = Writer::over(end.into(), both.into(), None).unwrap();
+        let writer = Writer::over(end.into(), both.into(), Layout::default(), None).unwrap();
         let output = Output::read(
             &label(),
             out.into(),

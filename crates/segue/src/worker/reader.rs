@@ -122,6 +122,14 @@ impl Pipe {
     }
 }
 
+/// How many bytes of it are whole lines, so many at most.
+fn whole_lines(seen: &[u8], most: usize) -> usize {
+    let ends = |(at, byte): (usize, &u8)| (*byte == b'\n').then_some(at + 1);
+    let end = seen.iter().enumerate().filter_map(ends).nth(most - 1);
+    end.or_else(|| Some(seen.iter().rposition(|byte| *byte == b'\n')? + 1))
+        .unwrap_or(0)
+}
+
 /// Reads one of them until its end.
 pub(super) struct Reader {
     pipe: Pipe,
@@ -196,8 +204,7 @@ impl Reader {
             return Turn::More;
         }
         let has_ended = guard.ready().is_read_closed();
-        let end = seen.iter().rposition(|byte| *byte == b'\n');
-        let whole = match end.map_or(0, |end| end + 1) {
+        let whole = match whole_lines(seen, self.printer.most_lines()) {
             // Only more of it, or its end, makes it worth another look.
             0 if count <= self.pipe.most_left && !has_ended => {
                 if count == self.left {

@@ -8,6 +8,9 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
+use super::layout::Layout;
+use super::rolling::ends_mid_line;
+
 /// Why nothing more is written.
 pub(super) enum Stopped {
     /// Nobody reads any more, and nobody will.
@@ -30,25 +33,49 @@ pub(super) struct Sink<'a> {
     lost: u64,
     why: Option<Errno>,
     mid_line: bool,
+    /// Bytes in the file, as far as we know: others may write to it.
+    size: u64,
 }
 
 impl<'a> Sink<'a> {
     pub(super) fn new(file: OwnedFd, may_change: bool, wake: &'a OwnedFd) -> Self {
+        let size = regular_size(&file);
         Self {
-            is_regular: is_regular(&file),
+            is_regular: size.is_some(),
+            // A predecessor may have ended there.
+            mid_line: may_change && size.is_some_and(|size| ends_mid_line(&file, size)),
+            size: size.unwrap_or(0),
             file,
             may_change,
             wake,
             lost: 0,
             why: None,
-            mid_line: false,
         }
+    }
+
+    pub(super) const fn file(&self) -> &OwnedFd {
+        &self.file
+    }
+
+    pub(super) const fn size(&self) -> u64 {
+        self.size
+    }
+
+    pub(super) const fn is_mid_line(&self) -> bool {
+        self.mid_line
+    }
+
+    /// Whether another file may take the next line.
+    pub(super) const fn can_rotate(&self) -> bool {
+        self.is_regular && self.may_change && !self.mid_line && self.why.is_none()
     }
 
     /// Writes to another file from now on. To be called between two lines, unless the rest of one is
     /// lost.
     pub(super) fn change(&mut self, file: OwnedFd) {
-        self.is_regular = is_regular(&file);
+        let size = regular_size(&file);
+        self.is_regular = size.is_some();
+        self.size = size.unwrap_or(0);
         self.file = file;
         self.mid_line = false;
     }
@@ -64,21 +91,28 @@ impl<'a> Sink<'a> {
     }
 
     /// Writes a chunk of lines; what an error takes is counted, and said when it is over.
-    pub(super) fn write(&mut self, chunk: &[u8], name: &str) -> Result<(), Stopped> {
+    pub(super) fn write(
+        &mut self,
+        chunk: &[u8],
+        name: &str,
+        layout: &Layout,
+    ) -> Result<(), Stopped> {
         if let Some(why) = self.why {
-            let newline = if self.mid_line { "\n" } else { "" };
-            let note = format!(
-                "{newline}segue: … {} lines lost: {name} could not be written: {}\n",
+            let mut note = if self.mid_line {
+                vec![b'\n']
+            } else {
+                Vec::new()
+            };
+            note.extend(layout.note(&format!(
+                "… {} lines lost: {name} could not be written: {}",
                 self.lost,
                 io::Error::from(why)
-            );
-            let noted = self
-                .write_all(note.as_bytes())
-                .map_err(|stopped| match stopped {
-                    // All of the chunk; the note is lost.
-                    Stopped::Paused { .. } => Stopped::Paused { left: chunk.len() },
-                    Stopped::Closed => Stopped::Closed,
-                });
+            )));
+            let noted = self.write_all(&note).map_err(|stopped| match stopped {
+                // All of the chunk; the note is lost.
+                Stopped::Paused { .. } => Stopped::Paused { left: chunk.len() },
+                Stopped::Closed => Stopped::Closed,
+            });
             if noted? {
                 (self.lost, self.why) = (0, None);
             } else {
@@ -112,6 +146,7 @@ impl<'a> Sink<'a> {
                 Ok(written) => {
                     let (done, left) = rest.split_at(written.min(rest.len()));
                     self.mid_line = done.last().map_or(self.mid_line, |last| *last != b'\n');
+                    self.size += done.len() as u64;
                     rest = left;
                 }
                 Err(Errno::INTR) => {}
@@ -139,9 +174,13 @@ pub(super) fn count_lines(bytes: &[u8]) -> u64 {
     bytes.iter().map(|byte| u64::from(*byte == b'\n')).sum()
 }
 
-fn is_regular(file: &OwnedFd) -> bool {
-    rustix::fs::fstat(file)
-        .is_ok_and(|found| FileType::from_raw_mode(found.st_mode) == FileType::RegularFile)
+/// How large it is, if it is a file that has a size.
+fn regular_size(file: &OwnedFd) -> Option<u64> {
+    let found = rustix::fs::fstat(file).ok()?;
+    match FileType::from_raw_mode(found.st_mode) {
+        FileType::RegularFile => u64::try_from(found.st_size).ok(),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -169,12 +208,12 @@ mod tests {
         let wake = wake();
         let mut sink = Sink::new(full(), false, &wake);
         for _ in 0..3 {
-            assert!(sink.write(b"a\nb\n", "stdout").is_ok());
+            assert!(sink.write(b"a\nb\n", "stdout", &Layout::default()).is_ok());
         }
         assert_eq!(sink.trouble(), Some((Errno::NOSPC, 6)));
         let (mut reader, end) = pipe().unwrap();
         sink.change(end.into());
-        assert!(sink.write(b"c\n", "stdout").is_ok());
+        assert!(sink.write(b"c\n", "stdout", &Layout::default()).is_ok());
         assert_eq!(sink.trouble(), None);
         drop(sink);
         let mut text = String::new();
@@ -189,7 +228,7 @@ mod tests {
             let (reader, end) = pipe().unwrap();
             let mut sink = Sink::new(end.into(), may_change, &wake);
             drop(reader);
-            let written = sink.write(b"a\n", "it");
+            let written = sink.write(b"a\n", "it", &Layout::default());
             assert_eq!(matches!(written, Err(Stopped::Closed)), gives_up);
             assert_eq!(sink.trouble().is_some(), may_change);
         }

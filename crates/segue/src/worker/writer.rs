@@ -8,15 +8,18 @@ use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use rustix::event::EventfdFlags;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use super::log::{self, LogNews, Owner};
+use super::archive::Archive;
+use super::layout::{Batch, Label, Layout, Reader};
+use super::log::{self, LogFile, LogNews, Owner};
 use super::reader::Scratch;
+use super::rolling::{Rolling, Rotator};
 use super::sink::{Sink, Stopped, count_lines};
 use crate::handoff::text::Word;
 
@@ -55,6 +58,7 @@ struct Shared {
     /// The same as `out` if both are one file: its lines then keep their order.
     err: Arc<Queue>,
     log: Option<Arc<Queue>>,
+    layout: Arc<Layout>,
     shows_generations: AtomicBool,
     scratch: Arc<Scratch>,
 }
@@ -83,7 +87,11 @@ struct Queue {
     name: String,
     /// Where it is opened anew, if it can be.
     path: Option<PathBuf>,
-    coloured: bool,
+    /// What it was before, if it is rotated.
+    archive: Option<Arc<Archive>>,
+    /// Of its notes.
+    layout: Arc<Layout>,
+    reader: Reader,
     /// Ends a wait for the reader.
     wake: OwnedFd,
     state: Mutex<State>,
@@ -115,12 +123,20 @@ struct State {
     owner: Option<Arc<Owner>>,
 }
 
+/// Where a queue leads.
+enum Place {
+    Given(OwnedFd),
+    Log(LogFile),
+}
+
 /// What the thread does next.
 enum Job {
     Write,
     /// So many lines have been dropped here.
     Say(u64),
     Reopen,
+    /// It may be old enough to be rotated.
+    Rotate,
     End,
 }
 
@@ -137,38 +153,41 @@ impl State {
 }
 
 impl Writer {
-    /// Writes to the stdout and stderr of this process, and to a log file, open at its path. To be
+    /// Writes to the stdout and stderr of this process, and to a log file. To be
     /// called after signals are blocked, which the threads inherit.
     ///
     /// # Errors
     /// That a descriptor or a thread could not be made.
-    pub(crate) fn inherited(log: Option<(PathBuf, OwnedFd)>) -> io::Result<Self> {
+    pub(crate) fn inherited(layout: Layout, log: Option<LogFile>) -> io::Result<Self> {
         let out = io::stdout().as_fd().try_clone_to_owned()?;
         let err = io::stderr().as_fd().try_clone_to_owned()?;
-        Self::over(out, err, log)
+        Self::over(out, err, layout, log)
     }
 
     pub(super) fn over(
         out: OwnedFd,
         err: OwnedFd,
-        log: Option<(PathBuf, OwnedFd)>,
+        layout: Layout,
+        log: Option<LogFile>,
     ) -> io::Result<Self> {
+        let layout = Arc::new(layout);
         let one_file = {
             let (out, err) = (rustix::fs::fstat(&out)?, rustix::fs::fstat(&err)?);
             (out.st_dev, out.st_ino) == (err.st_dev, err.st_ino)
         };
-        let out = Queue::start("stdout", None, out)?;
+        let out = Queue::start("stdout", Place::Given(out), &layout)?;
         let err = if one_file {
             Arc::clone(&out)
         } else {
-            Queue::start("stderr", None, err)?
+            Queue::start("stderr", Place::Given(err), &layout)?
         };
-        let log = log.map(|(path, file)| Queue::start("log", Some(path), file));
+        let log = log.map(|log| Queue::start("log", Place::Log(log), &layout));
         Ok(Self {
             shared: Arc::new(Shared {
                 out,
                 err,
                 log: log.transpose()?,
+                layout,
                 shows_generations: AtomicBool::new(false),
                 scratch: Arc::new(Scratch::new()?),
             }),
@@ -181,6 +200,10 @@ impl Writer {
             Some(_) => Stream::Log,
             None => stream,
         }
+    }
+
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.shared.layout
     }
 
     /// The log file's path.
@@ -206,8 +229,7 @@ impl Writer {
 
     /// Whether that has been asked for and not begun.
     pub(crate) fn is_to_reopen_log(&self) -> bool {
-        let log = self.shared.log.as_ref();
-        log.is_some_and(|log| log.lock().wants_reopening)
+        (self.shared.log.as_ref()).is_some_and(|log| log.lock().wants_reopening)
     }
 
     /// Hands over lines, each with its newline. Never waits.
@@ -241,9 +263,16 @@ impl Writer {
         Arc::clone(&self.shared.scratch)
     }
 
-    /// Whether to colour: on a terminal, unless NO_COLOR or a dumb terminal say otherwise.
+    /// Whether to colour.
     pub(crate) fn is_coloured(&self, stream: Stream) -> bool {
-        self.queue(stream).coloured
+        self.queue(stream).reader.is_coloured
+    }
+
+    /// For lines that a worker has printed to one stream and that go to another.
+    pub(super) fn batch(&self, label: &Label, printed: Stream, to: Stream) -> Batch {
+        let reader = self.queue(to).reader;
+        let layout = &self.shared.layout;
+        layout.batch(label, printed, reader, self.shows_generations())
     }
 
     /// Whether workers' lines name their generation; to be set while there are two.
@@ -251,15 +280,14 @@ impl Writer {
         self.shared.shows_generations.store(show, Ordering::Relaxed);
     }
 
-    pub(crate) fn shows_generations(&self) -> bool {
+    fn shows_generations(&self) -> bool {
         self.shared.shows_generations.load(Ordering::Relaxed)
     }
 
     /// Waits until everything handed over so far is written, for `limit` at most on each file.
     /// Says whether it is. For the very end: it blocks.
     pub(crate) fn flush(&self, limit: Duration) -> bool {
-        let log = self.shared.log.as_ref();
-        let logged = log.is_none_or(|log| log.flush(limit));
+        let logged = (self.shared.log.as_ref()).is_none_or(|log| log.flush(limit));
         self.shared.out.flush(limit) & self.shared.err.flush(limit) & logged
     }
 
@@ -310,26 +338,47 @@ impl Drop for Shared {
 }
 
 impl Queue {
-    fn start(thread: &str, path: Option<PathBuf>, file: OwnedFd) -> io::Result<Arc<Self>> {
+    fn start(thread: &str, place: Place, layout: &Arc<Layout>) -> io::Result<Arc<Self>> {
         let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let queue = Arc::new(Self {
-            name: match &path {
-                Some(path) => path.display().to_string(),
+        let (file, log) = match place {
+            Place::Given(file) => (file, None),
+            Place::Log(log) => (log.file, Some((log.path, log.rotation, log.began))),
+        };
+        let is_terminal = log.is_none() && file.as_fd().is_terminal();
+        let queue = Arc::new_cyclic(|queue: &Weak<Self>| Self {
+            name: match &log {
+                Some((path, _, _)) => path.display().to_string(),
                 None => thread.to_owned(),
             },
-            coloured: path.is_none() && wants_colour(file.as_fd().is_terminal()),
-            path,
+            path: log.as_ref().map(|(path, _, _)| path.clone()),
+            archive: log.as_ref().and_then(|(path, rule, _)| {
+                let queue = queue.clone();
+                let tell = move |error| {
+                    if let Some(queue) = queue.upgrade() {
+                        queue.tell(LogNews::NotCompressed(error));
+                    }
+                };
+                rule.is_on().then(|| Archive::new(path, *rule, tell))
+            }),
+            layout: Arc::clone(layout),
+            reader: Reader::new(is_terminal),
             wake,
             state: Mutex::default(),
             filled: Condvar::new(),
             emptied: Condvar::new(),
             progress: Notify::new(),
         });
+        let rotator = log.and_then(|(path, rule, began)| {
+            let archive = queue.archive.clone()?;
+            // What a predecessor has left half done.
+            archive.wake();
+            Some(Rotator::new(rule, path, archive, began))
+        });
         let theirs = Arc::clone(&queue);
         std::thread::Builder::new()
             .name(format!("segue-{thread}"))
             .stack_size(64 << 10)
-            .spawn(move || theirs.write_to(file))?;
+            .spawn(move || theirs.write_to(file, rotator))?;
         Ok(queue)
     }
 
@@ -368,7 +417,11 @@ impl Queue {
             .wait_timeout_while(state, limit, |state| state.in_flight > 0);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         let is_settled = state.in_flight == 0;
-        (std::mem::take(&mut state.waiting), is_settled)
+        let left = std::mem::take(&mut state.waiting);
+        drop(state);
+        let archive = self.archive.as_ref();
+        let is_settled = is_settled && archive.is_none_or(|archive| archive.pause(limit));
+        (left, is_settled)
     }
 
     fn resume(&self, leftover: Vec<u8>) {
@@ -377,6 +430,10 @@ impl Queue {
         state.waiting.splice(..0, leftover);
         state.is_paused = false;
         self.filled.notify_one();
+        drop(state);
+        if let Some(archive) = &self.archive {
+            archive.resume();
+        }
     }
 
     fn flush(&self, limit: Duration) -> bool {
@@ -388,26 +445,29 @@ impl Queue {
     }
 
     /// The thread's life.
-    fn write_to(&self, file: OwnedFd) {
+    fn write_to(&self, file: OwnedFd, rotator: Option<Rotator>) {
         let mut chunk = Vec::new();
-        let mut output = Sink::new(file, self.path.is_some(), &self.wake);
+        let sink = Sink::new(file, self.path.is_some(), &self.wake);
+        let mut output = Rolling::new(sink, rotator);
+        let mut hear = |news, file: Option<&OwnedFd>| self.hear(news, file);
         // What had been handed over when the file was to be opened anew has been written.
         let mut is_due = false;
         loop {
-            match self.take(&mut chunk, &mut is_due) {
+            match self.take(&mut chunk, &mut is_due, output.due_in()) {
                 Job::Write => {}
                 // Where nothing can be written, that is one loss with the other.
-                Job::Say(dropped) if output.trouble().is_some() => output.lose(dropped),
-                Job::Say(dropped) => chunk = self.dropped(dropped).into_bytes(),
+                Job::Say(dropped) if output.sink.trouble().is_some() => output.sink.lose(dropped),
+                Job::Say(dropped) => chunk = self.dropped(dropped),
                 Job::Reopen => {
                     is_due = false;
                     self.reopen(&mut output);
                     continue;
                 }
+                Job::Rotate => output.rotate_if_due(&mut hear),
                 Job::End => return,
             }
-            let before = output.trouble();
-            let written = output.write(&chunk, &self.name);
+            let before = output.sink.trouble();
+            let written = output.write(&chunk, &self.name, &self.layout, &mut hear);
             let mut state = self.lock();
             state.in_flight = 0;
             match written {
@@ -430,7 +490,7 @@ impl Queue {
             let is_closed = state.is_closed;
             drop(state);
             self.progress.notify_waiters();
-            match (before, output.trouble()) {
+            match (before, output.sink.trouble()) {
                 (None, Some((why, _))) => self.tell(LogNews::Failing(why.into())),
                 (Some((_, lost)), None) => self.tell(LogNews::Recovered { lost }),
                 (None, None) | (Some(_), Some(_)) => {}
@@ -442,21 +502,33 @@ impl Queue {
     }
 
     /// Opens the file anew. Takes as long as the file system does.
-    fn reopen(&self, output: &mut Sink<'_>) {
+    fn reopen(&self, output: &mut Rolling<'_>) {
         let Some(path) = &self.path else {
             return;
         };
         match log::open(path) {
             Ok(file) => {
-                let owner = self.lock().owner.clone();
-                if let Some(owner) = owner {
-                    owner.hold(&file);
-                }
+                self.hold(&file);
                 output.change(file);
                 self.tell(LogNews::Reopened);
             }
             Err(error) => self.tell(LogNews::NotReopened(error)),
         }
+    }
+
+    /// A successor is to go on with that file.
+    fn hold(&self, file: &OwnedFd) {
+        let owner = self.lock().owner.clone();
+        if let Some(owner) = owner {
+            owner.hold(file);
+        }
+    }
+
+    fn hear(&self, news: LogNews, file: Option<&OwnedFd>) {
+        if let Some(file) = file {
+            self.hold(file);
+        }
+        self.tell(news);
     }
 
     fn tell(&self, news: LogNews) {
@@ -467,18 +539,30 @@ impl Queue {
     }
 
     /// Waits for something to do, and moves what is to be written to `chunk`. `is_due` says that
-    /// nothing has to be written before the file is opened anew.
-    fn take(&self, chunk: &mut Vec<u8>, is_due: &mut bool) -> Job {
+    /// nothing has to be written before the file is opened anew. Waits for so long at most, if at all.
+    fn take(&self, chunk: &mut Vec<u8>, is_due: &mut bool, limit: Option<Duration>) -> Job {
         chunk.clear();
         chunk.shrink_to(KEPT);
-        let mut state = self
-            .filled
-            .wait_while(self.lock(), |state| {
-                let has_more = !state.waiting.is_empty() || state.is_dropping;
-                let has_work = has_more || state.wants_reopening;
-                (state.is_paused || !has_work) && !state.is_ending
-            })
-            .unwrap_or_else(PoisonError::into_inner);
+        let idles = |state: &mut State| {
+            let has_more = !state.waiting.is_empty() || state.is_dropping;
+            let has_work = has_more || state.wants_reopening;
+            (state.is_paused || !has_work) && !state.is_ending
+        };
+        let state = self.lock();
+        let limit = limit.filter(|_| !state.is_paused);
+        // The longest of all is none: std rounds it up to a wait without end.
+        let limit = limit.unwrap_or(Duration::MAX);
+        let waited = self.filled.wait_timeout_while(state, limit, idles);
+        let (mut state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() {
+            // In a pause that is nothing, and the next turn waits for its end.
+            state.in_flight = usize::from(!state.is_paused);
+            return if state.is_paused {
+                Job::Write
+            } else {
+                Job::Rotate
+            };
+        }
         if state.wants_reopening && (*is_due || state.waiting.is_empty()) && !state.is_paused {
             state.wants_reopening = false;
             return Job::Reopen;
@@ -498,19 +582,13 @@ impl Queue {
         }
     }
 
-    fn dropped(&self, lines: u64) -> String {
+    fn dropped(&self, lines: u64) -> Vec<u8> {
         let why = match self.path {
             Some(_) => format!("{} is written too slowly", self.name),
             None => format!("the reader of {} is too slow", self.name),
         };
-        format!("segue: … {lines} lines dropped: {why}\n")
+        self.layout.note(&format!("… {lines} lines dropped: {why}"))
     }
-}
-
-fn wants_colour(is_terminal: bool) -> bool {
-    let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-    is_terminal && !set("NO_COLOR") && !dumb
 }
 
 #[cfg(test)]

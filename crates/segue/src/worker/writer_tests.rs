@@ -4,13 +4,14 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, PipeReader, Read, pipe};
 
 use super::*;
+use crate::config::log::Rotation;
 
 const SOON: Duration = Duration::from_secs(20);
 
 fn writer() -> (Writer, PipeReader, PipeReader) {
     let (out, out_end) = pipe().unwrap();
     let (err, err_end) = pipe().unwrap();
-    let writer = Writer::over(out_end.into(), err_end.into(), None).unwrap();
+    let writer = Writer::over(out_end.into(), err_end.into(), Layout::default(), None).unwrap();
     (writer, out, err)
 }
 
@@ -37,7 +38,7 @@ fn lines_go_where_they_belong_and_the_end_writes_the_rest() {
 fn one_file_for_both_keeps_the_order() {
     let (reader, end) = pipe().unwrap();
     let both = end.try_clone().unwrap();
-    let writer = Writer::over(end.into(), both.into(), None).unwrap();
+    let writer = Writer::over(end.into(), both.into(), Layout::default(), None).unwrap();
     let mut expected = String::new();
     for number in 0..1000 {
         let stream = [Stream::Out, Stream::Err][number % 2];
@@ -111,7 +112,7 @@ fn a_file_that_others_made_non_blocking_is_still_written_whole() {
     let (reader, end) = pipe().unwrap();
     rustix::io::ioctl_fionbio(&end, true).unwrap();
     let other = File::open("/dev/null").unwrap();
-    let writer = Writer::over(end.into(), other.into(), None).unwrap();
+    let writer = Writer::over(end.into(), other.into(), Layout::default(), None).unwrap();
     let text = "y\n".repeat(200_000);
     writer.push(Stream::Out, text.as_bytes());
     drop(writer);
@@ -124,7 +125,7 @@ fn what_a_pause_leaves_is_written_by_whoever_goes_on() {
     let (err, err_end) = pipe().unwrap();
     let (end, err_end) = (OwnedFd::from(end), OwnedFd::from(err_end));
     let copies = [end.try_clone().unwrap(), err_end.try_clone().unwrap()];
-    let writer = Writer::over(end, err_end, None).unwrap();
+    let writer = Writer::over(end, err_end, Layout::default(), None).unwrap();
     // More than the pipe holds: the thread waits for a reader in the middle of it.
     let text: String = (0..30_000).map(|line| format!("{line}\n")).collect();
     writer.push(Stream::Out, text.as_bytes());
@@ -132,7 +133,7 @@ fn what_a_pause_leaves_is_written_by_whoever_goes_on() {
     writer.push(Stream::Out, b"later\n");
     let json = serde_json::to_string(&leftover).unwrap();
     let [end, err_end] = copies;
-    let successor = Writer::over(end, err_end, None).unwrap();
+    let successor = Writer::over(end, err_end, Layout::default(), None).unwrap();
     successor.resume(serde_json::from_str(&json).unwrap());
     successor.push(Stream::Out, b"after\n");
     drop(successor);
@@ -163,11 +164,26 @@ struct Logged {
 
 impl Logged {
     fn new() -> Self {
+        Self::rotated(Rotation::default())
+    }
+
+    fn rotated(rotation: Rotation) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("web.log");
         let file = log::open(&path).unwrap();
         let null = || OwnedFd::from(File::options().write(true).open("/dev/null").unwrap());
-        let writer = Writer::over(null(), null(), Some((path, file))).unwrap();
+        let writer = Writer::over(
+            null(),
+            null(),
+            Layout::default(),
+            Some(LogFile {
+                path,
+                file,
+                rotation,
+                began: None,
+            }),
+        )
+        .unwrap();
         let (tell, news) = std::sync::mpsc::channel();
         let owner = Owner::new(crate::handoff::Journal::nowhere(), move |news| {
             tell.send(news).unwrap();
@@ -320,3 +336,6 @@ fn a_log_fifo_that_nobody_reads_keeps_nobody_waiting() {
     reading.read_exact(&mut read).unwrap();
     assert_eq!(read, text.as_bytes());
 }
+
+#[path = "rotation_tests.rs"]
+mod rotation;

@@ -40,13 +40,18 @@ fn value_of(key: &'static str) -> BoxedStrategy<String> {
         "reload.max_surge" => prop_oneof![Just("50%".to_owned()), count()].boxed(),
         "reload.canary" => "[1-9]%:[1-9]s(:[1-9]%)?".boxed(),
         "limits.memory" => "[1-9][0-9]{0,3}(KiB|MiB|GiB)".boxed(),
-        "drain.preload" => prop_oneof!["on", "off"].boxed(),
+        "drain.preload" | "log.time" => prop_oneof!["on", "off"].boxed(),
+        "log.format" => prop_oneof!["text", "json"].boxed(),
+        "log.rotate.size" | "log.rotate.total" => prop_oneof!["off", "[1-9][0-9]{0,3}MiB"].boxed(),
+        "log.rotate.age" => prop_oneof![Just("off".to_owned()), duration()].boxed(),
         "drain.idle" => prop_oneof!["migrate", "close"].boxed(),
         "drain.websocket.code" => prop_oneof!["1001", "1012", "3000"].boxed(),
         "stop.request" => prop_oneof!["SIGTERM", "SIGINT", "message:[a-z]{1,5}"].boxed(),
         "restart.intensity" => "[1-9]/[1-9]m".boxed(),
         "restart.give_up" => prop_oneof!["stay", "exit"].boxed(),
-        "reload.probe.successes" | "health.failures" | "drain.generations" => count().boxed(),
+        "reload.probe.successes" | "health.failures" | "drain.generations" | "log.rotate.keep" => {
+            count().boxed()
+        }
         _ => duration().boxed(),
     }
 }

@@ -30,15 +30,13 @@ pub(super) const COMMAND: &str = "command";
 pub(super) const ARGS: &str = "args";
 
 /// Keys that are planned: what is written for a later release is no typing error.
-pub(super) const LATER: [&str; 8] = [
+pub(super) const LATER: [&str; 6] = [
     "user",
     "group",
     "watch",
     "listen",
     "limits.nofile",
     "restart.at",
-    "log.format",
-    "log.rotate",
 ];
 
 /// The same of `[supervisor]`.
@@ -54,11 +52,12 @@ pub(super) fn shape(name: &str) -> Shape {
         "reload.probe.successes"
         | "health.failures"
         | "drain.generations"
-        | "drain.websocket.code" => Shape::Number,
+        | "drain.websocket.code"
+        | "log.rotate.keep" => Shape::Number,
         "reload.probe.headers" => Shape::Headers,
         "reload.canary" => Shape::Canary,
         "restart.intensity" => Shape::Intensity,
-        "drain.preload" => Shape::Switch,
+        "drain.preload" | "log.time" => Shape::Switch,
         "stop.request" => Shape::Request,
         _ => Shape::Text,
     }

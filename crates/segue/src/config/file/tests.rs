@@ -236,6 +236,7 @@ fn every_key_stands_in_the_manual() {
         let default = key.default.unwrap_or_default();
         let default = match key.name {
             "drain.preload" => "true",
+            "log.time" => "false",
             "restart.intensity" => "10 in `1m`",
             _ => default,
         };

@@ -535,5 +535,10 @@ fn in_file(odd: &Odd) -> (String, String) {
             "there is one HTTP probe, and several paths".to_owned(),
             "give one { http = \"/PATH\" }".to_owned(),
         ),
+        Odd::Rotation => (
+            "log.rotate.size is larger than log.rotate.total, so one file would be too much"
+                .to_owned(),
+            "raise total, or lower size".to_owned(),
+        ),
     }
 }
