@@ -100,6 +100,19 @@ impl Phase {
 }
 
 impl App {
+    /// The settings as they are.
+    #[must_use]
+    pub const fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Other settings, from now on; what has a deadline keeps it. How many workers there are is a matter
+    /// of scaling. Whoever replays events must take a snapshot first: those before were decided with
+    /// the settings before.
+    pub fn adjust(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
     /// An app that has not been started.
     #[must_use]
     pub fn new(settings: Settings) -> Self {

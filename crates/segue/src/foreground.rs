@@ -4,7 +4,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -14,28 +14,24 @@ use segue_sys::process;
 use segue_sys::signal::Signals;
 
 use crate::cli::args::RunArgs;
+use crate::cli::prepared::Prepared;
 use crate::config::app::AppConfig;
-use crate::config::command::{CommandLine, app_name, logical_directory};
-use crate::config::file::FileError;
-use crate::config::file::app::{FromFile, chosen};
-use crate::config::processors::available_processors;
-use crate::config::settings::AppSettings;
-use crate::control::runtime::{NoDirectory, Place};
+use crate::config::state;
+use crate::control::runtime::Place;
 use crate::control::socket;
 use crate::exit::Exit;
 use crate::handoff::{InheritError, Inherited};
 use crate::keeper::{KEEPER_ARGUMENT, Keeper, Opened, SUPERVISOR_ARGUMENT};
 use crate::service::activation::{self, Passed};
 use crate::supervisor::{
-    self, Beginning, Ended, PLAN, PROBE_ARGUMENT, PROBE_STATE, Plan, Probed, tell_failure,
+    self, Beginning, Ended, Host, PROBE_ARGUMENT, PROBE_STATE, Probed, tell_failure,
 };
 use crate::telemetry;
 use crate::telemetry::lines::PREFIX;
 use crate::worker::launch::Release;
 use crate::worker::layout::Layout;
-use crate::worker::log::{self, LogFile};
+use crate::worker::log;
 use crate::worker::preload::Shelf;
-use crate::worker::probe::Question;
 use crate::worker::writer::{Stream, Writer};
 
 /// How long the last lines may take to be written.
@@ -88,8 +84,10 @@ fn keep(args: &RunArgs) -> u8 {
     };
     // Nothing has been started yet: what is missing is an error of usage now, and a failed
     // start later.
-    if let Err(error) = Release::resolve(&prepared.app) {
-        return refuse(&error.to_string());
+    for app in &prepared.apps {
+        if let Err(error) = Release::resolve(app) {
+            return refuse(&error.to_string());
+        }
     }
     match &prepared.control {
         Ok(control) => {
@@ -102,10 +100,20 @@ fn keep(args: &RunArgs) -> u8 {
             "no control socket: {why}; only signals reach this supervisor, HUP reloads"
         )),
     }
-    let log_file = match prepared.app.log.as_deref().map(open_log).transpose() {
-        Ok(log) => log,
-        Err(why) => return refuse(&why),
-    };
+    // The supervisor opens it again, and holds it.
+    for path in prepared.apps.iter().filter_map(|app| app.log.as_ref()) {
+        if let Err(error) = log::open(path) {
+            return refuse(&format!(
+                "cannot open the log file {}: {error}; choose another one with --log",
+                path.display()
+            ));
+        }
+    }
+    if args.is_detached
+        && let Err(error) = detach()
+    {
+        return refuse(&format!("cannot leave the terminal: {error}"));
+    }
     let pid_file = args.pid_file.as_deref();
     if let Some(path) = pid_file
         && let Err(error) = fs::write(path, format!("{}\n", std::process::id()))
@@ -118,9 +126,6 @@ fn keep(args: &RunArgs) -> u8 {
     let mut words = std::env::args_os();
     let name = words.next().unwrap_or_else(|| "segue".into());
     let mut keeper = Keeper::new(name, words);
-    if let Some(log) = log_file {
-        keeper = keeper.holding(log::HELD.to_owned(), log);
-    }
     for (name, descriptor) in passed {
         keeper = keeper.holding(name, descriptor);
     }
@@ -175,10 +180,8 @@ fn supervise(args: &RunArgs) -> u8 {
     };
     let Begun {
         beginning,
-        app,
-        settings,
+        apps,
         control,
-        log_file,
     } = match begin(args) {
         Ok(begun) => begun,
         Err(failed) => {
@@ -186,14 +189,7 @@ fn supervise(args: &RunArgs) -> u8 {
             return failed.exit.code();
         }
     };
-    let layout = Layout::new(&app.name, &settings.log_settings);
-    let log_file = app.log.clone().zip(log_file).map(|(path, file)| LogFile {
-        path,
-        file,
-        rotation: settings.log_settings.rotation,
-        began: began(&beginning),
-    });
-    let writer = match Writer::inherited(layout, log_file) {
+    let writer = match Writer::inherited(Layout::default(), None) {
         Ok(writer) => writer,
         Err(error) => return cannot_start(error),
     };
@@ -203,19 +199,18 @@ fn supervise(args: &RunArgs) -> u8 {
     telemetry::log::install(args.verbosity(), move |line| {
         lines.push(Stream::Err, format!("{line}\n").as_bytes());
     });
-    let plan = Plan {
-        app,
-        probe: question(&settings),
-        max_memory: settings.max_memory,
-        drain: settings.drain.clone(),
-        settings: settings.core(available_processors()),
+    let host = Host {
+        memory: match args.is_background {
+            true => state::memory(),
+            false => None,
+        },
         shelf: Shelf::of_this_process(Place::of_this_process().directory().ok().as_deref()),
         control,
         verbosity: args.verbosity(),
         writer: writer.clone(),
         descriptor_limit,
     };
-    let exit = match supervisor::run(plan, signals, beginning) {
+    let exit = match supervisor::run(host, apps, signals, beginning) {
         Ok(Ended::AsAsked) => Exit::Done,
         Ok(Ended::NeverStarted | Ended::GivenUp | Ended::KeeperLost) => Exit::Failed,
         Err(error) => {
@@ -227,24 +222,6 @@ fn supervise(args: &RunArgs) -> u8 {
     };
     writer.flush(LAST_LINES);
     exit.code()
-}
-
-/// When the first line of the log file was written, as a predecessor has noted it.
-fn began(beginning: &Beginning) -> Option<u64> {
-    // Unreadable, it is worth no more than missing.
-    beginning.inherited.as_ref()?.value(log::BEGAN).ok()?
-}
-
-/// What workers are asked, if that is a rule.
-fn question(settings: &AppSettings) -> Option<Question> {
-    let probe = &settings.probe;
-    Some(Question {
-        path: settings.probe_path()?.to_owned(),
-        status: probe.status.clone(),
-        timeout: probe.timeout,
-        headers: probe.headers.clone(),
-        host: probe.host.clone(),
-    })
 }
 
 /// The probe of an upgrade: shows whether this binary can read the state of a running supervisor,
@@ -280,10 +257,9 @@ pub(crate) fn probe() -> ExitCode {
 /// What a supervisor is to run, and with what.
 struct Begun {
     beginning: Beginning,
-    app: AppConfig,
-    settings: AppSettings,
+    /// None where a predecessor has left them.
+    apps: Vec<AppConfig>,
     control: Option<PathBuf>,
-    log_file: Option<OwnedFd>,
 }
 
 /// Why there is no beginning.
@@ -301,163 +277,42 @@ fn begin(args: &RunArgs) -> Result<Begun, NotBegun> {
     };
     let (link, mut holdings) = Opened::take_up()
         .map_err(|error| failed(format!("cannot start the supervisor: {error}")))?;
-    let log_file = holdings.descriptors.remove(log::HELD);
     let is_passed = |name: &String, _: &mut OwnedFd| name.starts_with(activation::PREFIX);
     let passed = holdings.descriptors.extract_if(.., is_passed).collect();
     let inherited = Inherited::of(holdings.descriptors)
         .map_err(|error| failed(format!("cannot take over: {error}")))?;
-    let prepared = Prepared::of(args);
-    let (app, settings, control) = match &inherited {
-        Some(inherited) => {
-            let app: Result<AppConfig, _> = inherited.needed(PLAN);
-            let app = app.map_err(|error| failed(format!("cannot take over: {error}")))?;
-            // Those that the app was started with: its file may say something else by now.
-            let settings = match &app.origin {
-                Some(origin) => origin.settings.settings(),
-                None => Ok(args.given.settings.clone()),
-            };
-            let settings = settings.unwrap_or_else(|_| args.given.settings.clone());
-            (
-                app,
-                settings,
-                prepared.ok().and_then(|prepared| prepared.control.ok()),
-            )
+    let (apps, control) = match (Prepared::of(args), &inherited) {
+        // They go on as they were, wherever the command line leads by now.
+        (prepared, Some(_)) => {
+            let control = prepared.ok().and_then(|prepared| prepared.control.ok());
+            (Vec::new(), control)
         }
-        None => {
-            let prepared = prepared.map_err(|why| NotBegun {
+        (Ok(prepared), None) => (prepared.apps, prepared.control.ok()),
+        (Err(why), None) => {
+            return Err(NotBegun {
                 why,
                 exit: Exit::Usage,
-            })?;
-            (prepared.app, prepared.settings, prepared.control.ok())
+            });
         }
     };
-    let log_file = match (&app.log, log_file) {
-        (Some(path), None) => Some(open_log(path).map_err(failed)?),
-        (_, held) => held,
-    };
-    let keeper_release = holdings.release;
-    let log_copy = log_file.as_ref().map(OwnedFd::try_clone).transpose();
     let beginning = Beginning {
         link,
         inherited,
-        log_file: log_copy.map_err(|error| failed(format!("cannot take over: {error}")))?,
-        keeper_release,
+        keeper_release: holdings.release,
         passed,
     };
     Ok(Begun {
         beginning,
-        app,
-        settings,
+        apps,
         control,
-        log_file,
     })
 }
 
-/// Everything that follows from the command line, the file and the surroundings.
-struct Prepared {
-    app: AppConfig,
-    settings: AppSettings,
-    /// None where nobody has named a socket and there is no place for one, as in a container
-    /// whose whole file system is read-only: that must not keep the app from running.
-    control: Result<PathBuf, NoDirectory>,
-}
-
-impl Prepared {
-    /// # Errors
-    /// What cannot be, and what to do about it.
-    fn of(args: &RunArgs) -> Result<Self, String> {
-        let here = logical_directory(std::env::var_os("PWD").as_deref())
-            .map_err(|error| format!("cannot tell the current directory: {error}"))?;
-        let chosen = chosen(args.config.as_deref(), &args.command, &here);
-        match chosen.map_err(|error| shown(&error))? {
-            Some((file, app)) => {
-                let env = std::env::vars_os().collect();
-                let read = FromFile::of(&file, &app, &args.given.written, &here, env)
-                    .map_err(|error| shown(&error))?;
-                let named = file.control.as_ref();
-                let named = named.map(|control| file.directory().join(control));
-                let control = control(args, &here, named, &read.config.name);
-                Ok(Self {
-                    app: read.config,
-                    settings: read.settings,
-                    control,
-                })
-            }
-            None => Self::of_words(args, &here),
-        }
-    }
-
-    /// What the command line alone says.
-    fn of_words(args: &RunArgs, here: &Path) -> Result<Self, String> {
-        let given = &args.given.settings;
-        given.check().map_err(|odd| odd.to_string())?;
-        let cwd = given.cwd.as_ref();
-        let cwd = cwd.map_or_else(|| here.to_owned(), |cwd| here.join(cwd));
-        let line = CommandLine::read(&args.command, &cwd).map_err(|error| error.to_string())?;
-        let name = app_name(given.name.as_deref(), &line.command, &cwd)
-            .map_err(|error| error.to_string())?;
-        let mut node_args = line.node_args;
-        node_args.extend(given.node_args.iter().map(Into::into));
-        let mut env = line.env;
-        let own = given.env.iter();
-        env.extend(own.map(|(key, value)| (key.into(), value.into())));
-        let control = control(args, here, None, &name);
-        let app = AppConfig {
-            name,
-            command: line.command,
-            args: line.args,
-            node: line.node.unwrap_or_else(|| OsString::from(&given.node)),
-            node_args,
-            cwd,
-            caller_env: std::env::vars_os().collect(),
-            env_files: given.env_files.clone(),
-            env,
-            log: given.log.as_ref().map(|path| here.join(path)),
-            origin: None,
-        };
-        Ok(Self {
-            app,
-            settings: given.clone(),
-            control,
-        })
-    }
-}
-
-/// Where the control socket is to be.
-fn control(
-    args: &RunArgs,
-    here: &Path,
-    of_file: Option<PathBuf>,
-    name: &str,
-) -> Result<PathBuf, NoDirectory> {
-    match (&args.control, of_file) {
-        (Some(path), _) => Ok(here.join(path)),
-        (None, Some(path)) => Ok(path),
-        (None, None) => Place::of_this_process()
-            .directory()
-            .map(|directory| directory.join(format!("{name}.sock"))),
-    }
-}
-
-/// A whole report begins a line of its own.
-fn shown(error: &FileError) -> String {
-    match error {
-        FileError::Refused(refused) => {
-            let colours = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-                && io::stderr().is_terminal();
-            format!("cannot run this file\n{}", refused.report(colours))
-        }
-        _ => error.to_string(),
-    }
-}
-
-fn open_log(path: &Path) -> Result<OwnedFd, String> {
-    log::open(path).map_err(|error| {
-        format!(
-            "cannot open the log file {}: {error}; choose another one with --log",
-            path.display()
-        )
-    })
+/// A session of its own, without a terminal, and files that nobody else may read.
+fn detach() -> io::Result<()> {
+    rustix::process::setsid()?;
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    Ok(())
 }
 
 /// A successor may have written its own pid by now.

@@ -164,6 +164,8 @@ pub enum OutcomeKind {
     Upgraded,
     /// The supervisor goes on as it was.
     UpgradeFailed,
+    /// An app is as it is wanted.
+    Applied,
     /// Not even tried.
     Refused,
     /// A word of a newer release.

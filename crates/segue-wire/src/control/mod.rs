@@ -17,8 +17,9 @@ pub use event::{Failure, Level, Missed, Notice, Outcome, OutcomeKind, Progress};
 pub use problem::{Problem, ProblemBody, ProblemCode};
 pub use record::{Asked, ReloadOutcome, ReloadRecord, RestartRecord, Revision, Step, Story};
 pub use request::{
-    Canary, CanaryWish, MAX_BODY, ReloadBody, Request, ScaleBody, UpgradeBody, Wait, apps_path,
-    parse, percent_decode, percent_encode,
+    ApplyBody, Canary, CanaryWish, Difference, Differences, KeyChange, MAX_BODY, ReloadBody,
+    Request, ScaleBody, StartBody, UpgradeBody, Wait, apps_path, parse, percent_decode,
+    percent_encode,
 };
 pub use sse::{Decoder, Frame, MAX_FRAME, SseError, encode};
 pub use status::{

@@ -1,11 +1,12 @@
 //! From a method, a path and a body to what is asked. Total: any bytes give a request or a problem.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::problem::{Problem, ProblemCode};
 
 /// The longest request body that is read, in bytes.
-pub const MAX_BODY: usize = 64 * 1024;
+pub const MAX_BODY: usize = 1024 * 1024;
 
 /// Longest app name that a path may carry, in bytes after decoding.
 const MAX_NAME: usize = 256;
@@ -13,6 +14,14 @@ const MAX_NAME: usize = 256;
 /// One request of the control API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
+    /// `POST /v1/apps`
+    Start { definition: Value },
+    /// `POST /v1/apps/{app}/start`
+    StartAgain { app: String },
+    /// `DELETE /v1/apps/{app}`
+    Delete { app: String },
+    /// `POST /v1/apply`
+    Apply(ApplyBody),
     /// `GET /v1/status`
     Status,
     /// `GET /v1/metrics`
@@ -41,6 +50,56 @@ pub enum Request {
     Upgrade { binary: Option<String> },
     /// `GET /v1/events`
     Events,
+}
+
+/// The body of a start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartBody {
+    /// An app with everything that is known of it, as a segue of the same release writes it.
+    #[serde(default)]
+    pub definition: Value,
+}
+
+/// The body of an apply: all apps of a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApplyBody {
+    /// The absolute path of the file. Apps that came from it and are not in it any more are deleted.
+    #[serde(default)]
+    pub source: String,
+    /// As in [`StartBody`].
+    #[serde(default)]
+    pub definitions: Vec<Value>,
+    /// Only say what would be done.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// The answer to an apply that is only to say what it would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Differences {
+    pub differences: Vec<Difference>,
+}
+
+/// What would become of one app.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Difference {
+    pub app: String,
+    /// `start`, `delete`, `reload`, `scale`, `adjust` or `same`.
+    pub change: String,
+    pub keys: Vec<KeyChange>,
+}
+
+/// One key that has another value.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct KeyChange {
+    pub key: String,
+    pub from: String,
+    pub to: String,
+    /// What it takes: `reload`, `scale`, `live` (holds at once), or `next` (with the next workers).
+    pub effect: String,
 }
 
 /// The body of an upgrade; an empty body means the defaults.
@@ -203,6 +262,24 @@ pub fn parse(method: &str, path: &str, body: &[u8]) -> Result<Request, Problem> 
                 canary,
             })
         }
+        ["apply"] => {
+            only("POST", method)?;
+            let body: ApplyBody = decode(body)?;
+            match body.source.starts_with('/') {
+                true => Ok(Request::Apply(body)),
+                false => Err(bad("the path of the file must be absolute")),
+            }
+        }
+        ["apps"] => {
+            only("POST", method)?;
+            let StartBody { definition } = decode(body)?;
+            Ok(Request::Start { definition })
+        }
+        ["apps", app] => {
+            only("DELETE", method)?;
+            let app = app_name(app)?;
+            Ok(Request::Delete { app })
+        }
         ["apps", app, "why"] => {
             only("GET", method)?;
             let app = app_name(app)?;
@@ -211,7 +288,7 @@ pub fn parse(method: &str, path: &str, body: &[u8]) -> Result<Request, Problem> 
         [
             "apps",
             app,
-            verb @ ("reload" | "scale" | "stop" | "promote" | "rollback" | "restart"),
+            verb @ ("reload" | "scale" | "stop" | "promote" | "rollback" | "restart" | "start"),
         ] => {
             only("POST", method)?;
             let app = app_name(app)?;
@@ -227,6 +304,7 @@ pub fn parse(method: &str, path: &str, body: &[u8]) -> Result<Request, Problem> 
                 "promote" => Ok(Request::Promote { app }),
                 "rollback" => Ok(Request::Rollback { app }),
                 "restart" => Ok(Request::Restart { app }),
+                "start" => Ok(Request::StartAgain { app }),
                 "scale" => {
                     let scale = decode_scale(body)?;
                     Ok(Request::Scale { app, scale })
@@ -301,6 +379,10 @@ where
     if body.trim_ascii().is_empty() {
         return Ok(T::default());
     }
+    serde_json::from_slice(body).map_err(|error| bad(format!("the body cannot be read: {error}")))
+}
+
+fn decode<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     serde_json::from_slice(body).map_err(|error| bad(format!("the body cannot be read: {error}")))
 }
 

@@ -42,6 +42,9 @@ pub struct Supervisor {
 #[serde(default)]
 pub struct App {
     pub name: String,
+    /// The file that it comes from, if it comes from one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
     pub phase: AppPhase,
     /// The generation that serves.
     pub generation: u32,

@@ -42,6 +42,25 @@ Signals: HUP reload; TERM, QUIT, INT stop gracefully (again: at once); TTIN, TTO
 USR1 opens the log file anew; USR2 upgrades; WINCH pauses.
 DURATION is a number with a unit: 500ms, 2s, 1m30s, 24h.";
 
+const START_HELP: &str = "\
+The background supervisor has no terminal, and a log of its own; it remembers its apps and brings them
+back after a reboot (segue service install). Output of an app that names no log goes to
+logs/NAME.log in its state directory; segue logs shows it.
+
+Examples:
+  segue start -w 4 server.js
+  segue start                  all apps of ./segue.toml; without one, the app of package.json
+  segue start web              one that was stopped";
+
+const APPLY_HELP: &str = "\
+What has to change is printed first. Changed settings of workers (command, environment, node, directory)
+take a reload, the number of workers a scaling; all others hold at once. Nothing is restarted.
+It goes to the supervisor that has apps of the file, else to the background supervisor.
+
+Examples:
+  segue apply --dry-run
+  segue apply -c /etc/segue.toml";
+
 const RELOAD_HELP: &str = "\
 The new generation boots beside the old one and gets connections only when all of it is ready.
 If it fails, the old one goes on as if nothing had happened, and the exit code is 1.
@@ -86,8 +105,13 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run an app in the foreground
+    /// Run an app in the foreground, or all apps of a file
     Run(Box<RunArgs>),
+    /// Add an app to the background supervisor, which is started if none runs
+    Start(Box<StartArgs>),
+    /// Make what a file says what runs: start, delete, reload, scale and adjust its apps
+    #[command(after_help = APPLY_HELP)]
+    Apply(ApplyArgs),
     /// Replace the workers with a new generation
     #[command(after_help = RELOAD_HELP)]
     Reload(ReloadArgs),
@@ -109,8 +133,11 @@ pub(crate) enum Command {
     Events(EventsArgs),
     /// Change the number of workers
     Scale(ScaleArgs),
-    /// Stop an app gracefully
+    /// Stop an app gracefully; it stays known to a background supervisor
     Stop(StopArgs),
+    /// Stop an app gracefully and forget it
+    #[command(visible_alias = "del")]
+    Delete(AppArgs),
     /// Stop everything and end the supervisor
     Shutdown(ShutdownArgs),
     /// Replace the supervisor itself, in place: no worker and no client notices
@@ -155,10 +182,63 @@ pub(crate) struct RunArgs {
     /// Say more; twice: everything
     #[arg(short, long, action = ArgAction::Count, help_heading = "Supervisor")]
     pub(crate) verbose: u8,
+    /// It is the background supervisor, which has no app of its own.
+    #[arg(skip)]
+    pub(crate) is_background: bool,
+    /// It leaves the terminal behind.
+    #[arg(skip)]
+    pub(crate) is_detached: bool,
     /// A script for node (.js .mjs .cjs .ts .mts .cts), or a command; the rest of the line goes to it untouched.
     /// Or the name of an app of the file
     #[arg(value_name = "SCRIPT|COMMAND|APP", trailing_var_arg = true)]
     pub(crate) command: Vec<OsString>,
+}
+
+/// `start`: what `run` takes.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = START_HELP, override_usage = "segue start [OPTIONS] [SCRIPT|COMMAND [ARGS...]]\n       segue start [OPTIONS] [-c FILE] [APP]")]
+pub(crate) struct StartArgs {
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    /// Wait no longer than this, with exit code 124; the start itself goes on [default: as long as it takes]
+    #[arg(long, value_name = "DURATION", value_parser = quantity::duration, help_heading = "Supervisor")]
+    pub(crate) timeout: Option<Duration>,
+    /// Be the background supervisor, without leaving the terminal: for a service unit. Its apps are those that it
+    /// remembers
+    #[arg(long, help_heading = "Supervisor")]
+    pub(crate) foreground: bool,
+    #[arg(long, hide = true, requires = "foreground")]
+    pub(crate) detached: bool,
+}
+
+impl StartArgs {
+    pub(crate) fn output(&self) -> Output {
+        Output::of_this_process(false, self.run.verbosity())
+    }
+
+    /// The supervisor itself.
+    pub(crate) fn into_background(self) -> RunArgs {
+        RunArgs {
+            is_background: true,
+            is_detached: self.detached,
+            ..self.run
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ApplyArgs {
+    /// The file [default: segue.toml in the current directory, else its Procfile]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Only print what would be done
+    #[arg(short = 'n', long)]
+    pub(crate) dry_run: bool,
+    /// Wait no longer than this, with exit code 124; what was asked for goes on [default: as long as it takes]
+    #[arg(long, value_name = "DURATION", value_parser = quantity::duration)]
+    pub(crate) timeout: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
 }
 
 /// The settings of a command line: what they come to, and as they were written.
@@ -351,11 +431,8 @@ impl Command {
     pub(crate) fn check(&self) -> Result<(), clap::Error> {
         match self {
             // A file may complete what is at odds alone.
-            Self::Run(args) if args.may_be_of_file() => Ok(()),
-            Self::Run(args) => {
-                let checked = args.given.settings.check();
-                checked.map_err(|odd| invalid("run", &odd.to_string()))
-            }
+            Self::Run(args) => args.check("run"),
+            Self::Start(args) => args.run.check("start"),
             Self::Scale(args) => args
                 .parse()
                 .map(drop)
@@ -368,7 +445,9 @@ impl Command {
             | Self::Status(_)
             | Self::Why(_)
             | Self::Logs(_)
+            | Self::Apply(_)
             | Self::Stop(_)
+            | Self::Delete(_)
             | Self::Shutdown(_)
             | Self::Upgrade(_)
             | Self::Events(_)
@@ -383,6 +462,15 @@ impl Command {
 impl RunArgs {
     pub(crate) const fn verbosity(&self) -> Verbosity {
         Verbosity::new(self.quiet, self.verbose)
+    }
+
+    fn check(&self, command: &str) -> Result<(), clap::Error> {
+        // A file may complete what is at odds alone.
+        if self.may_be_of_file() {
+            return Ok(());
+        }
+        let checked = self.given.settings.check();
+        checked.map_err(|odd| invalid(command, &odd.to_string()))
     }
 
     /// Whether an app of a file is meant, if there is a file.

@@ -15,13 +15,14 @@ pub(super) async fn run(args: EventsArgs, output: Output) -> Result<Exit, Troubl
     let what = "cannot show events";
     let found = find(args.common.control.clone(), None, &Place::of_this_process()).await;
     let found = found.map_err(|error| Trouble::finding(what, error))?;
+    let are_many = found.status.apps.len() != 1;
     let ask = async || found.client.events().await;
     let talking = |error| Trouble::talking(what, error);
     let mut stream = ask().await.map_err(talking)?;
     while !output.is_broken() {
         match stream.next().await {
             Ok(Some(progress @ (Progress::Notice(_) | Progress::Missed(_)))) => {
-                show(&progress, &output);
+                show(&progress, &output, are_many);
             }
             Ok(Some(Progress::Outcome(_))) => {}
             // It has ended, or another one takes over.

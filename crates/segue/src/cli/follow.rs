@@ -26,9 +26,23 @@ pub(super) async fn follow(
     what: &str,
     output: &Output,
 ) -> Result<Exit, Trouble> {
+    follow_apps(ask, what, output, false).await
+}
+
+/// The same, where several apps may be told of: each piece of news names its own.
+pub(super) async fn follow_apps(
+    ask: impl AsyncFn() -> Result<Stream, ClientError>,
+    what: &str,
+    output: &Output,
+    are_many: bool,
+) -> Result<Exit, Trouble> {
     let talking = |error| Trouble::talking(what, error);
     let mut stream = again(&ask).await.map_err(talking)?;
-    let mut teller = StepTeller { output, held: None };
+    let mut teller = StepTeller {
+        output,
+        are_many,
+        held: None,
+    };
     let mut exits = Vec::new();
     let mut replaced = 0;
     loop {
@@ -86,8 +100,12 @@ fn is_broken(error: &ClientError) -> bool {
 }
 
 /// Tells one piece of news that belongs to no request.
-pub(super) fn show(progress: &Progress, output: &Output) {
-    let mut teller = StepTeller { output, held: None };
+pub(super) fn show(progress: &Progress, output: &Output, are_many: bool) {
+    let mut teller = StepTeller {
+        output,
+        are_many,
+        held: None,
+    };
     teller.progress(progress);
     teller.release();
 }
@@ -117,6 +135,7 @@ pub(super) fn exit_of(outcome: &Outcome) -> Exit {
         | OutcomeKind::Scaled
         | OutcomeKind::Paused
         | OutcomeKind::Stopped
+        | OutcomeKind::Applied
         | OutcomeKind::Upgraded => Exit::Done,
         OutcomeKind::ReloadFailed
         | OutcomeKind::NeverStarted
@@ -135,6 +154,8 @@ pub(super) fn exit_of(outcome: &Outcome) -> Exit {
 
 struct StepTeller<'a> {
     output: &'a Output,
+    /// There are several apps.
+    are_many: bool,
     /// The end of a reload is told as a notice and as the outcome: kept back until the next event
     /// shows whether it is the same one.
     held: Option<Notice>,
@@ -181,13 +202,14 @@ impl StepTeller<'_> {
         let exit = exit_of(outcome);
         if exit == Exit::Done {
             if !self.output.json && self.output.verbosity.shows(Level::Info) {
-                self.output
-                    .line(&self.output.tone(&outcome.text, Tone::Good));
+                let text = self.named(&outcome.app, &outcome.text);
+                self.output.line(&self.output.tone(&text, Tone::Good));
             }
             return;
         }
         if !self.output.json {
-            let trouble = Trouble::new(what, &outcome.text, &outcome.next, exit);
+            let text = self.named(&outcome.app, &outcome.text);
+            let trouble = Trouble::new(what, text, &outcome.next, exit);
             self.output.trouble(&trouble);
             let stderr = outcome.failure.iter().flat_map(|failure| &failure.stderr);
             for line in lines::tail(stderr) {
@@ -212,13 +234,21 @@ impl StepTeller<'_> {
         if !self.output.verbosity.shows(level) {
             return;
         }
+        let text = self.named(&notice.app, &notice.text);
         let text = match notice.level {
-            Level::Debug => self.output.tone(&notice.text, Tone::Faint),
-            Level::Info => notice.text.clone(),
-            Level::Warn => self.output.tone(&notice.text, Tone::Careful),
-            Level::Error => self.output.tone(&notice.text, Tone::Bad),
+            Level::Debug => self.output.tone(&text, Tone::Faint),
+            Level::Info => text,
+            Level::Warn => self.output.tone(&text, Tone::Careful),
+            Level::Error => self.output.tone(&text, Tone::Bad),
         };
         self.output.line(&text);
+    }
+
+    fn named(&self, app: &str, text: &str) -> String {
+        match self.are_many {
+            true => lines::of_app(app, text),
+            false => text.to_owned(),
+        }
     }
 
     fn json(&self, progress: &Progress) {
@@ -249,6 +279,7 @@ mod tests {
         let (output, out, err) = kept::output();
         let mut teller = StepTeller {
             output: &output,
+            are_many: false,
             held: None,
         };
         let text = "reload 3 committed: generation 4 serves (2 workers, 1.2 s)";
@@ -279,6 +310,7 @@ mod tests {
         let (output, out, err) = kept::output();
         let mut teller = StepTeller {
             output: &output,
+            are_many: false,
             held: None,
         };
         let text = "reload 3 failed, nothing has changed: worker 7 exited with code 1";
@@ -307,6 +339,7 @@ mod tests {
         output.json = true;
         let mut teller = StepTeller {
             output: &output,
+            are_many: false,
             held: None,
         };
         teller.progress(&notice("worker_ready", Level::Debug, "ready"));

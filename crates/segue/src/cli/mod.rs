@@ -1,5 +1,6 @@
 //! Commands and flags: what a user types. Commands speak to a supervisor only through its control socket.
 
+mod apply;
 pub(crate) mod args;
 mod check;
 mod demo;
@@ -10,9 +11,11 @@ mod import;
 mod init;
 mod logs;
 pub(crate) mod output;
+pub(crate) mod prepared;
 mod reload;
 mod scale;
 pub(crate) mod service;
+mod start;
 mod status;
 mod stop;
 mod trial;
@@ -36,6 +39,14 @@ use crate::telemetry::log::Verbosity;
 pub(crate) fn main(words: Vec<OsString>, run: impl FnOnce(RunArgs) -> u8) -> ExitCode {
     match parse(words) {
         Ok(Command::Run(args)) => return run(*args).into(),
+        Ok(Command::Start(args)) if args.foreground => {
+            return run(args.into_background()).into();
+        }
+        Ok(Command::Start(args)) => drive(args.output(), |output| start::run(*args, output)),
+        Ok(Command::Apply(args)) => drive(args.common.output(), |output| apply::run(args, output)),
+        Ok(Command::Delete(args)) => {
+            drive(args.common.output(), |output| start::delete(args, output))
+        }
         Ok(Command::Reload(args)) => {
             drive(args.common.output(), |output| reload::run(args, output))
         }

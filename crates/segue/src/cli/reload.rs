@@ -4,7 +4,7 @@ use segue_wire::control::ReloadBody;
 
 use super::args::ReloadArgs;
 use super::error::Trouble;
-use super::follow::{follow, limited};
+use super::follow::{follow_apps, limited};
 use super::output::Output;
 use crate::control::find::find;
 use crate::control::runtime::Place;
@@ -49,5 +49,7 @@ async fn one(args: &ReloadArgs, app: Option<&str>, output: &Output) -> Result<Ex
         wait: args.wait,
         canary: args.canary.unwrap_or_default(),
     };
-    follow(async || found.client.reload(app, body).await, &what, output).await
+    let are_many = app.is_none() && found.status.apps.len() > 1;
+    let ask = async || found.client.reload(app, body).await;
+    follow_apps(ask, &what, output, are_many).await
 }

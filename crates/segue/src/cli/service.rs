@@ -24,10 +24,11 @@ Examples:
   segue service print server.js
   segue service print --run-as web -w 4 server.js --port 80
   segue service install --user --name web server.js
+  segue service install --background           the apps of segue start, back after a reboot
   segue service print --user --socket 3000 server.js   systemd listens, from before the first start";
 
 /// Flags that come before those of `run`.
-const OURS: [&str; 4] = ["--user", "--run-as", "--socket", "--force"];
+const OURS: [&str; 5] = ["--user", "--run-as", "--socket", "--force", "--background"];
 
 #[derive(Args, Debug)]
 pub(crate) struct ServiceArgs {
@@ -62,6 +63,9 @@ struct UnitArgs {
     /// Have systemd listen here in the app's place: a port, HOST:PORT or an absolute path; repeatable
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
     socket: Vec<String>,
+    /// For the background supervisor and the apps that it remembers, instead of one app
+    #[arg(long, conflicts_with_all = ["socket", "words"])]
+    background: bool,
     /// What follows `segue run`
     #[arg(
         value_name = "SCRIPT|COMMAND",
@@ -78,7 +82,10 @@ impl ServiceArgs {
 
     /// Refuses a command line that `run` would refuse.
     pub(crate) fn check(&self) -> Result<(), clap::Error> {
-        self.what.unit().run_args().map(drop)
+        match self.what.unit().background {
+            true => Ok(()),
+            false => self.what.unit().run_args().map(drop),
+        }
     }
 }
 
@@ -202,17 +209,68 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
     std::fs::write(path, text)
 }
 
+/// The unit that brings the apps of `segue start` back after a reboot.
+fn background(args: &UnitArgs) -> Result<Unit, String> {
+    let program = std::env::current_exe().map_err(|error| format!("where am I: {error}"))?;
+    let settings = crate::config::settings::AppSettings::default();
+    let account = args
+        .run_as
+        .clone()
+        .filter(|account| account != "root" && account != "0");
+    Ok(Unit {
+        is_background: true,
+        name: "segue".to_owned(),
+        program: text(program)?,
+        words: Vec::new(),
+        directory: "/".to_owned(),
+        path: None,
+        is_users: args.user,
+        account: account.filter(|_| !args.user),
+        control: None,
+        stop: settings.stop_delay + settings.stop_timeout + settings.kill_after,
+        sockets: Vec::new(),
+    })
+}
+
 fn unit_of(args: &UnitArgs) -> Result<Unit, String> {
+    if args.background {
+        return background(args);
+    }
     let run = args.run_args().map_err(|error| error.to_string())?;
     let here = logical_directory(std::env::var_os("PWD").as_deref())
         .map_err(|error| format!("cannot tell the current directory: {error}"))?;
     let mut words = Vec::new();
     let chosen = chosen(run.config.as_deref(), &run.command, &here);
     let (settings, name, cwd, node) = match chosen.map_err(|error| error.to_string())? {
-        Some((file, app)) => {
-            let env = std::env::vars_os().collect();
-            let read = FromFile::of(&file, &app, &run.given.written, &here, env);
-            let FromFile { config, settings } = read.map_err(|error| error.to_string())?;
+        Some((file, apps)) => {
+            let read = apps.iter().map(|app| {
+                let env = std::env::vars_os().collect();
+                FromFile::of(&file, app, &run.given.written, &here, env)
+            });
+            let read: Vec<FromFile> = read
+                .collect::<Result<_, _>>()
+                .map_err(|error| error.to_string())?;
+            // The one that takes longest to stop is the one that systemd must wait for.
+            let is_one = read.len() == 1;
+            let slowest = read.into_iter().max_by_key(|app| {
+                let settings = &app.settings;
+                settings.stop_delay + settings.stop_timeout + settings.kill_after
+            });
+            let Some(FromFile {
+                mut config,
+                settings,
+            }) = slowest
+            else {
+                return Err(format!("{} has no app", file.path.display()));
+            };
+            if !is_one {
+                let directory = file.directory().file_name();
+                let directory = directory.and_then(|name| name.to_str());
+                if let Some(name) = directory.filter(|name| command::is_app_name(name)) {
+                    name.clone_into(&mut config.name);
+                }
+                file.directory().clone_into(&mut config.cwd);
+            }
             if run.config.is_none() {
                 words.extend(["--config".into(), file.path.into_os_string()]);
             }
@@ -250,6 +308,7 @@ fn unit_of(args: &UnitArgs) -> Result<Unit, String> {
         (false, None) => owner(&cwd)?,
     };
     Ok(Unit {
+        is_background: false,
         name,
         program: text(program)?,
         words: words.into_iter().map(text).collect::<Result<_, _>>()?,

@@ -2,7 +2,7 @@
 
 use super::args::{ShutdownArgs, StopArgs};
 use super::error::Trouble;
-use super::follow::{follow, limited};
+use super::follow::{follow, follow_apps, limited};
 use super::output::Output;
 use super::scale::only_app;
 use crate::control::find::find;
@@ -31,7 +31,9 @@ pub(super) async fn shutdown(args: ShutdownArgs, output: Output) -> Result<Exit,
     let ended = async {
         let found = find(args.common.control.clone(), None, &Place::of_this_process()).await;
         let found = found.map_err(|error| Trouble::finding(what, error))?;
-        follow(async || found.client.shutdown().await, what, &output).await
+        let are_many = found.status.apps.len() > 1;
+        let ask = async || found.client.shutdown().await;
+        follow_apps(ask, what, &output, are_many).await
     };
     limited(args.timeout, "cannot wait for the shutdown", ended).await
 }

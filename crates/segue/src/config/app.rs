@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::command::Command;
 use super::file::app::Origin;
+use super::written::Written;
 use crate::handoff::text::{optional_word, pairs, word, words};
 
 /// One app.
@@ -39,6 +40,9 @@ pub(crate) struct AppConfig {
     /// Where its output goes, if not to ours. Absolute.
     #[serde(with = "optional_word", default)]
     pub(crate) log: Option<PathBuf>,
+    /// Its settings, as they were written when it was started.
+    #[serde(default)]
+    pub(crate) written: Written,
     /// The file that it is from, if it is from one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) origin: Option<Box<Origin>>,

@@ -1,6 +1,7 @@
 //! Configuration: as written, and as meant.
 
 pub(crate) mod app;
+pub(crate) mod change;
 pub(crate) mod command;
 pub(crate) mod drain;
 pub(crate) mod env_file;
@@ -14,5 +15,6 @@ pub(crate) mod processors;
 pub(crate) mod quantity;
 pub(crate) mod revision;
 pub(crate) mod settings;
+pub(crate) mod state;
 mod values;
 pub(crate) mod written;

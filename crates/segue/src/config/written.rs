@@ -56,6 +56,13 @@ impl Written {
 
     /// The keys that mean something else there, and that a reload does not change.
     pub(crate) fn fixed_changes(&self, there: &Self) -> Vec<&'static str> {
+        let mut changes = self.changes(there);
+        changes.retain(|key| !FRESH_AT_RELOAD.contains(key));
+        changes
+    }
+
+    /// The keys that mean something else there.
+    pub(crate) fn changes(&self, there: &Self) -> Vec<&'static str> {
         let alone = |written: &Self, key: &Key| {
             let mut settings = AppSettings::default();
             for value in written.values(key.name) {
@@ -64,10 +71,7 @@ impl Written {
             }
             settings
         };
-        let fixed = KEYS
-            .iter()
-            .filter(|key| !FRESH_AT_RELOAD.contains(&key.name));
-        fixed
+        KEYS.iter()
             .filter(|key| alone(self, key) != alone(there, key))
             .map(|key| key.name)
             .collect()

@@ -155,6 +155,27 @@ impl Answerer {
                 self.send(Command::Why { app, reply }).await?;
                 Ok(json(StatusCode::OK, &within(answer).await??))
             }
+            wire::Request::Start { definition } => {
+                self.stream(caller, |caller| Command::Start { definition, caller })
+                    .await
+            }
+            wire::Request::StartAgain { app } => {
+                self.stream(caller, |caller| Command::StartAgain { app, caller })
+                    .await
+            }
+            wire::Request::Delete { app } => {
+                self.stream(caller, |caller| Command::Delete { app, caller })
+                    .await
+            }
+            wire::Request::Apply(body) if body.dry_run => {
+                let (reply, answer) = oneshot::channel();
+                self.send(Command::Compare { body, reply }).await?;
+                Ok(json(StatusCode::OK, &within(answer).await??))
+            }
+            wire::Request::Apply(body) => {
+                self.stream(caller, |caller| Command::Apply { body, caller })
+                    .await
+            }
             wire::Request::Reload { app, wait, canary } => {
                 self.stream(caller, |caller| Command::Reload {
                     app,

@@ -143,7 +143,7 @@ mod tests {
 
     fn stream() -> (Teller, mpsc::Receiver<Progress>) {
         let (caller, mut begun) = Caller::new(None, Peer::default());
-        let teller = caller.accept();
+        let teller = caller.accept().teller;
         (teller, begun.try_recv().unwrap().unwrap())
     }
 

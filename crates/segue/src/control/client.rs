@@ -17,9 +17,10 @@ use hyper::header::{CONTENT_TYPE, HOST, USER_AGENT};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use segue_wire::control::{
-    self as wire, Decoder, Outcome, Problem, ProblemBody, ProblemCode, Progress, ReloadBody,
-    ScaleBody, Status, Story, UpgradeBody,
+    self as wire, ApplyBody, Decoder, Differences, Outcome, Problem, ProblemBody, ProblemCode,
+    Progress, ReloadBody, ScaleBody, StartBody, Status, Story, UpgradeBody,
 };
+use serde::Serialize;
 use thiserror::Error;
 use tokio::net::UnixStream;
 use tokio::task::AbortHandle;
@@ -69,6 +70,14 @@ pub(crate) struct Stream {
     _connection: Connection,
 }
 
+/// An app as it goes over the socket.
+///
+/// # Errors
+/// It has no JSON form.
+pub(crate) fn definition(app: &impl Serialize) -> Result<serde_json::Value, ClientError> {
+    serde_json::to_value(app).map_err(|error| ClientError::Garbled(error.to_string()))
+}
+
 impl Client {
     pub(crate) fn new(path: impl Into<PathBuf>) -> Self {
         let random = || RandomState::new().build_hasher().finish();
@@ -108,6 +117,28 @@ impl Client {
     pub(crate) async fn order(&self, app: &str, verb: &str) -> Result<Stream, ClientError> {
         self.stream("POST", &wire::apps_path(app, verb), Bytes::new())
             .await
+    }
+
+    /// An app that is new there.
+    pub(crate) async fn start(&self, app: &impl Serialize) -> Result<Stream, ClientError> {
+        let body = StartBody {
+            definition: definition(app)?,
+        };
+        self.stream("POST", "/v1/apps", json(&body)).await
+    }
+
+    pub(crate) async fn delete(&self, app: &str) -> Result<Stream, ClientError> {
+        let path = format!("/v1/apps/{}", wire::percent_encode(app));
+        self.stream("DELETE", &path, Bytes::new()).await
+    }
+
+    /// What an apply would do.
+    pub(crate) async fn compare(&self, body: &ApplyBody) -> Result<Differences, ClientError> {
+        self.short("POST", "/v1/apply", json(body)).await
+    }
+
+    pub(crate) async fn apply(&self, body: &ApplyBody) -> Result<Stream, ClientError> {
+        self.stream("POST", "/v1/apply", json(body)).await
     }
 
     pub(crate) async fn why(&self, app: &str) -> Result<Story, ClientError> {
@@ -297,7 +328,7 @@ async fn collect(body: Incoming) -> Result<Bytes, ClientError> {
         .to_bytes())
 }
 
-fn json(body: &impl serde::Serialize) -> Bytes {
+fn json(body: &impl Serialize) -> Bytes {
     // Strings and numbers always have a JSON form.
     serde_json::to_vec(body).unwrap_or_default().into()
 }

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use segue_wire::control::{
-    CanaryWish, Missed, Notice, Outcome, Problem, Progress, ScaleBody, Status, Story, Wait,
+    ApplyBody, CanaryWish, Differences, Missed, Notice, Outcome, Problem, Progress, ScaleBody,
+    Status, Story, Wait,
 };
+use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
 /// How many events may wait for a caller that reads slowly.
@@ -19,6 +21,31 @@ const RESERVED: usize = 128;
 pub(crate) enum Command {
     Status {
         reply: oneshot::Sender<Status>,
+    },
+    /// An app that is new here.
+    Start {
+        definition: Value,
+        caller: Caller,
+    },
+    /// One that has been stopped.
+    StartAgain {
+        app: String,
+        caller: Caller,
+    },
+    /// Stop an app and forget it.
+    Delete {
+        app: String,
+        caller: Caller,
+    },
+    /// What an apply would do.
+    Compare {
+        body: ApplyBody,
+        reply: oneshot::Sender<Result<Differences, Problem>>,
+    },
+    /// Make a file what runs.
+    Apply {
+        body: ApplyBody,
+        caller: Caller,
     },
     /// Without `app`, every app; each has its own outcome.
     Reload {
@@ -110,22 +137,22 @@ impl Caller {
         (Self { peer, key, begun }, answer)
     }
 
-    pub(crate) const fn peer(&self) -> Peer {
-        self.peer
-    }
-
     pub(crate) fn key(&self) -> Option<&str> {
         self.key.as_deref()
     }
 
     /// Begins the stream.
-    pub(crate) fn accept(self) -> Teller {
+    pub(crate) fn accept(self) -> Asker {
         let (events, receiver) = mpsc::channel(QUEUE);
         // A caller that has gone does not cancel what it asked for.
         let _ = self.begun.send(Ok(receiver));
-        Teller {
-            events,
-            missed: Arc::default(),
+        Asker {
+            peer: self.peer,
+            key: self.key,
+            teller: Teller {
+                events,
+                missed: Arc::default(),
+            },
         }
     }
 
@@ -133,6 +160,14 @@ impl Caller {
     pub(crate) fn refuse(self, problem: Problem) {
         let _ = self.begun.send(Err(problem));
     }
+}
+
+/// Somebody whose request has been accepted. Each clone may answer; the stream ends with the last.
+#[derive(Clone, Debug)]
+pub(crate) struct Asker {
+    pub(crate) peer: Peer,
+    pub(crate) key: Option<String>,
+    pub(crate) teller: Teller,
 }
 
 impl Teller {
@@ -176,7 +211,7 @@ mod tests {
     #[test]
     fn a_caller_that_reads_nothing_still_gets_the_outcome() {
         let (caller, mut begun) = Caller::new(None, Peer::default());
-        let teller = caller.accept();
+        let teller = caller.accept().teller;
         let mut events = begun.try_recv().unwrap().unwrap();
         for _ in 0..QUEUE * 2 {
             teller.notice(&Notice::default());
@@ -205,7 +240,7 @@ mod tests {
     fn callers_that_left_are_no_trouble() {
         let (caller, begun) = Caller::new(None, Peer::default());
         drop(begun);
-        let teller = caller.accept();
+        let teller = caller.accept().teller;
         assert!(teller.is_gone());
         teller.notice(&Notice::default());
         teller.outcome(Outcome::default());

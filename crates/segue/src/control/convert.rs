@@ -18,6 +18,7 @@ pub(crate) fn app(view: &AppView, now: Time, measures: &impl Measures) -> wire::
     let respawns = matches!(view.phase, AppPhase::Starting | AppPhase::Running);
     wire::App {
         name: measures.app().to_owned(),
+        source: measures.source(),
         phase: match view.phase {
             AppPhase::Starting => wire::AppPhase::Starting,
             AppPhase::Running => wire::AppPhase::Running,

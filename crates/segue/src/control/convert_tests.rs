@@ -73,6 +73,10 @@ impl Names for Web {
 }
 
 impl Measures for Web {
+    fn source(&self) -> Option<String> {
+        None
+    }
+
     fn usage(&self, worker: WorkerId) -> Option<Usage> {
         (worker.0 < 100).then_some(Usage {
             memory: 1 << 20,

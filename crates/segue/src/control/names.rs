@@ -50,6 +50,8 @@ pub(crate) trait Measures: Names {
     fn last_reload(&self) -> Option<wire::ReloadRecord>;
     /// Restarts by cause.
     fn restarts(&self) -> Vec<wire::RestartCount>;
+    /// The file that the app comes from.
+    fn source(&self) -> Option<String>;
     /// Where the output of workers goes, if to a file.
     fn log(&self) -> Option<wire::Log>;
     /// The slot's last failure, as it was told.

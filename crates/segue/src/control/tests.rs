@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use segue_wire::control::{
-    App, Notice, Outcome, OutcomeKind, Problem, ProblemCode, Progress, ReloadBody, ScaleBody,
-    Status, Story, Wait,
+    App, Differences, Notice, Outcome, OutcomeKind, Problem, ProblemCode, Progress, ReloadBody,
+    ScaleBody, Status, Story, Wait,
 };
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -97,7 +97,7 @@ async fn play(
                 caller.refuse(Problem::no_such_app(&unknown, &[app]));
             }
             Command::Reload { wait, caller, .. } => {
-                let _ = tell.send((wait, caller.accept()));
+                let _ = tell.send((wait, caller.accept().teller));
             }
             Command::Scale { scale, reply, .. } => {
                 let outcome = match scale {
@@ -115,10 +115,17 @@ async fn play(
                 };
                 let _ = reply.send(Ok(outcome));
             }
-            Command::Promote { caller, .. }
+            Command::Compare { reply, .. } => {
+                let _ = reply.send(Ok(Differences::default()));
+            }
+            Command::Start { caller, .. }
+            | Command::StartAgain { caller, .. }
+            | Command::Delete { caller, .. }
+            | Command::Apply { caller, .. }
+            | Command::Promote { caller, .. }
             | Command::Rollback { caller, .. }
             | Command::Restart { caller, .. } => {
-                let _ = tell.send((Wait::Committed, caller.accept()));
+                let _ = tell.send((Wait::Committed, caller.accept().teller));
             }
             Command::Why { app, reply } => {
                 let _ = reply.send(Ok(Story {
@@ -134,7 +141,7 @@ async fn play(
             Command::Shutdown { caller }
             | Command::Upgrade { caller, .. }
             | Command::Events { caller } => {
-                let _ = tell.send((Wait::Committed, caller.accept()));
+                let _ = tell.send((Wait::Committed, caller.accept().teller));
             }
         }
     }
@@ -242,8 +249,7 @@ async fn the_supervisor_is_told_who_calls() {
                 pid: Some(std::process::id()),
                 is_command,
             };
-            assert_eq!(caller.peer(), expected);
-            drop(caller.accept());
+            assert_eq!(caller.accept().peer, expected);
         };
         tokio::join!(order, answer);
     }

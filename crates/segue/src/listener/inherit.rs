@@ -9,6 +9,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use segue_core::{AddressId, AddressKind, SocketIndex, SocketRef};
 use segue_sys::inherited::{Listener, identify};
@@ -24,9 +25,13 @@ const STORED: &str = "segue-listen/";
 /// The longest name that a service manager takes (`fdname_is_valid` of systemd).
 const LONGEST_NAME: usize = 255;
 
-/// What has been given and not been used up.
+/// What has been given and not been used up. Clones share it: apps of one supervisor take of it what
+/// they ask for.
+#[derive(Clone, Debug)]
+pub(crate) struct Inheritance(Arc<Mutex<Estate>>);
+
 #[derive(Debug)]
-pub(crate) struct Inheritance {
+struct Estate {
     given: Vec<Given>,
     /// Where they are held.
     site: Journal,
@@ -78,35 +83,52 @@ impl Inheritance {
                 what,
             }
         });
-        Self {
+        Self(Arc::new(Mutex::new(Estate {
             given: given.collect(),
             site,
-        }
+        })))
     }
 
     /// None at all.
     pub(crate) fn nothing() -> Self {
-        Self {
-            given: Vec::new(),
-            site: Journal::nowhere(),
-        }
+        Self::of(Vec::new(), Journal::nowhere())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Estate> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the service manager listens at this path: it stays one socket then, which no generation
     /// may replace.
     pub(super) fn has_path(&self, place: &Place) -> bool {
-        matches!(place, Place::Path(_)) && self.best(place, Manner::default()).is_some()
+        let is_path = matches!(place, Place::Path(_));
+        is_path && self.lock().best(place, Manner::default()).is_some()
     }
 
     /// Whether the service manager has this socket open, too, and will go on with it.
     pub(super) fn keeps(&self, socket: impl AsFd) -> bool {
+        self.lock().keeps(socket)
+    }
+
+    /// Sockets for a place, if there are any.
+    pub(super) fn find(&self, place: &Place, how: Manner) -> Option<Found> {
+        self.lock().find(place, how)
+    }
+
+    /// Gives up what was ours and nobody has asked for. Its names, and what people know it by.
+    pub(super) fn take_unwanted(&self) -> Vec<(String, String)> {
+        self.lock().take_unwanted()
+    }
+}
+
+impl Estate {
+    fn keeps(&self, socket: impl AsFd) -> bool {
         let inode = inode(socket);
         let mut others = self.given.iter().filter(|given| given.stored.is_none());
         inode.is_some() && others.any(|given| given.inode == inode)
     }
 
-    /// Sockets for a place, if there are any.
-    pub(super) fn find(&mut self, place: &Place, how: Manner) -> Option<Found> {
+    fn find(&mut self, place: &Place, how: Manner) -> Option<Found> {
         self.find_stored(place)
             .or_else(|| self.find_activated(place, how))
     }
@@ -177,8 +199,7 @@ impl Inheritance {
         }
     }
 
-    /// Gives up what was ours and nobody has asked for. Its names, and what people know it by.
-    pub(super) fn take_unwanted(&mut self) -> Vec<(String, String)> {
+    fn take_unwanted(&mut self) -> Vec<(String, String)> {
         let unwanted = self.given.extract_if(.., |given| given.stored.is_some());
         let unwanted: Vec<Given> = unwanted.collect();
         for given in &unwanted {
@@ -322,7 +343,7 @@ impl Pool {
         let sockets = self.open.values().flat_map(|open| &open.sockets);
         let used: Vec<Option<u64>> = sockets.map(inode).collect();
         for inode in used {
-            self.inheritance.note_used(inode);
+            self.inheritance.lock().note_used(inode);
         }
     }
 
@@ -355,15 +376,13 @@ impl Pool {
 
     /// Whether something was kept from an earlier life that nobody has asked for yet.
     pub(crate) fn has_unwanted(&self) -> bool {
-        self.inheritance
-            .given
-            .iter()
-            .any(|given| given.stored.is_some())
+        let estate = self.inheritance.lock();
+        estate.given.iter().any(|given| given.stored.is_some())
     }
 
     /// What the service manager listens at and nobody has asked for.
     pub(crate) fn unclaimed(&self) -> Vec<String> {
-        self.inheritance.unclaimed()
+        self.inheritance.lock().unclaimed()
     }
 }
 

@@ -16,6 +16,8 @@ const MARGIN: Duration = Duration::from_secs(10);
 /// An app as a service.
 #[derive(Clone, Debug)]
 pub(crate) struct Unit {
+    /// Of the background supervisor, which finds its apps itself.
+    pub(crate) is_background: bool,
     pub(crate) name: String,
     /// This program.
     pub(crate) program: String,
@@ -54,7 +56,10 @@ impl Unit {
             text.push('\n');
         };
         line("[Unit]");
-        line(&format!("Description={}, by segue", self.name));
+        match self.is_background {
+            true => line("Description=segue, with the apps that were started by segue start"),
+            false => line(&format!("Description={}, by segue", self.name)),
+        }
         if !self.is_users {
             line("After=network.target");
         }
@@ -69,12 +74,19 @@ impl Unit {
         ));
         let program = quoted(&self.program);
         let words = self.words.iter().map(|word| format!(" {}", quoted(word)));
+        let command = match self.is_background {
+            true => "start --foreground",
+            false => "run",
+        };
         line(&format!(
-            "ExecStart={program} run{}",
+            "ExecStart={program} {command}{}",
             words.collect::<String>()
         ));
         line("# Fails when the reload fails, and ends when the new version serves.");
-        line(&format!("ExecReload={program} reload {}", self.name));
+        match self.is_background {
+            true => line(&format!("ExecReload={program} reload\nUMask=0077")),
+            false => line(&format!("ExecReload={program} reload {}", self.name)),
+        }
         if let Some(control) = self.control_path() {
             line(&format!("Environment={control}"));
         }
@@ -119,7 +131,8 @@ impl Unit {
             }
         }
         line("\nNoNewPrivileges=yes");
-        if !self.is_users {
+        // What its apps need is not known yet.
+        if !self.is_users && !self.is_background {
             for confined in CONFINED {
                 line(confined);
             }
@@ -163,7 +176,11 @@ impl Unit {
     fn control_path(&self) -> Option<String> {
         let path = match (&self.control, &self.account) {
             (Some(path), _) => path.replace('%', "%%"),
-            (None, Some(_)) => format!("%t/{}/{}.sock", self.runtime_directory(), self.name),
+            (None, Some(_)) => format!(
+                "%t/{}/{}.sock",
+                self.runtime_directory(),
+                self.socket_stem()
+            ),
             (None, None) => return None,
         };
         let text = format!("SEGUE_CONTROL={path}");
@@ -171,6 +188,13 @@ impl Unit {
             true => format!("\"{text}\""),
             false => text,
         })
+    }
+
+    fn socket_stem(&self) -> &str {
+        match self.is_background {
+            true => "main",
+            false => &self.name,
+        }
     }
 
     fn runtime_directory(&self) -> String {
@@ -231,6 +255,7 @@ mod tests {
 
     fn unit() -> Unit {
         Unit {
+            is_background: false,
             name: "web".to_owned(),
             program: "/usr/local/bin/segue".to_owned(),
             words: ["-w", "4", "server.js"].map(str::to_owned).to_vec(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use segue_core::{Event, WorkerId, WorkerPhase};
 use segue_sys::diag;
 
-use super::run::Supervisor;
+use super::app_shell::AppShell;
 use crate::control::names::Measures;
 
 /// Between two looks, while such a worker boots.
@@ -18,7 +18,7 @@ const LOOK: Duration = Duration::from_millis(250);
 /// for the process below it.
 const IDLE_LOOKS: u8 = 3;
 
-impl Supervisor {
+impl AppShell {
     /// A worker has begun to speak: looks at it until it asks for a socket.
     pub(super) fn look_soon(&mut self) {
         let soon = self.now() + LOOK;

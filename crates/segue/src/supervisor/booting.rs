@@ -7,10 +7,9 @@ use segue_core::{Event, Generation, WorkerId, WorkerPhase};
 use segue_sys::priority;
 use segue_wire::control::{Level, Notice};
 
-use super::run::{Input, Supervisor};
+use super::app_shell::{AppShell, Input};
 use crate::config::app::AppConfig;
 use crate::config::file::app::Fresh;
-use crate::telemetry::lines;
 use crate::worker::compile_cache::{self, CompileCache};
 use crate::worker::launch::{Release, ResolveError};
 
@@ -48,23 +47,29 @@ fn resolve_afresh(app: &AppConfig) -> Result<(Release, Vec<&'static str>), Resol
     }
 }
 
-impl Supervisor {
+impl AppShell {
     /// What a reload does not change is named, lest somebody believes that it has.
     fn say_left(&mut self, left: &[&str]) {
+        let text = format!(
+            "changed in the file, and left as they were: {}; segue apply makes them so",
+            left.join(", ")
+        );
+        self.announce("settings_left", Level::Warn, text);
+    }
+
+    /// News that are none of the core's.
+    pub(super) fn announce(&mut self, kind: &str, level: Level, text: String) {
         let since_epoch = Self::wall_clock().duration_since(SystemTime::UNIX_EPOCH);
         let notice = Notice {
-            kind: "settings_left".to_owned(),
+            kind: kind.to_owned(),
             app: self.plan.app.name.clone(),
             at_ms: since_epoch.map_or(0, |at| u64::try_from(at.as_millis()).unwrap_or(u64::MAX)),
-            level: Level::Warn,
-            text: format!(
-                "changed in the file, and left as they were until segue run is started again: {}",
-                left.join(", ")
-            ),
+            level,
+            text,
             ..Notice::default()
         };
-        if self.plan.verbosity.shows(notice.level) {
-            for line in lines::notice(&notice) {
+        if self.plan.host.verbosity.shows(notice.level) {
+            for line in self.logged(&notice) {
                 self.say(line);
             }
         }
@@ -75,7 +80,7 @@ impl Supervisor {
     pub(super) fn prepare(&mut self, generation: Generation, like: Option<Generation>) {
         let app = self.plan.app.clone();
         let inputs = self.inputs.clone();
-        let shelf = self.plan.shelf.cache().map(std::path::Path::to_owned);
+        let shelf = self.plan.host.shelf.cache().map(std::path::Path::to_owned);
         let like = like.map(|like| self.releases.get(&like).cloned());
         tokio::task::spawn_blocking(move || {
             let release = match like {

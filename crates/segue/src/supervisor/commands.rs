@@ -3,47 +3,47 @@
 use segue_core::Event;
 use segue_wire::control::{CanaryWish, Wait};
 
+use super::app_shell::AppShell;
 use super::origin;
-use super::run::Supervisor;
-use crate::control::command::Caller;
+use crate::control::command::Asker;
 use crate::control::convert;
 
-impl Supervisor {
-    pub(super) fn reload(&mut self, wait: Wait, canary: CanaryWish, caller: Caller) {
-        let (request, is_new) = self.enter_request(caller.key());
+impl AppShell {
+    pub(super) fn reload(&mut self, wait: Wait, canary: CanaryWish, asker: Asker) {
+        let (request, is_new) = self.enter_request(asker.key.as_deref());
         if is_new {
-            let asked = origin::of_caller(caller.peer(), "reload");
+            let asked = origin::of_caller(asker.peer, "reload");
             self.note_asked(request, "reload", asked);
         }
         self.callers
-            .reload(&self.plan.app.name, request, wait, caller.accept());
+            .reload(&self.plan.app.name, request, wait, asker.teller);
         let canary = convert::canary(canary);
         self.go_on(request, is_new, Event::ReloadRequested { request, canary });
     }
 
-    pub(super) fn promote(&mut self, caller: Caller) {
-        let (request, is_new) = self.enter_request(caller.key());
-        self.callers.wait(request, caller.accept());
+    pub(super) fn promote(&mut self, asker: Asker) {
+        let (request, is_new) = self.enter_request(asker.key.as_deref());
+        self.callers.wait(request, asker.teller);
         self.go_on(request, is_new, Event::PromoteRequested { request });
     }
 
-    pub(super) fn roll_back(&mut self, caller: Caller) {
-        let (request, is_new) = self.enter_request(caller.key());
+    pub(super) fn roll_back(&mut self, asker: Asker) {
+        let (request, is_new) = self.enter_request(asker.key.as_deref());
         if is_new {
-            let asked = origin::of_caller(caller.peer(), "rollback");
+            let asked = origin::of_caller(asker.peer, "rollback");
             self.note_asked(request, "rollback", asked);
         }
-        self.callers.wait(request, caller.accept());
+        self.callers.wait(request, asker.teller);
         self.go_on(request, is_new, Event::RollbackRequested { request });
     }
 
-    pub(super) fn restart(&mut self, caller: Caller) {
-        let (request, is_new) = self.enter_request(caller.key());
+    pub(super) fn restart(&mut self, asker: Asker) {
+        let (request, is_new) = self.enter_request(asker.key.as_deref());
         if is_new {
-            let asked = origin::of_caller(caller.peer(), "restart");
+            let asked = origin::of_caller(asker.peer, "restart");
             self.note_asked(request, "restart", asked);
         }
-        self.callers.wait(request, caller.accept());
+        self.callers.wait(request, asker.teller);
         self.go_on(request, is_new, Event::RestartRequested { request });
     }
 }

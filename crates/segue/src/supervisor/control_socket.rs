@@ -1,6 +1,7 @@
 //! The control socket of a supervisor, from its predecessor or new.
 
-use super::run::{Plan, RunError};
+use super::app_shell::Host;
+use super::run::RunError;
 use crate::control::socket::ControlSocket;
 use crate::handoff::text::Word;
 use crate::handoff::{Inherited, Journal};
@@ -10,7 +11,7 @@ const CONTROL: &str = "control";
 
 /// The control socket: the predecessor's, or a new one.
 pub(super) fn open_control(
-    plan: &Plan,
+    host: &Host,
     site: &Journal,
     inherited: Option<&mut Inherited>,
 ) -> Result<Option<ControlSocket>, RunError> {
@@ -18,13 +19,13 @@ pub(super) fn open_control(
         Some(inherited) => match (inherited.take(CONTROL), inherited.value::<Word>(CONTROL)?) {
             (Some(listener), Some(path)) => Some(ControlSocket::adopt(listener, path.into())),
             // There was none: that is no reason not to go on.
-            _ => plan.control.as_deref().and_then(|path| {
+            _ => host.control.as_deref().and_then(|path| {
                 ControlSocket::bind(path)
                     .inspect_err(|error| tracing::warn!(%error, "no control socket"))
                     .ok()
             }),
         },
-        None => match &plan.control {
+        None => match &host.control {
             Some(path) => Some(ControlSocket::bind(path)?),
             None => None,
         },

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
-use super::run::Input;
+use super::app_shell::Input;
 use super::watching::NoticeWatch;
 use crate::config::drain::StopRequest;
 use crate::handoff::{Deposit, Journal};

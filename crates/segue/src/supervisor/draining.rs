@@ -6,14 +6,14 @@ use segue_core::{AppPhase, Event, Leaving, Time, WorkerId};
 use segue_wire::control as wire;
 use segue_wire::node::{Bypass, Drain, DrainState, Hello, Idle, Totals};
 
+use super::app_shell::AppShell;
 use super::crew::address_of;
-use super::run::Supervisor;
 use crate::config::drain::IdleRule;
 use crate::listener::Migrant;
 use crate::telemetry::lines;
 use crate::worker::channel::Arrival;
 
-impl Supervisor {
+impl AppShell {
     /// Tells a worker's preload script to let its connections go, by an instant or, while it still
     /// accepts, in its own time.
     pub(super) fn order_drain(&self, worker: WorkerId, why: Leaving, until: Option<Time>) {

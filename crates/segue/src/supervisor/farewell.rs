@@ -3,11 +3,11 @@
 use segue_core::{Finish, Outcome};
 use segue_wire::control::Level;
 
-use super::run::Supervisor;
+use super::app_shell::AppShell;
 use crate::control::convert;
 use crate::telemetry::lines::PREFIX;
 
-impl Supervisor {
+impl AppShell {
     pub(super) fn bid_farewell(&mut self, finish: &Finish) {
         let (level, outcome) = match finish {
             Finish::Stopped { killed: 0 } => (Level::Info, Outcome::Stopped),
@@ -20,13 +20,13 @@ impl Supervisor {
                     "{PREFIX}every worker of {} has been given up: ending, as --give-up exit says",
                     self.plan.app.name
                 ));
-                self.service.note_end("every worker has been given up");
+                self.word.note_end("every worker has been given up");
                 return;
             }
         };
         let told = convert::outcome(&outcome, self);
-        self.service.note_end(&told.text);
-        if !self.plan.verbosity.shows(level) {
+        self.word.note_end(&told.text);
+        if !self.plan.host.verbosity.shows(level) {
             return;
         }
         self.say(format!("{PREFIX}{}", told.text));

@@ -1,36 +1,22 @@
-//! What reaches the loop, as events for the core: worker reports, callers' commands, signals.
+//! What reaches an app, as events for its core: worker reports, exits, callers' commands.
 
-use std::time::Duration;
-
-use segue_core::{CanaryChoice, Event, ExitStatus, RequestId, Scale, Time, WorkerId};
-use segue_sys::signal::{Handled, Received, Signals};
-use segue_wire::control::{Problem, ProblemCode, ScaleBody, Status, Supervisor as Process};
-use segue_wire::handoff::keeper;
-use segue_wire::handoff::{FromKeeper, ToKeeper};
+use segue_core::{Event, ExitStatus, RequestId, WorkerId};
+use segue_wire::control::{Problem, ScaleBody};
 use segue_wire::node::QueryServer;
 use tokio::sync::oneshot;
 
+use super::app_shell::{AppShell, Asking, Input};
 use super::crew::{address_of, key_of};
-use super::intent::{self, Intent};
-use super::origin;
 use super::records::Deceased;
-use super::run::{Asking, Input, Supervisor};
-use super::succession::Life;
-use crate::control::command::{Caller, Command};
+use crate::control::command::Asker;
 use crate::control::convert;
 use crate::listener::Place;
-use crate::telemetry::lines;
 use crate::worker::channel::{End, News, Report};
 
-/// A signal to stop that comes so soon after another is the same one: sent to a process and to
-/// its group, as timeout(1) does, or to every process of a service.
-const ECHO: Duration = Duration::from_millis(100);
-
-impl Supervisor {
+impl AppShell {
     pub(super) fn hear(&mut self, input: Input) {
         match input {
             Input::Exited(worker, status) => self.hear_exit(worker, status),
-            Input::Probed(answer) => self.hear_probe(answer),
             Input::Log(news) => self.hear_log(news),
             Input::PatienceEnded => self.close_unwanted(),
             Input::Resolved(generation, resolved) => self.hear_resolved(generation, *resolved),
@@ -191,186 +177,9 @@ impl Supervisor {
         self.feed(Event::Exited { worker, status });
     }
 
-    pub(super) fn hear_signals(&mut self, signals: &Signals) {
-        loop {
-            match signals.receive() {
-                Ok(Some(received)) => self.hear_signal(received),
-                Ok(None) => return,
-                Err(error) => {
-                    tracing::error!(%error, "cannot read signals");
-                    return;
-                }
-            }
-        }
-    }
-
-    fn hear_signal(&mut self, received: Received) {
-        match intent::of(received) {
-            Intent::Reload => {
-                let request = self.new_request();
-                let sender = (received.pid != 0).then_some((received.pid, received.uid));
-                let asked = origin::of_signal("HUP", sender);
-                self.say(format!(
-                    "{}reload asked for by {}",
-                    lines::PREFIX,
-                    asked.text
-                ));
-                self.note_asked(request, "reload", asked);
-                let canary = CanaryChoice::AsSet;
-                self.feed(Event::ReloadRequested { request, canary });
-            }
-            Intent::Upgrade => {
-                let request = self.new_request();
-                self.begin_upgrade(request, None);
-            }
-            Intent::Stop => self.hear_stop_signal(),
-            Intent::Reopen => self.reopen_log(),
-            Intent::Pause => {
-                let request = self.new_request();
-                self.feed(Event::PauseRequested { request });
-            }
-            Intent::Grow => self.hear_scale(Scale::Up(1)),
-            Intent::Shrink => self.hear_scale(Scale::Down(1)),
-            Intent::Nothing => {}
-        }
-    }
-
-    /// What the keeper has to say; nothing more once it is dead.
-    pub(super) fn hear_keeper(&mut self, news: Option<FromKeeper>) {
-        match news {
-            Some(FromKeeper::Signal { number, signal }) => self.hear_forwarded(number, signal),
-            Some(FromKeeper::Ended { pid, end }) => {
-                let status = match end {
-                    keeper::End::Code(code) => ExitStatus::Code(code),
-                    keeper::End::Signal(signal) => ExitStatus::Signal(signal),
-                };
-                self.crew.hear_end(pid, status);
-            }
-            Some(FromKeeper::Origin { number, pid, uid }) => {
-                self.signal_origin = Some((number, (pid, uid)));
-            }
-            Some(FromKeeper::TerminalGone) => self.hear_stop("the terminal has gone"),
-            Some(FromKeeper::NotHeld(name)) => {
-                tracing::warn!(name, "the keeper has no room for a descriptor");
-            }
-            Some(FromKeeper::Held(_) | FromKeeper::All(_)) => {}
-            None => self.hear_keeper_gone(),
-        }
-    }
-
-    /// A signal that the keeper has been sent. It may come again after a crash.
-    fn hear_forwarded(&mut self, number: u64, signal: i32) {
-        if number > self.life.last_signal {
-            self.life.last_signal = number;
-            // Together with what it leads to.
-            self.site.put(Life::NAME, &self.life);
-            if let Some(signal) = Handled::from_number(signal) {
-                let origin = self.signal_origin.take_if(|origin| origin.0 == number);
-                let (pid, uid) = origin.map_or((0, 0), |(_, sender)| sender);
-                self.hear_signal(Received {
-                    signal,
-                    from_kernel: false,
-                    pid,
-                    uid,
-                });
-            }
-            self.site.commit();
-        }
-        self.keeper.say(ToKeeper::Acknowledge(number), None);
-    }
-
-    fn hear_stop_signal(&mut self) {
-        let now = self.now();
-        let is_echo = self
-            .stop_signalled
-            .is_some_and(|before| now.since(before) < ECHO);
-        if !is_echo {
-            self.stop_signalled = Some(now);
-            self.hear_stop("asked to stop");
-        }
-    }
-
-    pub(super) fn hear_stop(&mut self, why: &str) {
-        tracing::debug!(why, "stop");
-        let request = self.new_request();
-        self.feed(Event::StopRequested { request });
-    }
-
-    fn hear_scale(&mut self, to: Scale) {
-        let request = self.new_request();
-        self.feed(Event::ScaleRequested { request, to });
-    }
-
-    pub(super) fn hear_command(&mut self, command: Command) {
-        match command {
-            Command::Status { reply } => {
-                let _ = reply.send(self.status());
-            }
-            Command::Events { caller } => self.callers.watch(caller.accept()),
-            Command::Reload {
-                app,
-                wait,
-                canary,
-                caller,
-            } => {
-                if let Some(caller) = self.admit(app.as_deref(), caller) {
-                    self.reload(wait, canary, caller);
-                }
-            }
-            Command::Promote { app, caller } => {
-                if let Some(caller) = self.admit(Some(&app), caller) {
-                    self.promote(caller);
-                }
-            }
-            Command::Rollback { app, caller } => {
-                if let Some(caller) = self.admit(Some(&app), caller) {
-                    self.roll_back(caller);
-                }
-            }
-            Command::Restart { app, caller } => {
-                if let Some(caller) = self.admit(Some(&app), caller) {
-                    self.restart(caller);
-                }
-            }
-            Command::Why { app, reply } => {
-                let _ = reply.send(match self.is_named(Some(&app)) {
-                    true => Ok(self.story()),
-                    false => Err(self.no_such_app(&app)),
-                });
-            }
-            Command::Scale {
-                app,
-                scale,
-                key,
-                reply,
-            } => match self.is_named(Some(&app)) {
-                true => self.scale(scale, key.as_deref(), reply),
-                false => {
-                    let _ = reply.send(Err(self.no_such_app(&app)));
-                }
-            },
-            Command::Stop { app, caller } => {
-                if let Some(caller) = self.admit(Some(&app), caller) {
-                    self.stop(caller);
-                }
-            }
-            Command::Shutdown { caller } => self.stop(caller),
-            Command::Upgrade { binary, caller } => {
-                let (request, is_new) = self.enter_request(caller.key());
-                self.callers.upgrade(request, caller.accept());
-                match (is_new, self.outcome_of(request)) {
-                    (true, _) => self.begin_upgrade(request, binary),
-                    (false, Some(outcome)) => self.callers.answer(request, outcome),
-                    // It is under way.
-                    (false, None) => {}
-                }
-            }
-        }
-    }
-
-    fn stop(&mut self, caller: Caller) {
-        let (request, is_new) = self.enter_request(caller.key());
-        self.callers.wait(request, caller.accept());
+    pub(super) fn stop(&mut self, asker: Asker) {
+        let (request, is_new) = self.enter_request(asker.key.as_deref());
+        self.callers.wait(request, asker.teller);
         self.go_on(request, is_new, Event::StopRequested { request });
     }
 
@@ -378,13 +187,13 @@ impl Supervisor {
     pub(super) fn go_on(&mut self, request: RequestId, is_new: bool, event: Event) {
         if is_new {
             self.feed(event);
-        } else if let Some(outcome) = self.outcome_of(request) {
+        } else if let Some(outcome) = self.requests.outcome_of(request) {
             self.callers.answer(request, outcome);
             self.release_callers();
         }
     }
 
-    fn scale(
+    pub(super) fn scale(
         &mut self,
         scale: ScaleBody,
         key: Option<&str>,
@@ -401,46 +210,5 @@ impl Supervisor {
             }
         });
         self.go_on(request, is_new, Event::ScaleRequested { request, to });
-    }
-
-    fn is_named(&self, app: Option<&str>) -> bool {
-        app.is_none_or(|app| app == self.plan.app.name)
-    }
-
-    fn admit(&self, app: Option<&str>, caller: Caller) -> Option<Caller> {
-        if self.is_named(app) {
-            return Some(caller);
-        }
-        caller.refuse(self.no_such_app(app.unwrap_or_default()));
-        None
-    }
-
-    fn no_such_app(&self, app: &str) -> Problem {
-        Problem::new(
-            ProblemCode::NoSuchApp,
-            format!("no app {app:?} runs here"),
-            format!("this supervisor runs {}", self.plan.app.name),
-        )
-    }
-
-    fn status(&self) -> Status {
-        let now = self.now();
-        Status {
-            supervisor: self.process(),
-            apps: vec![convert::app(&self.core.view(), now, self)],
-        }
-    }
-
-    pub(super) fn process(&self) -> Process {
-        let since = self.now().since(Time(self.life.began)).as_millis();
-        Process {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            pid: std::process::id(),
-            keeper_pid: Some(self.keeper_pid),
-            keeper_version: Some(self.keeper_release.clone()).filter(|it| !it.is_empty()),
-            since_ms: u64::try_from(since).unwrap_or(u64::MAX),
-            control: self.plan.control_shown(),
-            unclaimed: self.pool.unclaimed(),
-        }
     }
 }

@@ -46,6 +46,17 @@ impl Holder {
         }
     }
 
+    /// Nothing whose name begins so is needed any more.
+    pub(super) fn release_all(&self, prefix: &str) {
+        let held = self.held();
+        let names = held.keys().filter(|name| name.starts_with(prefix));
+        let names: Vec<String> = names.cloned().collect();
+        drop(held);
+        for name in names {
+            self.release(&name);
+        }
+    }
+
     fn held(&self) -> MutexGuard<'_, BTreeMap<String, OwnedFd>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -70,14 +81,16 @@ impl Supervisor {
         if std::env::var_os("NOTIFY_SOCKET").is_some() {
             // The service manager ends what is left of a service without its main process.
             self.lost_keeper = true;
-            self.pool.leave_kept();
-            self.say(format!(
+            for shell in self.apps.values_mut() {
+                shell.pool.leave_kept();
+            }
+            self.host.say(format!(
                 "{PREFIX}the main process is gone: draining, then ending"
             ));
             self.hear_stop("the main process is gone");
             return;
         }
-        self.say(format!(
+        self.host.say(format!(
             "{PREFIX}the main process is gone: process {} takes its place, and another supervisor this one's; the app goes on serving",
             std::process::id()
         ));
@@ -85,7 +98,7 @@ impl Supervisor {
             Ok(never) => match never {},
             Err(error) => {
                 self.lost_keeper = true;
-                self.say(format!(
+                self.host.say(format!(
                     "{PREFIX}cannot take the main process's place: {error}: draining, then ending"
                 ));
                 self.hear_stop("the main process is gone");
@@ -96,13 +109,10 @@ impl Supervisor {
     fn become_keeper(&mut self) -> io::Result<Infallible> {
         // Children of children that end from now on are ours to collect.
         process::become_subreaper()?;
-        self.note_core();
-        self.note_unfinished();
-        let leftover = self.plan.writer.pause(OUTPUT_WAIT);
-        self.note_leftover(&leftover);
+        let leftovers = self.pause_output(OUTPUT_WAIT);
         self.site.commit();
         let changed = self.exec_keeper();
-        self.plan.writer.resume(leftover);
+        self.resume_output(leftovers);
         changed
     }
 
@@ -113,10 +123,10 @@ impl Supervisor {
                 .iter()
                 .map(|(name, descriptor)| (name.clone(), descriptor.as_raw_fd()))
                 .collect(),
-            leaders: self.crew.members().map(|(_, member)| member.pid).collect(),
+            leaders: self.leaders(),
             limit: (
-                self.plan.descriptor_limit.current,
-                self.plan.descriptor_limit.maximum,
+                self.host.descriptor_limit.current,
+                self.host.descriptor_limit.maximum,
             ),
         };
         let mut list = memory::create("segue-held")?;
@@ -132,5 +142,10 @@ impl Supervisor {
         env.push((HELD_FD.into(), list.as_raw_fd().to_string().into()));
         let keep: Vec<&OwnedFd> = held.values().chain([&list]).collect();
         exec::exec(Path::new("/proc/self/exe"), &argv, &env, &keep)
+    }
+
+    fn leaders(&self) -> Vec<u32> {
+        let members = self.apps.values().flat_map(|shell| shell.crew.members());
+        members.map(|(_, member)| member.pid).collect()
     }
 }

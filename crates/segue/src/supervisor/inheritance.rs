@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use segue_core::{AddressId, AppPhase, Event, SocketRef, Tend, WorkerId};
 
-use super::run::{Input, Supervisor};
+use super::app_shell::{AppShell, Input};
 use crate::telemetry::lines::PREFIX;
 
 /// How long after its start an app may come to listen where it did in an earlier life.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-impl Supervisor {
+impl AppShell {
     pub(super) fn open(&mut self, socket: SocketRef) {
         let opened = self.pool.open(socket);
         if opened.is_ok() {
@@ -56,7 +56,6 @@ impl Supervisor {
                 "{PREFIX}the app does not listen at {unclaimed}, which the service manager does: connections wait there for nobody"
             ));
         }
-        self.await_unwanted();
     }
 
     /// Has sockets of an earlier life closed that nobody listens at in time.

@@ -3,7 +3,7 @@
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::run::{Input, Supervisor};
+use super::app_shell::{AppShell, Input};
 use crate::handoff::{InheritError, Inherited, Journal};
 use crate::telemetry::lines::PREFIX;
 use crate::worker::log::{self, LogNews, Owner};
@@ -14,33 +14,38 @@ use segue_wire::control::Level;
 const REOPENING: &str = "log/reopening";
 
 /// Has the writer tell the loop what becomes of the file.
-pub(super) fn watch(writer: &Writer, site: &Journal, inputs: &UnboundedSender<Input>) {
+pub(super) fn watch(writer: &Writer, journal: &Journal, inputs: &UnboundedSender<Input>) {
     let inputs = inputs.clone();
     let tell = move |news| drop(inputs.send(Input::Log(news)));
-    writer.set_log_owner(Owner::new(site.clone(), tell));
+    writer.set_log_owner(Owner::new(journal.clone(), tell));
 }
 
 /// What a predecessor was asked and may not have done is done.
 ///
 /// # Errors
 /// What was written down cannot be understood.
-pub(super) fn take_over(writer: &Writer, inherited: &Inherited) -> Result<(), InheritError> {
-    if inherited.value::<bool>(REOPENING)?.is_some() {
+pub(super) fn take_over(
+    writer: &Writer,
+    journal: &Journal,
+    inherited: &Inherited,
+) -> Result<(), InheritError> {
+    if inherited.value::<bool>(&journal.full(REOPENING))?.is_some() {
         writer.reopen_log();
     }
     Ok(())
 }
 
-impl Supervisor {
+impl AppShell {
+    pub(super) fn has_log(&self) -> bool {
+        self.plan.writer.log_path().is_some()
+    }
+
     pub(super) fn reopen_log(&self) {
-        if self.plan.writer.log_path().is_none() {
-            self.say(format!(
-                "{PREFIX}USR1 (reopen log files): there is none; `segue run --log FILE` writes one"
-            ));
+        if !self.has_log() {
             return;
         }
         // Together with the signal that asks for it.
-        self.site.put(REOPENING, &true);
+        self.journal.put(REOPENING, &true);
         self.plan.writer.reopen_log();
     }
 
@@ -52,8 +57,8 @@ impl Supervisor {
         if matches!(news, LogNews::Reopened | LogNews::NotReopened(_))
             && !self.plan.writer.is_to_reopen_log()
         {
-            self.site.drop(REOPENING);
-            self.site.commit();
+            self.journal.drop(REOPENING);
+            self.journal.commit();
         }
         let (level, text) = match news {
             LogNews::Reopened => (Level::Info, format!("log file {path} opened anew")),
@@ -64,8 +69,8 @@ impl Supervisor {
                 ),
             ),
             LogNews::Began(time) => {
-                self.site.put(log::BEGAN, &time);
-                self.site.commit();
+                self.journal.put(log::BEGAN, &time);
+                self.journal.commit();
                 return;
             }
             LogNews::Rotated => (Level::Debug, format!("log file {path} rotated")),
@@ -92,7 +97,7 @@ impl Supervisor {
                 format!("the log file {path} is written again; {lost} lines were lost"),
             ),
         };
-        if self.plan.verbosity.shows(level) {
+        if self.plan.host.verbosity.shows(level) {
             self.say(format!("{PREFIX}{text}"));
         }
     }

@@ -12,11 +12,13 @@
 //! One thread, one loop. The loop only builds an event; nothing slow is awaited in it. Whatever
 //! takes time runs as a task and comes back as an input that names what it is about.
 
+mod app_shell;
 mod attachment;
 mod booting;
 mod commands;
 mod control_socket;
 mod crew;
+mod dispatch;
 mod draining;
 mod farewell;
 mod hear;
@@ -30,18 +32,23 @@ mod origin;
 mod perform;
 mod picture;
 mod proving;
+mod recollection;
 mod records;
 mod requests;
+mod reread;
+mod roster;
 mod run;
 #[cfg(test)]
 mod samples;
 mod service;
+mod signals;
 mod story;
 mod succession;
 mod upgrade;
 mod watching;
 
-pub(crate) use run::{Beginning, Ended, PLAN, Plan, run};
+pub(crate) use app_shell::Host;
+pub(crate) use run::{Beginning, Ended, run};
 pub(crate) use service::tell_failure;
 pub(crate) use succession::check;
 pub(crate) use upgrade::{PROBE_ARGUMENT, PROBE_STATE, Probed};

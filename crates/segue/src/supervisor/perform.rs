@@ -9,12 +9,11 @@ use segue_sys::notify::NotifyListener;
 use segue_wire::control as wire;
 use segue_wire::node::HandleType;
 
+use super::app_shell::{AppShell, Asking};
 use super::crew::{Descriptors, DrainRecord, Record, Recruit, key_of};
-use super::run::{Asking, Supervisor};
 use crate::control::convert;
 use crate::listener::Place;
 use crate::telemetry::banner::Banner;
-use crate::telemetry::lines;
 use crate::worker::channel::Channel;
 use crate::worker::launch::{Launched, Start};
 use crate::worker::layout::Label;
@@ -22,7 +21,7 @@ use crate::worker::output::{Output, Unfinished};
 use crate::worker::preload::NoPreload;
 use crate::worker::writer::Stream;
 
-impl Supervisor {
+impl AppShell {
     pub(super) fn perform(&mut self, action: Action) {
         match action {
             Action::Prepare { generation, like } => self.prepare(generation, like),
@@ -144,7 +143,7 @@ impl Supervisor {
             true => release.takes_preload(),
             false => Err(NoPreload::Off),
         };
-        let preload = wanted.and_then(|()| self.plan.shelf.place());
+        let preload = wanted.and_then(|()| self.plan.host.shelf.place());
         let notify = match self.plan.settings.ready.notify {
             true => Some(NotifyListener::bind()?),
             false => None,
@@ -152,7 +151,7 @@ impl Supervisor {
         let notify_address = notify.as_ref().map(NotifyListener::address).transpose()?;
         let start = Start {
             preload: preload.as_deref().ok(),
-            descriptor_limit: Some(self.plan.descriptor_limit),
+            descriptor_limit: Some(self.plan.host.descriptor_limit),
             nice: self.nice_of_boot(),
             notify: notify_address.as_deref(),
         };
@@ -282,15 +281,15 @@ impl Supervisor {
             self.pool.leave_kept();
         }
         let told = convert::outcome(outcome, self);
-        self.keep_outcome(request, &told);
+        self.requests.keep_outcome(request, &told);
         self.callers.answer(request, told);
     }
 
     fn tell(&mut self, notice: &Notice) {
         let told = convert::notice(notice, self, Self::wall_clock());
-        self.service.note(notice, &told);
+        self.word.note(notice, &told);
         self.remember(notice, &told);
-        if self.plan.verbosity.shows(told.level) {
+        if self.plan.host.verbosity.shows(told.level) {
             let is_red =
                 told.level == wire::Level::Error && self.plan.writer.is_coloured(Stream::Err);
             for line in self.lines_of(notice, &told) {
@@ -301,9 +300,7 @@ impl Supervisor {
             }
         }
         self.callers.tell(&told);
-        if matches!(notice, Notice::AppReady { .. }) {
-            self.say_unclaimed();
-        }
+        self.has_come_up |= matches!(notice, Notice::AppReady { .. });
         if matches!(
             notice,
             Notice::AppReady { .. } | Notice::GenerationGone { .. }
@@ -324,7 +321,7 @@ impl Supervisor {
                     .iter()
                     .map(|address| self.pool.describe(address.address))
                     .collect();
-                let control = self.plan.control_shown();
+                let control = self.plan.host.control_shown();
                 let banner = Banner {
                     app: &self.plan.app.name,
                     pid: self.keeper_pid,
@@ -341,7 +338,7 @@ impl Supervisor {
             {
                 Vec::new()
             }
-            _ => lines::notice(told),
+            _ => self.logged(told),
         }
     }
 }

@@ -5,11 +5,11 @@ use std::fs;
 use segue_core::{AddressId, Failure, Generation, SlotId, WorkerId};
 use segue_wire::control as wire;
 
-use super::run::Supervisor;
+use super::app_shell::AppShell;
 use crate::control::names::{Measures, Names, OutOfMemory, Usage};
 use crate::listener::Counts;
 
-impl Names for Supervisor {
+impl Names for AppShell {
     fn app(&self) -> &str {
         &self.plan.app.name
     }
@@ -57,7 +57,7 @@ impl Names for Supervisor {
     }
 }
 
-impl Measures for Supervisor {
+impl Measures for AppShell {
     fn usage(&self, worker: WorkerId) -> Option<Usage> {
         let member = self.crew.member(worker)?;
         let stat = fs::read_to_string(format!("/proc/{}/stat", member.pid)).ok()?;
@@ -98,6 +98,11 @@ impl Measures for Supervisor {
             format: layout.format.name().to_owned(),
             time: layout.time,
         })
+    }
+
+    fn source(&self) -> Option<String> {
+        let origin = self.plan.app.origin.as_ref()?;
+        Some(origin.file.display().to_string())
     }
 
     fn leaves(&self, worker: WorkerId) -> Option<String> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use segue_core::{AddressId, Event, ProbeFailure, ProbeVerdict, SocketRef, WorkerId};
 
-use super::run::{Input, Supervisor};
+use super::app_shell::{AppShell, Input};
 use crate::listener::{NoWay, Way};
 use crate::worker::probe::{self, Failed, Question, Road, Subject};
 
@@ -38,9 +38,14 @@ impl Proving {
             waiting: VecDeque::new(),
         }
     }
+
+    /// What is asked from now on.
+    pub(super) fn ask(&mut self, question: Option<Question>) {
+        self.question = question.map(Arc::new);
+    }
 }
 
-impl Supervisor {
+impl AppShell {
     /// Asks a worker once. The answer comes as an event, within the probe's time-out as soon as there is
     /// room for it.
     pub(super) fn probe(&mut self, worker: WorkerId) {

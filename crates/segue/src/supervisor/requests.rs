@@ -8,7 +8,6 @@ use segue_core::RequestId;
 use segue_wire::control::Outcome;
 use serde::{Deserialize, Serialize};
 
-use super::run::Supervisor;
 use super::succession::by_name;
 use crate::handoff::{InheritError, Inherited, Journal};
 
@@ -18,8 +17,11 @@ const REMEMBERED: usize = 64;
 /// Names of requests begin so.
 const PREFIX: &str = "request/";
 
-#[derive(Debug, Default)]
-pub(super) struct Requests(VecDeque<Known>);
+#[derive(Debug)]
+pub(super) struct Requests {
+    known: VecDeque<Known>,
+    journal: Journal,
+}
 
 #[derive(Debug, Deserialize, Serialize)]
 struct Known {
@@ -30,68 +32,74 @@ struct Known {
 }
 
 impl Requests {
+    pub(super) fn new(journal: Journal) -> Self {
+        Self {
+            known: VecDeque::new(),
+            journal,
+        }
+    }
+
     /// Those of a predecessor.
     ///
     /// # Errors
     /// One is of another kind.
-    pub(super) fn restore(journal: &Journal, inherited: &Inherited) -> Result<Self, InheritError> {
+    pub(super) fn restore(journal: Journal, inherited: &Inherited) -> Result<Self, InheritError> {
         let mut known: Vec<Known> = by_name(inherited, &journal.full(PREFIX))?;
         known.sort_by_key(|known| known.request);
-        Ok(Self(known.into()))
+        Ok(Self {
+            known: known.into(),
+            journal,
+        })
     }
 
-    fn find(&self, key: &str) -> Option<&Known> {
-        self.0.iter().find(|known| known.key == key)
-    }
-}
-
-impl Supervisor {
-    /// The number of a request, and whether it is a new one.
-    pub(super) fn enter_request(&mut self, key: Option<&str>) -> (RequestId, bool) {
-        if let Some(known) = key.and_then(|key| self.requests.find(key)) {
+    /// The number of a request, and whether it is a new one: then it gets the next.
+    pub(super) fn enter(&mut self, key: Option<&str>, next: RequestId) -> (RequestId, bool) {
+        let Some(key) = key else {
+            return (next, true);
+        };
+        if let Some(known) = self.known.iter().find(|known| known.key == key) {
             return (RequestId(known.request), false);
         }
-        let request = self.new_request();
-        if let Some(key) = key {
-            let known = Known {
-                key: key.to_owned(),
-                request: request.0,
-                outcome: None,
-            };
-            self.note_request(&known);
-            self.requests.0.push_back(known);
-            while self.requests.0.len() > REMEMBERED {
-                if let Some(oldest) = self.requests.0.pop_front() {
-                    self.journal.drop(&format!("{PREFIX}{}", oldest.request));
-                }
+        let known = Known {
+            key: key.to_owned(),
+            request: next.0,
+            outcome: None,
+        };
+        self.note(&known);
+        self.known.push_back(known);
+        while self.known.len() > REMEMBERED {
+            if let Some(oldest) = self.known.pop_front() {
+                self.journal.drop(&format!("{PREFIX}{}", oldest.request));
             }
         }
-        (request, true)
+        (next, true)
+    }
+
+    /// The request that was made with this key.
+    pub(super) fn known(&self, key: &str) -> Option<RequestId> {
+        let known = self.known.iter().find(|known| known.key == key)?;
+        Some(RequestId(known.request))
     }
 
     /// What has come of a request that was made before.
     pub(super) fn outcome_of(&self, request: RequestId) -> Option<Outcome> {
-        let known = self.requests.0.iter();
+        let known = self.known.iter();
         known
             .filter(|known| known.request == request.0)
             .find_map(|known| known.outcome.clone())
     }
 
     pub(super) fn keep_outcome(&mut self, request: RequestId, outcome: &Outcome) {
-        let index = self
-            .requests
-            .0
-            .iter()
-            .position(|known| known.request == request.0);
-        if let Some(known) = index.and_then(|index| self.requests.0.get_mut(index)) {
+        let mut known = self.known.iter_mut();
+        if let Some(known) = known.find(|known| known.request == request.0) {
             known.outcome = Some(outcome.clone());
         }
-        if let Some(known) = index.and_then(|index| self.requests.0.get(index)) {
-            self.note_request(known);
+        if let Some(known) = self.known.iter().find(|known| known.request == request.0) {
+            self.note(known);
         }
     }
 
-    fn note_request(&self, known: &Known) {
+    fn note(&self, known: &Known) {
         self.journal
             .put(&format!("{PREFIX}{}", known.request), known);
     }

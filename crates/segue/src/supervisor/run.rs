@@ -1,94 +1,50 @@
-//! The loop: waits for whatever happens next and makes an event of it.
+//! The loop: waits for whatever happens next, to any app or to the process, and hands it on.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::future::pending;
+use std::collections::BTreeMap;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
-use segue_core::{
-    App, AskId, Event, ExitStatus, Finish, Generation, RequestId, Settings, Time, WorkerId,
-};
+use segue_core::{Event, Finish, RequestId, Time};
 use segue_sys::signal::Signals;
 use segue_sys::{clock, readable};
+use segue_wire::control::Asked;
 use segue_wire::handoff::{Contents, ToKeeper};
-use segue_wire::node::QueryServer;
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
-use super::booting::{Resolved, boot_priority};
+use super::app_shell::{AppShell, Happening, Host, Plan, Reach};
 use super::control_socket::open_control;
-use super::crew::{Channels, Crew};
-use super::history::History;
 use super::holding::Holder;
-use super::logging;
-use super::memory::Kills;
-use super::proving::{Probing, Proving};
-use super::records::Records;
+use super::recollection::Memory;
 use super::requests::Requests;
+use super::reread::Reread;
 use super::service::Service;
-use super::story::request_of;
-use super::succession::{self, Life, Replayed, app_prefix};
+use super::succession::{self, Life};
 use super::upgrade::{Probed, Upgrade, take_over_output};
-use super::watching::Pulses;
 use crate::config::app::AppConfig;
-use crate::config::drain::DrainSettings;
 use crate::control::callers::Callers;
-use crate::control::names::Measures;
+use crate::control::command::Teller;
 use crate::control::server;
 use crate::control::socket::BindError;
 use crate::handoff::{InheritError, Inherited, Journal};
 use crate::keeper::{LinkError, Opened, Sender};
-use crate::listener::{Inheritance, Pool, Registry, Stragglers, allowed_by_environment};
-use crate::telemetry::log::Verbosity;
-use crate::worker::channel::Heard;
-use crate::worker::launch::{Release, ResolveError};
-use crate::worker::log::{self, LogNews};
-use crate::worker::preload::Shelf;
-use crate::worker::probe::Question;
-use crate::worker::writer::{Stream, Writer};
-
-/// What a successor is to run, whatever the command line means by then.
-pub(crate) const PLAN: &str = "plan";
+use crate::listener::Inheritance;
+use crate::worker::log;
 
 /// Requests of callers that may wait for the loop.
 const COMMANDS: usize = 64;
 
-/// Between two looks at the workers' memory, where it has a limit.
-const WEIGHING: Duration = Duration::from_secs(5);
-
 /// A deadline that should have passed and is still due is a bug; this keeps it from spinning.
 const LEAST_SLEEP: Duration = Duration::from_millis(1);
 
-/// What to run.
-pub(crate) struct Plan {
-    pub(crate) app: AppConfig,
-    pub(crate) settings: Settings,
-    /// The HTTP probe, if there is one.
-    pub(crate) probe: Option<Question>,
-    /// Resident memory in bytes above which a worker is replaced.
-    pub(crate) max_memory: Option<u64>,
-    /// How workers let their connections go.
-    pub(crate) drain: DrainSettings,
-    /// Where the preload script may lie.
-    pub(crate) shelf: Shelf,
-    /// Where the control socket is to be, if there is to be one.
-    pub(crate) control: Option<PathBuf>,
-    pub(crate) verbosity: Verbosity,
-    pub(crate) writer: Writer,
-    /// The limit of open files that workers get: ours, before we raised it.
-    pub(crate) descriptor_limit: rustix::process::Rlimit,
-}
+/// How long the last lines of an app may take to reach its log file.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
-impl Plan {
-    /// The control socket, for people.
-    pub(super) fn control_shown(&self) -> Option<String> {
-        let control = self.control.as_ref()?;
-        Some(control.display().to_string())
-    }
-}
+/// All apps are to stop, and the supervisor with them.
+pub(super) const ENDING: &str = "ending";
 
 /// Why nothing could be run.
 #[derive(Debug, Error)]
@@ -99,6 +55,8 @@ pub(crate) enum RunError {
     Keeper(#[from] LinkError),
     #[error("cannot take over from the supervisor before: {0}")]
     Predecessor(#[from] InheritError),
+    #[error("{0}")]
+    App(String),
     #[error("cannot {doing}: {source}")]
     System {
         doing: &'static str,
@@ -116,76 +74,45 @@ pub(crate) enum Ended {
     KeeperLost,
 }
 
-/// What tasks report to the loop.
-#[derive(Debug)]
-pub(super) enum Input {
-    Exited(WorkerId, ExitStatus),
-    Resolved(Generation, Box<Result<Resolved, ResolveError>>),
-    Probing(Probing),
-    /// Something has come over a worker's notify socket. To be answered once all of it has been read.
-    Notices(WorkerId, oneshot::Sender<()>),
-    /// A worker has been booting for long.
-    BootLasts(WorkerId),
-    /// What the binary of an upgrade says.
-    Probed(Result<Probed, String>),
-    Log(LogNews),
-    /// Nobody will ask any more for what was kept from an earlier life.
-    PatienceEnded,
-}
-
-/// A question of a worker that has not been answered.
-#[derive(Debug, Deserialize, Serialize)]
-pub(super) struct Asking {
-    pub(super) worker: u32,
-    pub(super) query: QueryServer,
-}
-
 pub(super) struct Supervisor {
-    pub(super) plan: Plan,
-    pub(super) core: App,
-    pub(super) pool: Pool,
-    pub(super) stragglers: Stragglers<Channels>,
-    pub(super) crew: Crew,
-    pub(super) releases: BTreeMap<Generation, Release>,
-    /// Those whose compile cache the first worker that is ready is to fill.
-    pub(super) cold: BTreeSet<Generation>,
-    pub(super) proving: Proving,
-    pub(super) pulses: Pulses,
-    /// The priority of workers that boot while others serve, if it is another than ours.
-    pub(super) boot_priority: Option<i32>,
-    pub(super) asks: BTreeMap<AskId, Asking>,
+    pub(super) host: Host,
+    /// By their names. One that has been stopped is still there.
+    pub(super) apps: BTreeMap<String, AppShell>,
+    /// What another app is made with.
+    pub(super) reach: Reach,
     pub(super) callers: Callers,
+    /// Who follows the news of all apps, those that are still to come included.
+    pub(super) watching: Vec<Teller>,
     pub(super) requests: Requests,
     pub(super) upgrade: Option<Upgrade>,
-    pub(super) records: Records,
-    pub(super) history: History,
-    pub(super) kills: Kills,
-    pub(super) inputs: mpsc::UnboundedSender<Input>,
-    pub(super) news: mpsc::UnboundedSender<Heard>,
-    /// Events that follow from what has just been performed.
-    pub(super) facts: VecDeque<Event>,
-    pub(super) finish: Option<Finish>,
-    /// For a successor: of the supervisor, and of the app.
+    /// For its tasks.
+    pub(super) inward: mpsc::UnboundedSender<Inward>,
+    /// For a successor.
     pub(super) site: Journal,
-    pub(super) journal: Journal,
     pub(super) life: Life,
     pub(super) keeper: Sender,
     pub(super) holder: Holder,
-    pub(super) keeper_pid: u32,
     /// Its release.
     pub(super) keeper_release: String,
     pub(super) service: Service,
-    /// When workers that have not asked for a socket are next looked at.
-    pub(super) next_look: Option<Time>,
-    /// When the workers' memory is next looked at; never without a limit.
-    pub(super) next_weighing: Option<Time>,
+    pub(super) memory: Memory,
+    pub(super) is_ending: bool,
     pub(super) lost_keeper: bool,
     /// When the last signal to stop came that was not an echo of another.
     pub(super) stop_signalled: Option<Time>,
     /// Who sends the signal of this number: a process and its user.
     pub(super) signal_origin: Option<(u64, (u32, u32))>,
     last_request: u64,
-    last_ask: u64,
+    /// Whose turn it is, so that a talkative app does not keep the others from being heard.
+    turn: usize,
+}
+
+/// What tasks of the process report to the loop.
+pub(super) enum Inward {
+    /// What the binary of an upgrade says.
+    Probed(Result<Probed, String>),
+    /// What files say by now, and for whom.
+    Reread(Reread, Box<Asked>),
 }
 
 /// What a supervisor begins with.
@@ -193,19 +120,22 @@ pub(crate) struct Beginning {
     pub(crate) link: Opened,
     /// What a predecessor has left.
     pub(crate) inherited: Option<Inherited>,
-    /// The log file as it is open now, if there is one.
-    pub(crate) log_file: Option<OwnedFd>,
     /// The keeper's release.
     pub(crate) keeper_release: String,
     /// What the service manager has passed on, by the names under which it is held.
     pub(crate) passed: Vec<(String, OwnedFd)>,
 }
 
-/// Runs the app until it is stopped.
+/// Runs apps until they, or all of it, are stopped.
 ///
 /// # Errors
 /// Nothing was started, for the reason given.
-pub(crate) fn run(plan: Plan, signals: Signals, beginning: Beginning) -> Result<Ended, RunError> {
+pub(crate) fn run(
+    host: Host,
+    apps: Vec<AppConfig>,
+    signals: Signals,
+    beginning: Beginning,
+) -> Result<Ended, RunError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -213,14 +143,15 @@ pub(crate) fn run(plan: Plan, signals: Signals, beginning: Beginning) -> Result<
             doing: "start the runtime",
             source,
         })?;
-    let ended = runtime.block_on(supervise(plan, signals, beginning));
+    let ended = runtime.block_on(supervise(host, apps, signals, beginning));
     // A blocking task that hangs (a dead network file system) must not hold the end up.
     runtime.shutdown_timeout(Duration::from_millis(100));
     ended
 }
 
 async fn supervise(
-    mut plan: Plan,
+    mut host: Host,
+    apps: Vec<AppConfig>,
     signals: Signals,
     beginning: Beginning,
 ) -> Result<Ended, RunError> {
@@ -228,7 +159,6 @@ async fn supervise(
     let Beginning {
         link,
         mut inherited,
-        log_file,
         keeper_release,
         passed,
     } = beginning;
@@ -244,38 +174,28 @@ async fn supervise(
         .map_or(&nothing, |before| &before.contents);
     let site = Journal::begin(Box::new(holder.clone()), contents)
         .map_err(system("write down its state"))?;
-    if let Some(log_file) = log_file {
-        site.hold(log::HELD, log_file);
-    }
     for (name, descriptor) in &passed {
         site.hold(name, descriptor);
     }
-    let control = open_control(&plan, &site, inherited.as_mut())?;
-    plan.control = control.as_ref().map(|control| control.path().to_owned());
+    let control = open_control(&host, &site, inherited.as_mut())?;
+    host.control = control.as_ref().map(|control| control.path().to_owned());
     let signals =
         readable::watch(signals).map_err(|(_, error)| system("watch for signals")(error))?;
-    let (inputs, mut incoming) = mpsc::unbounded_channel();
-    let (news, mut heard) = mpsc::unbounded_channel();
+    let (inward, mut inwards) = mpsc::unbounded_channel();
     let (commands, mut asked) = mpsc::channel(COMMANDS);
     let (ending, ended) = oneshot::channel::<()>();
-
-    let reach = Reach {
-        inputs,
-        news,
-        inheritance: Inheritance::of(passed, site.clone()),
+    let inheritance = Inheritance::of(passed, site.clone());
+    let tools = Tools {
         site,
         keeper: keeper.clone(),
         holder,
         keeper_release,
+        inheritance,
+        inward,
     };
     let mut supervisor = match inherited {
-        None => {
-            let mut supervisor = Supervisor::new(plan, reach);
-            let request = supervisor.new_request();
-            supervisor.feed(Event::StartRequested { request });
-            supervisor
-        }
-        Some(inherited) => Supervisor::restore(plan, reach, inherited)?,
+        None => Supervisor::begin(host, apps, tools)?,
+        Some(inherited) => Supervisor::restore(host, tools, inherited)?,
     };
     let serving = control.map(|control| {
         tokio::spawn(server::serve(control, commands, async {
@@ -284,7 +204,8 @@ async fn supervise(
     });
     keeper.say(ToKeeper::Ready, None);
 
-    while supervisor.finish.is_none() {
+    supervisor.conclude();
+    while !supervisor.is_over() {
         supervisor.service.attend(supervisor.now());
         let wake = supervisor.next_wake();
         tokio::select! {
@@ -295,40 +216,44 @@ async fn supervise(
                 }
                 supervisor.hear_signals(signals.get_ref());
             }
-            Some((worker, news)) = heard.recv() => supervisor.hear_news(worker, news),
-            Some(input) = incoming.recv() => supervisor.hear(input),
+            (app, happening) = poll_fn(|context| supervisor.poll_apps(context)) => {
+                supervisor.hear(&app, happening);
+            }
+            Some(news) = inwards.recv() => supervisor.hear_inward(news),
             Some(command) = asked.recv() => supervisor.hear_command(command),
             news = link.next() => supervisor.hear_keeper(news),
             () = sleep_until(wake) => supervisor.wake_up(),
         }
+        supervisor.conclude();
     }
 
-    let finish = supervisor.finish;
-    let lost_keeper = supervisor.lost_keeper;
-    supervisor.service.end();
+    let ended = supervisor.ended();
+    let last_words: Vec<&str> = supervisor
+        .apps
+        .values()
+        .filter_map(|shell| shell.word.last_words())
+        .collect();
+    supervisor.service.end(&last_words.join("; "));
+    for shell in supervisor.apps.values() {
+        shell.plan.writer.flush(LAST_LINES);
+    }
     // Streams end when their tellers are gone.
     drop(supervisor);
     let _ = ending.send(());
     if let Some(serving) = serving {
         let _ = serving.await;
     }
-    Ok(match finish {
-        _ if lost_keeper => Ended::KeeperLost,
-        Some(Finish::NeverStarted(_)) => Ended::NeverStarted,
-        Some(Finish::GivenUp) => Ended::GivenUp,
-        Some(Finish::Stopped { .. }) | None => Ended::AsAsked,
-    })
+    Ok(ended)
 }
 
-/// Where a supervisor's tasks report to, and what it writes to.
-struct Reach {
-    inputs: mpsc::UnboundedSender<Input>,
-    news: mpsc::UnboundedSender<Heard>,
-    inheritance: Inheritance,
+/// What a supervisor works with.
+struct Tools {
     site: Journal,
     keeper: Sender,
     holder: Holder,
     keeper_release: String,
+    inheritance: Inheritance,
+    inward: mpsc::UnboundedSender<Inward>,
 }
 
 async fn sleep_until(wake: Option<Duration>) {
@@ -339,122 +264,124 @@ async fn sleep_until(wake: Option<Duration>) {
 }
 
 impl Supervisor {
-    fn new(plan: Plan, reach: Reach) -> Self {
-        let life = Life::new();
-        let journal = journal_of(&reach.site, &plan);
-        reach.site.put(PLAN, &plan.app);
-        let pool = Pool::new(allowed_by_environment(), journal.clone());
-        let registry = registry(&journal, &life);
-        let core = App::new(plan.settings.clone());
-        Self::with(plan, reach, life, core, pool, registry)
+    fn begin(host: Host, apps: Vec<AppConfig>, tools: Tools) -> Result<Self, RunError> {
+        let requests = Requests::new(tools.site.clone());
+        let mut supervisor = Self::with(host, tools, Life::new(), requests);
+        for app in apps {
+            let plan = Plan::of(app, &supervisor.host, &supervisor.site, None);
+            supervisor.add(plan.map_err(RunError::App)?);
+        }
+        let names: Vec<String> = supervisor.apps.keys().cloned().collect();
+        for name in names {
+            if let Some(shell) = supervisor.apps.get_mut(&name) {
+                let request = shell.new_request();
+                shell.feed(Event::StartRequested { request });
+            }
+        }
+        supervisor.recall();
+        Ok(supervisor)
     }
 
     /// One that goes on where a predecessor has ended.
-    fn restore(plan: Plan, reach: Reach, mut inherited: Inherited) -> Result<Self, RunError> {
-        take_over_output(&plan.writer, &reach.site, &inherited)?;
+    fn restore(host: Host, tools: Tools, mut inherited: Inherited) -> Result<Self, RunError> {
+        take_over_output(&host.writer, &tools.site, &inherited)?;
         let life = Life::restore(&inherited)?;
-        let journal = journal_of(&reach.site, &plan);
-        let pool = Pool::restore(allowed_by_environment(), journal.clone(), &mut inherited)?;
-        let registry = registry(&journal, &life);
-        let Replayed {
-            core,
-            pending,
-            facts,
-        } = succession::replay(plan.settings.clone(), &journal, &inherited)?;
-        let mut supervisor = Self::with(plan, reach, life, core, pool, registry.clone());
-        logging::take_over(&supervisor.plan.writer, &inherited)?;
-        supervisor.facts = facts;
-        supervisor.releases = succession::releases(&journal, &inherited)?;
-        supervisor.records = Records::restore(journal.clone(), &inherited)?;
-        supervisor.history = History::restore(journal.clone(), &inherited)?;
-        if let Some(request) = supervisor.history.unnumbered() {
-            supervisor.note_numbered(request);
+        let requests = Requests::restore(tools.site.clone(), &inherited)?;
+        let mut supervisor = Self::with(host, tools, life, requests);
+        supervisor.is_ending = inherited.value(ENDING)?.unwrap_or_default();
+        let mut pending = BTreeMap::new();
+        for app in succession::apps(&inherited)? {
+            let name = app.name.clone();
+            let journal = supervisor.site.under(&succession::app_prefix(&name));
+            let began = inherited.value(&journal.full(log::BEGAN))?;
+            let file = inherited.take(&journal.full(log::HELD));
+            let file = file.map(|file| (file, began));
+            let plan = supervisor.plan_anyhow(app, file)?;
+            let (shell, left) = AppShell::restore(plan, &supervisor.reach, &mut inherited)?;
+            supervisor.apps.insert(name.clone(), shell);
+            pending.insert(name, left);
         }
-        supervisor.stragglers.count_from(
-            inherited
-                .value(&journal.full(succession::COUNTS))?
-                .unwrap_or_default(),
-        );
-        supervisor.requests = Requests::restore(&journal, &inherited)?;
-        supervisor.asks = succession::asks(&journal, &inherited)?;
-        supervisor.take_over(&mut inherited, &registry)?;
         for name in inherited.left() {
             // Nobody knows what it was for.
             supervisor.site.release(name);
         }
-        supervisor.resume(pending);
-        supervisor.await_unwanted();
+        for (name, shell) in &mut supervisor.apps {
+            shell.resume(pending.remove(name).flatten());
+            shell.await_unwanted();
+        }
         supervisor.conclude_upgrade(&inherited)?;
         Ok(supervisor)
     }
 
-    fn with(
-        plan: Plan,
-        reach: Reach,
-        life: Life,
-        core: App,
-        mut pool: Pool,
-        registry: Registry,
-    ) -> Self {
-        let Reach {
-            inputs,
-            news,
-            inheritance,
+    /// A log file that cannot be opened must not keep anybody from taking over.
+    fn plan_anyhow(
+        &self,
+        app: AppConfig,
+        file: Option<(OwnedFd, Option<u64>)>,
+    ) -> Result<Plan, RunError> {
+        Plan::of(app.clone(), &self.host, &self.site, file).or_else(|why| {
+            self.host
+                .say(format!("{}{why}", crate::telemetry::lines::PREFIX));
+            let app = AppConfig { log: None, ..app };
+            Plan::of(app, &self.host, &self.site, None).map_err(RunError::App)
+        })
+    }
+
+    fn with(host: Host, tools: Tools, life: Life, requests: Requests) -> Self {
+        let Tools {
             site,
             keeper,
             holder,
             keeper_release,
-        } = reach;
-        let journal = journal_of(&site, &plan);
-        logging::watch(&plan.writer, &site, &inputs);
-        let crew = Crew::new(inputs.clone(), journal.under("worker/"), keeper.clone());
+            inheritance,
+            inward,
+        } = tools;
         site.put(Life::NAME, &life);
-        let first = life.first_number();
         let keeper_pid =
             rustix::process::getppid().map_or(0, |pid| pid.as_raw_pid().unsigned_abs());
         let service = Service::new(keeper_pid, Time(clock::monotonic_millis()));
-        pool.inherit(inheritance);
-        pool.keep_in(service.notifier());
+        let reach = Reach {
+            site: site.clone(),
+            keeper: keeper.clone(),
+            keeper_pid,
+            inheritance,
+            notifier: service.notifier(),
+            first: life.first_number(),
+        };
         Self {
-            core,
-            pool,
-            stragglers: Stragglers::new(crew.channels(), registry),
-            crew,
-            releases: BTreeMap::new(),
-            cold: BTreeSet::new(),
-            proving: Proving::new(plan.probe.clone()),
-            pulses: Pulses::default(),
-            boot_priority: boot_priority(),
-            asks: BTreeMap::new(),
+            host,
+            apps: BTreeMap::new(),
             callers: Callers::default(),
-            requests: Requests::default(),
+            watching: Vec::new(),
+            requests,
             upgrade: None,
-            records: Records::new(journal.clone()),
-            history: History::new(journal.clone()),
-            kills: Kills::watch(),
-            inputs,
-            news,
-            facts: VecDeque::new(),
-            finish: None,
+            inward,
             site,
-            journal,
-            life,
             keeper,
             holder,
-            keeper_pid,
             keeper_release,
             service,
-            next_look: None,
-            next_weighing: plan
-                .max_memory
-                .map(|_| Time(clock::monotonic_millis()) + WEIGHING),
+            memory: Memory::default(),
+            is_ending: false,
             lost_keeper: false,
             stop_signalled: None,
             signal_origin: None,
-            last_request: first,
-            last_ask: first,
-            plan,
+            last_request: reach.first,
+            turn: 0,
+            life,
+            reach,
         }
+    }
+
+    /// One more app. Nothing of it runs yet.
+    pub(super) fn add(&mut self, plan: Plan) -> &mut AppShell {
+        let name = plan.app.name.clone();
+        let mut shell = AppShell::new(plan, &self.reach);
+        self.watching.retain(|teller| !teller.is_gone());
+        for teller in &self.watching {
+            shell.callers.watch(teller.clone());
+        }
+        self.apps.entry(name).insert_entry(shell).into_mut()
     }
 
     pub(super) fn now(&self) -> Time {
@@ -466,115 +393,109 @@ impl Supervisor {
         RequestId(self.last_request)
     }
 
-    pub(super) fn new_ask(&mut self) -> AskId {
-        self.last_ask += 1;
-        AskId(self.last_ask)
-    }
-
-    /// Tells the core a fact, does what it says, and goes on with what came of that.
-    pub(super) fn feed(&mut self, event: Event) {
-        self.facts.push_back(event);
-        self.work();
-    }
-
-    /// Handles what there is to handle, until nothing is left.
-    pub(super) fn work(&mut self) {
-        while let Some(event) = self.facts.pop_front() {
-            tracing::trace!(?event, "event");
-            let now = self.now();
-            self.note_handled(now, &event);
-            let from = self.facts.len();
-            let request = request_of(&event);
-            let actions = self.core.handle(now, event);
-            if let Some(request) = request {
-                self.note_numbered(request);
-            }
-            for action in actions {
-                tracing::trace!(?action, "action");
-                self.perform(action);
-            }
-            self.note_performed(&self.facts, from);
+    pub(super) fn enter_request(&mut self, key: Option<&str>) -> (RequestId, bool) {
+        let next = RequestId(self.last_request + 1);
+        let (request, is_new) = self.requests.enter(key, next);
+        if is_new {
+            self.last_request = next.0;
         }
-        self.note_rest();
-        self.tell_service();
-        self.release_callers();
-        let generations = || self.crew.members().map(|(_, member)| member.generation);
-        let (oldest, newest) = (generations().min(), generations().max());
-        self.plan.writer.show_generations(oldest != newest);
+        (request, is_new)
     }
 
-    /// Answers those who wait for an old generation to be gone.
-    pub(super) fn release_callers(&mut self) {
-        let generations = self.crew.members().map(|(_, member)| member.generation);
-        self.callers.release(generations.min());
+    /// What happens next to any app.
+    fn poll_apps(&mut self, context: &mut Context<'_>) -> Poll<(String, Happening)> {
+        let count = self.apps.len().max(1);
+        let first = self.turn % count;
+        // Whoever was heard last is heard last.
+        for part in [first..count, 0..first] {
+            let (from, until) = (part.start, part.end);
+            let apps = self.apps.iter_mut().enumerate();
+            for (index, (name, shell)) in apps.skip(from).take(until - from) {
+                if let Poll::Ready(happening) = shell.poll_next(context) {
+                    self.turn = index + 1;
+                    return Poll::Ready((name.clone(), happening));
+                }
+            }
+        }
+        Poll::Pending
+    }
+
+    fn hear(&mut self, app: &str, happening: Happening) {
+        let Some(shell) = self.apps.get_mut(app) else {
+            return;
+        };
+        match happening {
+            Happening::Input(input) => shell.hear(input),
+            Happening::News(worker, news) => shell.hear_news(worker, news),
+        }
+    }
+
+    fn hear_inward(&mut self, news: Inward) {
+        match news {
+            Inward::Probed(answer) => self.hear_probe(answer),
+            Inward::Reread(read, asked) => self.hear_reread(read, &asked),
+        }
     }
 
     /// How long nothing needs to be done, if nothing happens.
     fn next_wake(&self) -> Option<Duration> {
-        let wake = [
-            self.core.next_deadline(),
-            self.next_look,
-            self.next_weighing,
-            self.pulses.due(),
-            self.service.next(),
-        ]
-        .into_iter()
-        .flatten()
-        .min()?;
+        let apps = self.apps.values().filter_map(AppShell::next_wake);
+        let wake = apps.chain(self.service.next()).min()?;
         Some(wake.since(self.now()).max(LEAST_SLEEP))
     }
 
     fn wake_up(&mut self) {
-        if self.next_look.is_some_and(|look| self.now() >= look) {
-            self.look_for_wrappers();
-        }
-        if self
-            .next_weighing
-            .is_some_and(|weighing| self.now() >= weighing)
-        {
-            self.weigh();
-        }
-        if self.pulses.due().is_some_and(|due| self.now() >= due) {
-            self.beat();
-        }
-        if self
-            .core
-            .next_deadline()
-            .is_some_and(|deadline| self.now() >= deadline)
-        {
-            self.feed(Event::DeadlineReached);
+        for shell in self.apps.values_mut() {
+            shell.wake_up();
         }
     }
 
-    /// Looks for workers that have outgrown their limit.
-    fn weigh(&mut self) {
-        self.next_weighing = Some(self.now() + WEIGHING);
-        let limit = self.plan.max_memory.unwrap_or(u64::MAX);
-        let workers: Vec<WorkerId> = self.crew.members().map(|(worker, _)| worker).collect();
-        for worker in workers {
-            if self.usage(worker).is_some_and(|usage| usage.memory > limit) {
-                self.feed(Event::OverMemory { worker });
+    /// What follows for the process from what has happened to its apps.
+    fn conclude(&mut self) {
+        let are_many = self.host.memory.is_some() || self.apps.len() > 1;
+        for shell in self.apps.values_mut() {
+            shell.is_one_of_many = are_many;
+        }
+        self.settle_roster();
+        let is_foreground = self.host.memory.is_none();
+        let has_failed = |shell: &AppShell| {
+            matches!(
+                shell.finish,
+                Some(Finish::NeverStarted(_) | Finish::GivenUp)
+            )
+        };
+        // Whoever looks after this process learns of it by its end.
+        if is_foreground && !self.is_ending && self.apps.values().any(has_failed) {
+            self.hear_stop("an app has failed");
+        }
+        let has_come_up = self.apps.values().any(|shell| shell.has_come_up);
+        if has_come_up && self.apps.values().all(|shell| !shell.is_starting()) {
+            for shell in self.apps.values_mut() {
+                shell.await_unwanted();
+                shell.is_on_trial &= !std::mem::take(&mut shell.has_come_up);
+            }
+            if let Some(shell) = self.apps.values().next() {
+                shell.say_unclaimed();
             }
         }
+        self.tell_service();
     }
 
-    /// One line of ours, where the operator looks.
-    pub(super) fn say(&self, line: String) {
-        self.plan
-            .writer
-            .push(Stream::Err, format!("{line}\n").as_bytes());
+    fn is_over(&self) -> bool {
+        let is_over = self.apps.values().all(|shell| shell.finish.is_some());
+        is_over && (self.is_ending || self.host.memory.is_none())
     }
 
-    pub(super) fn wall_clock() -> SystemTime {
-        SystemTime::now()
+    fn ended(&self) -> Ended {
+        let finishes = || self.apps.values().filter_map(|shell| shell.finish.as_ref());
+        if self.lost_keeper {
+            Ended::KeeperLost
+        } else if finishes().any(|finish| matches!(finish, Finish::NeverStarted(_))) {
+            Ended::NeverStarted
+        } else if finishes().any(|finish| matches!(finish, Finish::GivenUp)) {
+            Ended::GivenUp
+        } else {
+            Ended::AsAsked
+        }
     }
-}
-
-/// Where an app writes down what a successor must know.
-fn journal_of(site: &Journal, plan: &Plan) -> Journal {
-    site.under(&app_prefix(&plan.app.name))
-}
-
-fn registry(journal: &Journal, life: &Life) -> Registry {
-    Registry::new(journal.under("connection/"), life.first_number())
 }

@@ -9,6 +9,7 @@ use segue_core::{AppPhase, Notice, Time};
 use segue_sys::clock;
 use segue_wire::control as wire;
 
+use super::app_shell::AppShell;
 use super::run::{RunError, Supervisor};
 use crate::keeper::LinkError;
 use crate::service::{Notifier, Phase, Told, Watchdog, is_up, line};
@@ -21,6 +22,11 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 pub(super) struct Service {
     notifier: Notifier,
     told: Told,
+}
+
+/// What the service manager is told of an app that its state does not show.
+#[derive(Debug, Default)]
+pub(super) struct ServiceWord {
     /// A stop has been asked for, which the app's phase does not say yet.
     is_to_stop: bool,
     /// What came of the last reload, if it failed.
@@ -38,9 +44,6 @@ impl Service {
         Self {
             notifier: Notifier::of_this_process(),
             told: Told::new(main, watchdog, now),
-            is_to_stop: false,
-            failed: None,
-            last_words: None,
         }
     }
 
@@ -71,6 +74,18 @@ impl Service {
         }
     }
 
+    /// To be called when all is over, with the last words: who has ended is not heard any more.
+    pub(super) fn end(&self, last_words: &str) {
+        if !last_words.is_empty() {
+            self.notifier.say(&status(last_words));
+        }
+        if !self.notifier.settle(LAST_WORDS) {
+            tracing::debug!("the service manager has not heard everything");
+        }
+    }
+}
+
+impl ServiceWord {
     /// News that the app's state does not show.
     pub(super) fn note(&mut self, notice: &Notice, told: &wire::Notice) {
         match notice {
@@ -83,17 +98,11 @@ impl Service {
 
     /// The end in words. They are said last, and stay where `systemctl status` shows them.
     pub(super) fn note_end(&mut self, text: &str) {
-        self.last_words = Some(status(text));
+        self.last_words = Some(text.to_owned());
     }
 
-    /// To be called when all is over: who has ended is not heard any more.
-    pub(super) fn end(&self) {
-        if let Some(last_words) = &self.last_words {
-            self.notifier.say(last_words);
-        }
-        if !self.notifier.settle(LAST_WORDS) {
-            tracing::debug!("the service manager has not heard everything");
-        }
+    pub(super) fn last_words(&self) -> Option<&str> {
+        self.last_words.as_deref()
     }
 }
 
@@ -103,11 +112,41 @@ impl Supervisor {
         if !self.service.notifier.is_there() {
             return;
         }
+        let (phases, lines): (Vec<Phase>, Vec<String>) = self
+            .shells()
+            .map(|shell| shell.seen_by_service(self))
+            .unzip();
+        let is_all = |wanted: Phase| phases.iter().all(|phase| *phase == wanted);
+        let mut reloads = phases.iter();
+        let reload = reloads.find(|phase| matches!(phase, Phase::Reloading(_)));
+        let phase = match reload {
+            _ if self.is_ending || (is_all(Phase::Stopping) && !phases.is_empty()) => {
+                Phase::Stopping
+            }
+            _ if phases.contains(&Phase::Starting) => Phase::Starting,
+            Some(reload) => *reload,
+            None => Phase::Running,
+        };
+        let status = match lines.is_empty() {
+            true => "no app runs".to_owned(),
+            false => lines.join("; "),
+        };
+        let micros = clock::monotonic_micros();
+        let now = self.now();
+        if let Some(message) = self.service.told.see(now, micros, phase, &status) {
+            self.service.notifier.say(&message);
+        }
+    }
+}
+
+impl AppShell {
+    /// What is to be told of it.
+    fn seen_by_service(&self, supervisor: &Supervisor) -> (Phase, String) {
         let view = self.core.view();
         let phase = match (view.phase, view.reload) {
             (AppPhase::Stopping | AppPhase::Finished, _) => Phase::Stopping,
-            _ if self.service.is_to_stop => Phase::Stopping,
-            (AppPhase::Starting, _) if !self.service.told.is_up() && !is_up(&view) => {
+            _ if self.word.is_to_stop => Phase::Stopping,
+            (AppPhase::Starting, _) if !supervisor.service.told.is_up() && !is_up(&view) => {
                 Phase::Starting
             }
             (_, Some(reload)) => Phase::Reloading(reload.reload),
@@ -118,13 +157,9 @@ impl Supervisor {
             .iter()
             .map(|address| self.pool.describe(address.address))
             .collect();
-        let failed = self.service.failed.as_deref();
-        let status = line(&self.plan.app.name, &view, phase, &addresses, failed);
-        let micros = clock::monotonic_micros();
-        let now = self.now();
-        if let Some(message) = self.service.told.see(now, micros, phase, &status) {
-            self.service.notifier.say(&message);
-        }
+        let failed = self.word.failed.as_deref();
+        let text = line(&self.plan.app.name, &view, phase, &addresses, failed);
+        (phase, text)
     }
 }
 
@@ -151,7 +186,7 @@ impl RunError {
             Self::System { source, .. } | Self::Keeper(LinkError::Unusable(source)) => {
                 io::Error::raw_os_error(source)
             }
-            Self::Control(_) | Self::Keeper(_) | Self::Predecessor(_) => None,
+            Self::Control(_) | Self::Keeper(_) | Self::Predecessor(_) | Self::App(_) => None,
         }
     }
 }

@@ -6,13 +6,13 @@ use segue_core::{Cause, Event, Generation, Notice, RequestId, WorkerId};
 use segue_wire::control as wire;
 use segue_wire::control::{Asked, Failure, ReloadOutcome, RestartRecord, Story};
 
+use super::app_shell::AppShell;
 use super::history::End;
-use super::run::Supervisor;
 use crate::control::convert;
 use crate::control::names::Names;
 use crate::control::wording;
 
-impl Supervisor {
+impl AppShell {
     /// Somebody asks for what is kept in a record; to be fed next.
     pub(super) fn note_asked(&mut self, request: RequestId, kind: &str, asked: Asked) {
         let at = (self.now(), wall_ms());
@@ -108,10 +108,10 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn story(&self) -> Story {
+    pub(super) fn story(&self, supervisor: wire::Supervisor) -> Story {
         let now = self.now();
         Story {
-            supervisor: self.process(),
+            supervisor,
             app: convert::app(&self.core.view(), now, self),
             reloads: self.history.reloads(),
             restarts: self.history.restarts(),
@@ -141,7 +141,7 @@ pub(super) fn request_of(event: &Event) -> Option<RequestId> {
 }
 
 fn wall_ms() -> u64 {
-    let since = Supervisor::wall_clock().duration_since(UNIX_EPOCH);
+    let since = AppShell::wall_clock().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| {
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     })

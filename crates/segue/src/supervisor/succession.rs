@@ -18,11 +18,11 @@ use segue_wire::handoff::Contents;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::app_shell::{AppShell, Asking, PLAN};
 use super::crew::{self, DESCRIPTORS, NOTIFY, Recruit};
 use super::history::History;
 use super::records::Records;
 use super::requests::Requests;
-use super::run::{Asking, PLAN, Supervisor};
 use crate::config::app::AppConfig;
 use crate::handoff::text::Word;
 use crate::handoff::{Deposit, InheritError, Inherited, Journal, tree};
@@ -34,6 +34,9 @@ use crate::worker::output::{Output, Unfinished};
 
 /// So many events are written down before a new snapshot is.
 const MOST_EVENTS: usize = 256;
+
+/// Names of apps begin so.
+const APPS: &str = "app/";
 
 const CORE: &str = "core";
 const EVENTS: &str = "events";
@@ -98,7 +101,7 @@ pub(super) struct Replayed {
     pub(super) facts: VecDeque<Event>,
 }
 
-impl Supervisor {
+impl AppShell {
     pub(super) fn note_handled(&self, at: Time, event: &Event) {
         let event = tree::to_json(&save_event(at, event));
         self.journal.append(EVENTS, &Entry::Handled(event));
@@ -137,17 +140,39 @@ impl Supervisor {
 pub(crate) fn check(contents: Contents) -> Result<(), InheritError> {
     let inherited = Inherited::values_of(contents);
     Life::restore(&inherited)?;
-    let app: AppConfig = inherited.needed(PLAN)?;
+    Requests::restore(Journal::nowhere(), &inherited)?;
+    inherited.value::<bool>(super::run::ENDING)?;
+    for app in apps(&inherited)? {
+        check_app(&app, &inherited)?;
+    }
+    Ok(())
+}
+
+/// The apps of a predecessor.
+///
+/// # Errors
+/// One is of another kind.
+pub(super) fn apps(inherited: &Inherited) -> Result<Vec<AppConfig>, InheritError> {
+    let named = inherited.values::<Value>(APPS)?.into_iter();
+    let plans = named.filter_map(|(rest, plan)| {
+        let name = rest.strip_suffix(PLAN)?.strip_suffix('/')?;
+        let plan = AppConfig::deserialize(&plan);
+        Some(plan.map_err(|error| InheritError::value(&format!("{APPS}{name}/{PLAN}"), error)))
+    });
+    plans.collect()
+}
+
+fn check_app(app: &AppConfig, inherited: &Inherited) -> Result<(), InheritError> {
     let journal = Journal::nowhere().under(&app_prefix(&app.name));
-    replay(Settings::default(), &journal, &inherited)?;
-    releases(&journal, &inherited)?;
-    asks(&journal, &inherited)?;
-    Requests::restore(&journal, &inherited)?;
-    Records::restore(journal.clone(), &inherited)?;
-    History::restore(journal.clone(), &inherited)?;
+    replay(Settings::default(), &journal, inherited)?;
+    releases(&journal, inherited)?;
+    asks(&journal, inherited)?;
+    Requests::restore(journal.clone(), inherited)?;
+    Records::restore(journal.clone(), inherited)?;
+    History::restore(journal.clone(), inherited)?;
     inherited.value::<Counts>(&journal.full(COUNTS))?;
-    Pool::check(&journal, &inherited)?;
-    by_name::<Traveller>(&inherited, &journal.full("connection/"))?;
+    Pool::check(&journal, inherited)?;
+    by_name::<Traveller>(inherited, &journal.full("connection/"))?;
     let prefix = journal.full("worker/");
     for (rest, value) in inherited.values::<Value>(&prefix)? {
         let failed = |error| InheritError::value(&format!("{prefix}{rest}"), error);
@@ -165,7 +190,7 @@ pub(crate) fn check(contents: Contents) -> Result<(), InheritError> {
 
 /// What the names of an app begin with.
 pub(super) fn app_prefix(name: &str) -> String {
-    format!("app/{name}/")
+    format!("{APPS}{name}/")
 }
 
 /// The core of a predecessor.
@@ -267,7 +292,7 @@ where
         .collect()
 }
 
-impl Supervisor {
+impl AppShell {
     /// Takes up the workers of a predecessor and the connections that were on their way. Who has
     /// ended meanwhile is noticed like any other exit.
     ///

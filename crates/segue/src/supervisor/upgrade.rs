@@ -26,9 +26,10 @@ use segue_wire::handoff::keeper::{FALLBACK, PROGRAM};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
-use super::run::{Input, Supervisor};
+use super::app_shell::AppShell;
+use super::run::{Inward, Supervisor};
 use crate::handoff::text::word;
-use crate::handoff::{InheritError, Inherited};
+use crate::handoff::{InheritError, Inherited, Journal};
 use crate::keeper::KEEPER_FD;
 use crate::telemetry::lines::PREFIX;
 use crate::worker::writer::{Leftover, Writer};
@@ -98,8 +99,7 @@ impl Supervisor {
                 return self.fail_upgrade(request, &format!("cannot tell where segue is: {error}"));
             }
         };
-        let opened =
-            exec::open_program(&path).and_then(|program| Ok((program, self.journal.copy()?)));
+        let opened = exec::open_program(&path).and_then(|program| Ok((program, self.site.copy()?)));
         let (program, state) = match opened {
             Ok(opened) => opened,
             Err(error) => {
@@ -119,9 +119,9 @@ impl Supervisor {
             path,
             program,
         });
-        let inputs = self.inputs.clone();
+        let inward = self.inward.clone();
         tokio::spawn(async move {
-            let _ = inputs.send(Input::Probed(probe.answer().await));
+            let _ = inward.send(Inward::Probed(probe.answer().await));
         });
     }
 
@@ -156,15 +156,12 @@ impl Supervisor {
             pid: std::process::id(),
             stopped: clock::monotonic_micros(),
         };
-        self.note_core();
-        self.note_unfinished();
-        let leftover = self.plan.writer.pause(OUTPUT_WAIT);
-        if leftover.is_stalled() {
+        let leftovers = self.pause_output(OUTPUT_WAIT);
+        if leftovers.is_stalled() {
             // Its thread would hold up the exec, or die with lines in its hands.
-            self.plan.writer.resume(leftover);
+            self.resume_output(leftovers);
             return "a file that workers' output goes to does not take it just now".to_owned();
         }
-        self.note_leftover(&leftover);
         self.site.put(UPGRADE, &record);
         self.keeper
             .say(ToKeeper::Store(FALLBACK.to_owned()), Some(own.as_fd()));
@@ -186,8 +183,7 @@ impl Supervisor {
             .say(ToKeeper::Store(PROGRAM.to_owned()), Some(own.as_fd()));
         self.keeper.say(ToKeeper::Ready, None);
         self.site.drop(UPGRADE);
-        self.site.drop(OUTPUT);
-        self.plan.writer.resume(leftover);
+        self.resume_output(leftovers);
         self.site.commit();
         format!("cannot become {}: {error}", record.path.display())
     }
@@ -203,16 +199,31 @@ impl Supervisor {
         exec::exec(Path::new(&path), &argv, &env, &[&link])
     }
 
-    /// What is still to be written to our output.
-    pub(super) fn note_leftover(&self, leftover: &Leftover) {
-        self.site.put(OUTPUT, leftover);
+    /// All that is in the hands of this process is written down: lines are not read or written any more.
+    pub(super) fn pause_output(&self, limit: Duration) -> Leftovers {
+        let own = self.host.writer.pause(limit);
+        self.site.put(OUTPUT, &own);
+        let apps = self.apps.iter().map(|(name, shell)| {
+            shell.note_core();
+            shell.note_unfinished();
+            let left = shell.plan.writer.pause(limit);
+            shell.journal.put(OUTPUT, &left);
+            (name.clone(), left)
+        });
+        Leftovers {
+            apps: apps.collect(),
+            own,
+        }
     }
 
-    /// Lines that are in the middle of being read.
-    pub(super) fn note_unfinished(&self) {
-        for (worker, member) in self.crew.members() {
-            let journal = self.crew.journal_of(worker);
-            journal.put(OUTPUT, &member.output.unfinished());
+    pub(super) fn resume_output(&self, leftovers: Leftovers) {
+        self.host.writer.resume(leftovers.own);
+        self.site.drop(OUTPUT);
+        for (name, left) in leftovers.apps {
+            if let Some(shell) = self.apps.get(&name) {
+                shell.plan.writer.resume(left);
+                shell.journal.drop(OUTPUT);
+            }
         }
     }
 
@@ -280,12 +291,35 @@ impl Supervisor {
     }
 
     fn answer_upgrade(&mut self, request: RequestId, level: Level, outcome: Outcome) {
-        if self.plan.verbosity.shows(level) {
-            self.say(format!("{PREFIX}{}", outcome.text));
+        if self.host.verbosity.shows(level) {
+            self.host.say(format!("{PREFIX}{}", outcome.text));
         }
-        self.keep_outcome(request, &outcome);
+        self.requests.keep_outcome(request, &outcome);
         self.callers.answer(request, outcome);
         self.site.commit();
+    }
+}
+
+/// What has not been written to the files that output goes to.
+pub(super) struct Leftovers {
+    own: Leftover,
+    apps: Vec<(String, Leftover)>,
+}
+
+impl Leftovers {
+    fn is_stalled(&self) -> bool {
+        let mut apps = self.apps.iter();
+        self.own.is_stalled() || apps.any(|(_, left)| left.is_stalled())
+    }
+}
+
+impl AppShell {
+    /// Lines that are in the middle of being read.
+    fn note_unfinished(&self) {
+        for (worker, member) in self.crew.members() {
+            let journal = self.crew.journal_of(worker);
+            journal.put(OUTPUT, &member.output.unfinished());
+        }
     }
 }
 
@@ -295,12 +329,12 @@ impl Supervisor {
 /// It is of another kind.
 pub(super) fn take_over_output(
     writer: &Writer,
-    site: &crate::handoff::Journal,
+    journal: &Journal,
     inherited: &Inherited,
 ) -> Result<(), InheritError> {
-    if let Some(leftover) = inherited.value::<Leftover>(OUTPUT)? {
+    if let Some(leftover) = inherited.value::<Leftover>(&journal.full(OUTPUT))? {
         writer.resume(leftover);
-        site.drop(OUTPUT);
+        journal.drop(OUTPUT);
     }
     Ok(())
 }

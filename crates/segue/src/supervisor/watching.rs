@@ -13,7 +13,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 
-use super::run::{Input, Supervisor};
+use super::app_shell::{AppShell, Input};
 use crate::worker::pulse::{Beat, Pulse};
 
 /// Notices heard at once, so that one who sends without end is heard like the others.
@@ -77,7 +77,7 @@ impl NoticeWatch {
     }
 }
 
-impl Supervisor {
+impl AppShell {
     /// Pings a worker from now on, if somebody wants to know.
     pub(super) fn watch_pulse(&mut self, worker: WorkerId) {
         let has_preload = |worker| {

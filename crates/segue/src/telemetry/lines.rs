@@ -5,6 +5,15 @@ use segue_wire::control::{Failure, Notice};
 /// What the supervisor's own lines begin with, so that they stand apart from the workers'.
 pub(crate) const PREFIX: &str = "segue: ";
 
+/// What is said of an app, where there are others.
+pub(crate) fn of_app(app: &str, text: &str) -> String {
+    match text.strip_prefix(app) {
+        // It names its app itself.
+        Some(rest) if app.is_empty() || rest.starts_with([' ', ':']) => text.to_owned(),
+        _ => format!("{app}: {text}"),
+    }
+}
+
 /// The lines of a notice, each with [`PREFIX`]. Never empty, no line ends inside.
 pub(crate) fn notice(notice: &Notice) -> Vec<String> {
     let mut lines = vec![format!("{PREFIX}{}", notice.text)];

@@ -9,6 +9,7 @@ use segue_sys::spawn::{Exit, reap};
 
 use super::*;
 use crate::config::command::CommandLine;
+use crate::config::written::Written;
 
 /// `/srv/web/{1,2}/server.js` and `/srv/web/current`, somewhere else.
 struct Site {
@@ -57,6 +58,7 @@ impl Site {
             caller_env: vec![("PATH".into(), "/usr/bin:/bin".into())],
             env_files: Vec::new(),
             log: None,
+            written: Written::default(),
             origin: None,
             env: Vec::new(),
         }

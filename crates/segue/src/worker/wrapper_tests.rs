@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use super::*;
+use crate::config::written::Written;
 
 const PACKAGE: &str = r#"{"scripts":{
     "start":"NODE_ENV=production node server.js",
@@ -31,6 +32,7 @@ fn app(line: CommandLine, cwd: &Path) -> AppConfig {
         caller_env: Vec::new(),
         env_files: Vec::new(),
         log: None,
+        written: Written::default(),
         origin: None,
         env: Vec::new(),
     }

@@ -58,6 +58,8 @@ struct Shared {
     /// The same as `out` if both are one file: its lines then keep their order.
     err: Arc<Queue>,
     log: Option<Arc<Queue>>,
+    /// Those two end with this one.
+    owns_output: bool,
     layout: Arc<Layout>,
     shows_generations: AtomicBool,
     scratch: Arc<Scratch>,
@@ -187,9 +189,30 @@ impl Writer {
                 out,
                 err,
                 log: log.transpose()?,
+                owns_output: true,
                 layout,
                 shows_generations: AtomicBool::new(false),
                 scratch: Arc::new(Scratch::new()?),
+            }),
+        })
+    }
+
+    /// One of an app, with a log file of its own; its other lines go the same way as this one's.
+    ///
+    /// # Errors
+    /// That a descriptor or a thread could not be made.
+    pub(crate) fn for_app(&self, layout: Layout, log: Option<LogFile>) -> io::Result<Self> {
+        let layout = Arc::new(layout);
+        let log = log.map(|log| Queue::start("log", Place::Log(log), &layout));
+        Ok(Self {
+            shared: Arc::new(Shared {
+                out: Arc::clone(&self.shared.out),
+                err: Arc::clone(&self.shared.err),
+                log: log.transpose()?,
+                owns_output: false,
+                layout,
+                shows_generations: AtomicBool::new(false),
+                scratch: Arc::clone(&self.shared.scratch),
             }),
         })
     }
@@ -300,12 +323,21 @@ impl Writer {
             is_stalled |= !is_settled;
             Word::from_bytes(&left)
         };
-        let Shared { out, err, log, .. } = &*self.shared;
+        let Shared {
+            out,
+            err,
+            log,
+            owns_output,
+            ..
+        } = &*self.shared;
         Leftover {
-            out: pause(out),
-            err: match Arc::ptr_eq(out, err) {
-                true => Word::default(),
-                false => pause(err),
+            out: match owns_output {
+                true => pause(out),
+                false => Word::default(),
+            },
+            err: match *owns_output && !Arc::ptr_eq(out, err) {
+                true => pause(err),
+                false => Word::default(),
             },
             log: log.as_deref().map(&mut pause).unwrap_or_default(),
             is_stalled,
@@ -314,9 +346,16 @@ impl Writer {
 
     /// Writes what was left, before anything else, and goes on.
     pub(crate) fn resume(&self, leftover: Leftover) {
-        self.shared.out.resume(leftover.out.into_bytes());
-        self.shared.err.resume(leftover.err.into_bytes());
-        self.queue(Stream::Log).resume(leftover.log.into_bytes());
+        let Shared { out, err, .. } = &*self.shared;
+        if self.shared.owns_output {
+            out.resume(leftover.out.into_bytes());
+            if !Arc::ptr_eq(out, err) {
+                err.resume(leftover.err.into_bytes());
+            }
+        }
+        if let Some(log) = &self.shared.log {
+            log.resume(leftover.log.into_bytes());
+        }
     }
 
     fn queue(&self, stream: Stream) -> &Queue {
@@ -330,7 +369,9 @@ impl Writer {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        for queue in [&self.out, &self.err].into_iter().chain(&self.log) {
+        let output = [&self.out, &self.err].into_iter();
+        let output = output.filter(|_| self.owns_output);
+        for queue in output.chain(&self.log) {
             queue.lock().is_ending = true;
             queue.filled.notify_all();
         }

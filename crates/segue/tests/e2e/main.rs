@@ -13,6 +13,7 @@
 mod harness;
 
 mod activation;
+mod background;
 mod bypass;
 mod config;
 mod control;

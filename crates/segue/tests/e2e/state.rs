@@ -58,13 +58,13 @@ const EXPECTED: [&str; 14] = [
     "app/NAME/events",
     "app/NAME/listen/N",
     "app/NAME/place/N",
+    "app/NAME/plan",
     "app/NAME/records",
     "app/NAME/release/N",
     "app/NAME/request/N",
     "app/NAME/worker/N/channel",
     "app/NAME/worker/N/record",
     "control",
-    "plan",
     "supervisor",
 ];
 

@@ -25,9 +25,9 @@ pub(crate) struct Origin {
     pub(crate) flags: Written,
     #[serde(with = "word")]
     pub(crate) here: PathBuf,
-    /// What was written, flags included, when the app was started: settings that a reload does not
-    /// change are these.
-    pub(crate) settings: Written,
+    /// All apps of the file were meant: what comes to it later is, too.
+    #[serde(default)]
+    pub(crate) is_whole: bool,
 }
 
 /// An app of a file, with the flags of the command line.
@@ -45,8 +45,8 @@ pub(crate) struct Fresh {
     pub(crate) left: Vec<&'static str>,
 }
 
-/// The app of a file that a command line means, if it means one: `config` names the file, or the directory
-/// has one and no script was written. A single word may be the name of an app.
+/// The apps of a file that a command line means, if it means any: `config` names the file, or the directory
+/// has one and no script was written. A single word may be the name of an app; without it, all are meant.
 ///
 /// # Errors
 /// The file cannot be used, or has no such app.
@@ -54,7 +54,7 @@ pub(crate) fn chosen(
     config: Option<&Path>,
     words: &[OsString],
     here: &Path,
-) -> Result<Option<(File, FileApp)>, FileError> {
+) -> Result<Option<(File, Vec<FileApp>)>, FileError> {
     let name = match (words, config) {
         ([], _) => None,
         ([word], Some(_)) => word.to_str(),
@@ -76,8 +76,12 @@ pub(crate) fn chosen(
         return Ok(None);
     };
     let file = File::read(&path, &|name| std::env::var(name).ok())?;
-    match file.app(name).cloned() {
-        Ok(app) => Ok(Some((file, app))),
+    let Some(name) = name else {
+        let apps = file.apps.clone();
+        return Ok(Some((file, apps)));
+    };
+    match file.app(Some(name)).cloned() {
+        Ok(app) => Ok(Some((file, vec![app]))),
         // It is a program, then.
         Err(FileError::NoSuchApp { .. }) if config.is_none() => Ok(None),
         Err(error) => Err(error),
@@ -130,11 +134,45 @@ impl FromFile {
                 app: app.name.clone(),
                 flags: flags.clone(),
                 here: here.to_owned(),
-                settings: written,
+                is_whole: false,
             })),
+            written,
         };
         Ok(Self { config, settings })
     }
+}
+
+/// All apps that a file has by now, with the flags that one of them was started with.
+///
+/// # Errors
+/// The file cannot be used any more.
+pub(crate) fn reread(
+    origin: &Origin,
+    caller_env: &[(OsString, OsString)],
+) -> Result<Vec<AppConfig>, FileError> {
+    let file = File::read(&origin.file, &|name| variable(caller_env, name))?;
+    whole(&file, &origin.flags, &origin.here, caller_env)
+}
+
+/// All apps of a file.
+///
+/// # Errors
+/// What cannot be run, or be meant.
+pub(crate) fn whole(
+    file: &File,
+    flags: &Written,
+    here: &Path,
+    caller_env: &[(OsString, OsString)],
+) -> Result<Vec<AppConfig>, FileError> {
+    let apps = file.apps.iter().map(|app| {
+        let read = FromFile::of(file, app, flags, here, caller_env.to_vec())?;
+        let mut config = read.config;
+        if let Some(origin) = &mut config.origin {
+            origin.is_whole = true;
+        }
+        Ok(config)
+    });
+    apps.collect()
 }
 
 impl FileApp {
@@ -180,12 +218,12 @@ impl AppConfig {
             &origin.here,
             self.caller_env.clone(),
         )?;
-        let now = read.config.origin.as_ref().map(|now| &now.settings);
-        let left = now.map_or_else(Vec::new, |now| now.fixed_changes(&origin.settings));
+        let left = read.config.written.fixed_changes(&self.written);
         let config = Self {
             // They belong to the supervisor, which stays.
             name: self.name.clone(),
             log: self.log.clone(),
+            written: self.written.clone(),
             origin: self.origin.clone(),
             ..read.config
         };

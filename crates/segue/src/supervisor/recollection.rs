@@ -1,0 +1,168 @@
+//! What a background supervisor remembers of its apps: a file that is replaced whenever they change,
+//! and read when it begins. So they come back after a reboot as they were.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use segue_core::{Event, Finish};
+use serde::{Deserialize, Serialize};
+
+use super::app_shell::Plan;
+use super::run::Supervisor;
+use crate::config::app::AppConfig;
+use crate::telemetry::lines::PREFIX;
+
+/// The form of the file.
+const VERSION: u32 = 1;
+
+#[derive(Debug, Deserialize, Serialize)]
+struct Remembered {
+    version: u32,
+    apps: Vec<One>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+struct One {
+    app: AppConfig,
+    /// It is not to run.
+    #[serde(default)]
+    is_stopped: bool,
+}
+
+/// What is to be written next, and what was last.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Memory {
+    seen: Vec<(String, bool, u64)>,
+    /// Whoever comes first writes the newest.
+    next: Arc<Mutex<Option<String>>>,
+}
+
+impl Supervisor {
+    /// Writes down which apps there are, if that has changed.
+    pub(super) fn remember(&mut self) {
+        let Some(path) = self.host.memory.clone() else {
+            return;
+        };
+        // What is to end with the supervisor is to come back with it.
+        if self.is_ending {
+            return;
+        }
+        let seen: Vec<(String, bool, u64)> = self
+            .apps
+            .iter()
+            .filter(|(_, shell)| !shell.is_leaving && !shell.is_on_trial)
+            .map(|(name, shell)| (name.clone(), shell.finish.is_some(), shell.definitions))
+            .collect();
+        if seen == self.memory.seen {
+            return;
+        }
+        let apps = seen.iter().filter_map(|(name, is_stopped, _)| {
+            Some(One {
+                app: self.apps.get(name)?.plan.app.clone(),
+                is_stopped: *is_stopped,
+            })
+        });
+        let remembered = Remembered {
+            version: VERSION,
+            apps: apps.collect(),
+        };
+        self.memory.seen = seen;
+        let text = match serde_json::to_string_pretty(&remembered) {
+            Ok(text) => text,
+            Err(error) => {
+                tracing::error!(%error, "cannot write down which apps there are; this is a bug in segue");
+                return;
+            }
+        };
+        let next = Arc::clone(&self.memory.next);
+        *next.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
+        let host = self.host.clone();
+        tokio::task::spawn_blocking(move || {
+            // Held while it is written, so that an older one does not come later.
+            let mut next = next.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(text) = next.take()
+                && let Err(error) = replace(&path, &text)
+            {
+                host.say(format!(
+                    "{PREFIX}cannot remember which apps there are in {}: {error}; they will not come back after a reboot",
+                    path.display()
+                ));
+            }
+        });
+    }
+
+    /// The apps of an earlier life.
+    pub(super) fn recall(&mut self) {
+        let Some(path) = self.host.memory.clone() else {
+            return;
+        };
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) => return self.set_aside(&path, &error.to_string()),
+        };
+        let remembered: Remembered = match serde_json::from_str(&text) {
+            Ok(remembered) => remembered,
+            Err(error) => return self.set_aside(&path, &error.to_string()),
+        };
+        for One { app, is_stopped } in remembered.apps {
+            let name = app.name.clone();
+            if self.apps.contains_key(&name) {
+                continue;
+            }
+            match Plan::of(app, &self.host, &self.site, None) {
+                Ok(plan) => {
+                    let shell = self.add(plan);
+                    if is_stopped {
+                        shell.finish = Some(Finish::Stopped { killed: 0 });
+                    } else {
+                        let request = shell.new_request();
+                        shell.feed(Event::StartRequested { request });
+                    }
+                }
+                Err(why) => self
+                    .host
+                    .say(format!("{PREFIX}{name} is not started: {why}")),
+            }
+        }
+    }
+
+    /// Nothing of it is lost: somebody may want to look.
+    fn set_aside(&self, path: &Path, why: &str) {
+        let aside = path.with_extension("unreadable");
+        let kept = match fs::rename(path, &aside) {
+            Ok(()) => format!("it is kept as {}", aside.display()),
+            Err(error) => format!("and cannot be set aside: {error}"),
+        };
+        self.host.say(format!(
+            "{PREFIX}cannot read which apps there were in {}: {why}; {kept}",
+            path.display()
+        ));
+    }
+}
+
+/// All of it or nothing, also when the machine stops in the middle.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)?;
+    let fresh: PathBuf = path.with_extension("new");
+    match fs::remove_file(&fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&fresh)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&fresh, path)?;
+    File::open(directory)?.sync_all()
+}

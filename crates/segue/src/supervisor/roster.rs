@@ -1,0 +1,358 @@
+//! Which apps there are: started, deleted, and made what a file says.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use segue_core::{Event, Finish, Scale};
+use segue_wire::control::{
+    ApplyBody, CanaryWish, Difference, KeyChange, Level, Outcome, OutcomeKind, Problem,
+    ProblemCode, Wait,
+};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::app_shell::{AppShell, Plan};
+use super::run::Supervisor;
+use super::succession::app_prefix;
+use crate::config::app::AppConfig;
+use crate::config::change::{self, Effect};
+use crate::config::command::is_app_name;
+use crate::config::state;
+use crate::control::command::{Asker, Caller};
+
+/// It is to be forgotten when it has stopped.
+pub(super) const LEAVING: &str = "leaving";
+
+impl Supervisor {
+    /// An app that is new here.
+    pub(super) fn start(&mut self, definition: &Value, caller: Caller) {
+        let app = match self.understand(definition) {
+            Ok(app) => app,
+            Err(problem) => return caller.refuse(problem),
+        };
+        let key = caller.key().map(str::to_owned);
+        if let Some(shell) = self.apps.get_mut(&app.name)
+            && shell.finish.is_none()
+        {
+            if let Some(request) = key.as_deref().and_then(|key| shell.requests.known(key)) {
+                // The same request again: the supervisor was replaced in between.
+                shell.callers.wait(request, caller.accept().teller);
+                return shell.go_on(request, false, Event::StartRequested { request });
+            }
+            return caller.refuse(Problem::new(
+                ProblemCode::Conflict,
+                format!("{} runs already", app.name),
+                format!(
+                    "for new code: segue reload {name}; for another configuration: segue apply, or segue delete {name} first",
+                    name = app.name
+                ),
+            ));
+        }
+        match self.plan(app) {
+            Ok(plan) => self.launch(plan, caller.accept(), true),
+            Err(problem) => caller.refuse(problem),
+        }
+    }
+
+    /// One that has been stopped.
+    pub(super) fn start_again(&mut self, name: &str, caller: Caller) {
+        let Some(shell) = self.apps.get(name) else {
+            return caller.refuse(self.no_such_app(name));
+        };
+        if shell.finish.is_none() {
+            return caller.refuse(Problem::new(
+                ProblemCode::Conflict,
+                format!("{name} runs already"),
+                format!("for new code: segue reload {name}"),
+            ));
+        }
+        match self.plan(shell.plan.app.clone()) {
+            Ok(plan) => self.launch(plan, caller.accept(), false),
+            Err(problem) => caller.refuse(problem),
+        }
+    }
+
+    fn plan(&self, app: AppConfig) -> Result<Plan, Problem> {
+        Plan::of(app, &self.host, &self.site, None).map_err(|why| {
+            Problem::new(
+                ProblemCode::BadRequest,
+                why,
+                "correct that and start it again",
+            )
+        })
+    }
+
+    fn launch(&mut self, plan: Plan, asker: Asker, is_on_trial: bool) {
+        let name = plan.app.name.clone();
+        let is_known = self.apps.contains_key(&name);
+        self.clear(&name);
+        let shell = self.add(plan);
+        shell.is_on_trial = is_on_trial && !is_known;
+        let (request, is_new) = shell.enter_request(asker.key.as_deref());
+        shell.callers.wait(request, asker.teller);
+        shell.go_on(request, is_new, Event::StartRequested { request });
+        self.site.commit();
+    }
+
+    /// What is left of an app that has ended is not needed any more.
+    fn clear(&mut self, name: &str) {
+        if self.apps.remove(name).is_some() {
+            let prefix = app_prefix(name);
+            self.site.drop_all(&prefix);
+            self.holder.release_all(&prefix);
+        }
+    }
+
+    /// Stops an app and forgets it.
+    pub(super) fn delete(&mut self, name: &str, caller: Caller) {
+        let Some(shell) = self.apps.get_mut(name) else {
+            return caller.refuse(self.no_such_app(name));
+        };
+        shell.leave(caller.accept());
+        self.site.commit();
+    }
+
+    /// What follows from what apps have come to.
+    pub(super) fn settle_roster(&mut self) {
+        let is_gone = |shell: &AppShell| match &shell.finish {
+            Some(Finish::NeverStarted(_)) => shell.is_on_trial || shell.is_leaving,
+            Some(_) => shell.is_leaving,
+            None => false,
+        };
+        let gone = self.apps.iter().filter(|(_, shell)| is_gone(shell));
+        let gone: Vec<String> = gone.map(|(name, _)| name.clone()).collect();
+        if self.host.memory.is_some() || !gone.is_empty() {
+            for name in &gone {
+                // The last app in the foreground is the end; its words are still to be said.
+                if self.host.memory.is_some() || self.apps.len() > 1 {
+                    self.clear(name);
+                }
+            }
+            self.site.commit();
+        }
+        self.remember();
+    }
+
+    /// What would have to change for a file to be what runs.
+    pub(super) fn differences(&self, source: &Path, wanted: &[AppConfig]) -> Vec<Difference> {
+        let names: BTreeSet<&str> = wanted.iter().map(|app| app.name.as_str()).collect();
+        let gone = self.apps.iter().filter(|(name, shell)| {
+            is_from(&shell.plan.app, source) && !names.contains(name.as_str())
+        });
+        let gone = gone.map(|(name, _)| Difference {
+            app: name.clone(),
+            change: "delete".to_owned(),
+            keys: Vec::new(),
+        });
+        let wanted = wanted.iter().map(|app| self.difference(app));
+        wanted.chain(gone).collect()
+    }
+
+    fn difference(&self, wanted: &AppConfig) -> Difference {
+        let (change, keys) = match self.apps.get(&wanted.name) {
+            None => ("start", Vec::new()),
+            Some(shell) => {
+                let slots = u32::try_from(shell.core.view().slots.len()).unwrap_or(u32::MAX);
+                let keys = change::between(&shell.plan.app, slots, wanted);
+                let does = |effect| keys.iter().any(|change| change.effect == effect);
+                let change = match () {
+                    () if shell.finish.is_some() => "start",
+                    () if keys.is_empty() => "same",
+                    () if does(Effect::Reload) => "reload",
+                    () if does(Effect::Scale) => "scale",
+                    () => "adjust",
+                };
+                (change, keys)
+            }
+        };
+        Difference {
+            app: wanted.name.clone(),
+            change: change.to_owned(),
+            keys: keys
+                .into_iter()
+                .map(|change| KeyChange {
+                    key: change.key,
+                    from: change.from,
+                    to: change.to,
+                    effect: change.effect.name().to_owned(),
+                })
+                .collect(),
+        }
+    }
+
+    /// All apps of a file.
+    pub(super) fn understand_all(&self, body: &ApplyBody) -> Result<Vec<AppConfig>, Problem> {
+        let definitions = body.definitions.iter();
+        definitions.map(|app| self.understand(app)).collect()
+    }
+
+    /// An app as it comes over the socket.
+    fn understand(&self, definition: &Value) -> Result<AppConfig, Problem> {
+        let app = AppConfig::deserialize(definition);
+        let mut app = app.map_err(|error| {
+            Problem::new(
+                ProblemCode::BadRequest,
+                format!("the definition of the app cannot be understood: {error}"),
+                "use a segue of the supervisor's release, or segue upgrade",
+            )
+        })?;
+        if !is_app_name(&app.name) {
+            return Err(Problem::new(
+                ProblemCode::BadRequest,
+                format!("{:?} is no name of an app", app.name),
+                "use letters, digits, dots, dashes and underscores",
+            ));
+        }
+        if let (None, Some(memory)) = (&app.log, &self.host.memory) {
+            app.log = Some(state::app_log(memory, &app.name));
+        }
+        Ok(app)
+    }
+
+    /// Makes a file what runs. Each app that has to change has its own outcome.
+    pub(super) fn apply(&mut self, source: &Path, wanted: Vec<AppConfig>, asker: &Asker) {
+        let differences = self.differences(source, &wanted);
+        let mut wanted = wanted.into_iter().map(|app| (app.name.clone(), app));
+        let mut wanted: std::collections::BTreeMap<String, AppConfig> = wanted.by_ref().collect();
+        for difference in differences {
+            let name = difference.app;
+            match (difference.change.as_str(), wanted.remove(&name)) {
+                ("delete", _) => {
+                    if let Some(shell) = self.apps.get_mut(&name) {
+                        shell.leave(asker.clone());
+                    }
+                }
+                ("same", Some(app)) => {
+                    if let Some(shell) = self.apps.get_mut(&name) {
+                        // Where it is from, and what its caller has by now.
+                        shell.redefine(app);
+                        asker.teller.outcome(done(&name, "is as the file says"));
+                    }
+                }
+                ("start", Some(app)) => match self.plan(app) {
+                    Ok(plan) => self.launch(plan, asker.clone(), true),
+                    Err(problem) => asker.teller.outcome(not_done(&name, problem)),
+                },
+                (_, Some(app)) => self.change(&name, app, asker),
+                (_, None) => {}
+            }
+        }
+        self.site.commit();
+    }
+
+    fn change(&mut self, name: &str, wanted: AppConfig, asker: &Asker) {
+        let Some(shell) = self.apps.get_mut(name) else {
+            return;
+        };
+        let slots = u32::try_from(shell.core.view().slots.len()).unwrap_or(u32::MAX);
+        let keys = change::between(&shell.plan.app, slots, &wanted);
+        let is_logged_elsewhere = keys.iter().any(|change| change.key.starts_with("log."));
+        let fresh = match is_logged_elsewhere {
+            true => Plan::of(wanted, &self.host, &self.site, None),
+            false => Plan::with_writer(wanted, &self.host, shell.plan.writer.clone()),
+        };
+        let fresh = match fresh {
+            Ok(fresh) => fresh,
+            Err(why) => {
+                let problem = Problem::new(ProblemCode::BadRequest, why, "correct that");
+                return asker.teller.outcome(not_done(name, problem));
+            }
+        };
+        let workers = fresh.settings.workers;
+        shell.adjust(fresh, is_logged_elsewhere);
+        let does = |effect| keys.iter().any(|change| change.effect == effect);
+        if does(Effect::Scale) {
+            let request = shell.new_request();
+            let to = Scale::To(workers);
+            if !does(Effect::Reload) {
+                shell.callers.wait(request, asker.teller.clone());
+            }
+            shell.feed(Event::ScaleRequested { request, to });
+        }
+        if does(Effect::Reload) {
+            shell.reload(Wait::Committed, CanaryWish::AsSet, asker.clone());
+        } else if !does(Effect::Scale) {
+            asker
+                .teller
+                .outcome(done(name, "is adjusted, with no restart"));
+        }
+    }
+}
+
+impl AppShell {
+    /// Ends, and is forgotten then.
+    fn leave(&mut self, asker: Asker) {
+        self.is_leaving = true;
+        self.journal.put(LEAVING, &true);
+        match self.finish {
+            None => self.stop(asker),
+            Some(_) => asker
+                .teller
+                .outcome(done(&self.plan.app.name, "is deleted")),
+        }
+    }
+
+    /// The same settings, meant anew.
+    fn redefine(&mut self, app: AppConfig) {
+        self.plan.app = app;
+        self.definitions += 1;
+        self.journal.put(super::app_shell::PLAN, &self.plan.app);
+    }
+
+    /// Other settings, from now on. What is under way goes on as it was begun.
+    fn adjust(&mut self, fresh: Plan, is_logged_elsewhere: bool) {
+        let Plan {
+            app,
+            settings,
+            probe,
+            max_memory,
+            drain,
+            writer,
+            host: _,
+        } = fresh;
+        self.core.adjust(settings);
+        self.plan.settings = self.core.settings().clone();
+        self.proving.ask(probe.clone());
+        self.plan.probe = probe;
+        self.plan.drain = drain;
+        self.plan.max_memory = max_memory;
+        self.weigh_from_now();
+        if is_logged_elsewhere {
+            // Workers that are there go on with the writer that they have.
+            super::logging::watch(&writer, &self.journal, &self.inputs);
+            self.plan.writer = writer;
+        }
+        self.redefine(app);
+        // Events before this one were decided with the settings before.
+        self.note_core();
+        self.journal.commit();
+        let text = format!("{} has other settings now", self.plan.app.name);
+        self.announce("settings_changed", Level::Info, text);
+    }
+}
+
+fn is_from(app: &AppConfig, source: &Path) -> bool {
+    app.origin
+        .as_ref()
+        .is_some_and(|origin| origin.file == source)
+}
+
+fn done(app: &str, text: &str) -> Outcome {
+    Outcome {
+        kind: OutcomeKind::Applied,
+        app: app.to_owned(),
+        text: format!("{app} {text}"),
+        ..Outcome::default()
+    }
+}
+
+fn not_done(app: &str, problem: Problem) -> Outcome {
+    Outcome {
+        kind: OutcomeKind::Refused,
+        app: app.to_owned(),
+        text: problem.message,
+        next: problem.next,
+        refusal: Some("bad_definition".to_owned()),
+        ..Outcome::default()
+    }
+}

@@ -1,0 +1,405 @@
+//! The background supervisor and its apps: started, listed, scaled, reloaded, applied, deleted, and
+//! back again after it has gone.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use segue_load::{Fresh, KeepAlive, Load, Report};
+use segue_wire::control::{App, AppPhase, Status, WorkerPhase};
+use serde_json::Value;
+
+use crate::harness::command::{Outcome, Pending};
+use crate::harness::http;
+use crate::harness::load::{Clients, render};
+use crate::harness::nodes::installed;
+use crate::harness::process::{self, Process};
+use crate::harness::run::{LIMIT, Launch};
+use crate::harness::site::Site;
+
+/// A user with a directory of their own, and a supervisor in the background.
+struct Desk {
+    site: std::sync::Arc<Site>,
+    mark: String,
+}
+
+impl Desk {
+    fn new() -> Self {
+        let launch = Launch::node("plain.js");
+        let desk = Self {
+            site: launch.site,
+            mark: process::new_mark(),
+        };
+        for name in ["run", "state", "cache"] {
+            std::fs::create_dir(desk.path(name)).expect("make a directory");
+        }
+        desk
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.site.path(name)
+    }
+
+    /// `[app.web]` and `[app.api]`, with more lines for each.
+    fn file(&self, web: &str, api: &str) {
+        let quick = "reload = { min_uptime = \"0s\" }\ndrain = { settle = \"0s\" }\n";
+        let app = |name: &str, port: u16, lines: &str| match lines {
+            "-" => String::new(),
+            lines => format!(
+                "[app.{name}]\ncommand = \"server.js\"\ncwd = \"current\"\nworkers = 2\nnode = {:?}\n{quick}env = {{ PORT = \"{port}\" }}\n{lines}\n",
+                installed().path
+            ),
+        };
+        let text = format!(
+            "{}{}",
+            app("web", self.site.port.number(), web),
+            app("api", self.site.other_port.number(), api)
+        );
+        std::fs::write(self.path("segue.toml"), text).expect("write the file");
+    }
+
+    fn begin(&self, words: &[&str]) -> Pending {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_segue"));
+        command
+            .args(words)
+            .current_dir(self.path(""))
+            .env("NO_COLOR", "1")
+            .env("XDG_RUNTIME_DIR", self.path("run"))
+            .env("XDG_STATE_HOME", self.path("state"))
+            .env("XDG_CACHE_HOME", self.path("cache"))
+            .env(process::MARK, &self.mark)
+            .env_remove("SEGUE_CONTROL")
+            .env_remove("PWD");
+        Pending::start(command)
+    }
+
+    fn segue(&self, words: &[&str]) -> Outcome {
+        self.begin(words).wait(LIMIT)
+    }
+
+    fn status(&self) -> Status {
+        let outcome = self.segue(&["status", "--json"]);
+        serde_json::from_str(&outcome.expect(0).out).expect("a status")
+    }
+
+    fn app(&self, name: &str) -> App {
+        let apps = self.status().apps;
+        let app = apps.into_iter().find(|app| app.name == name);
+        app.unwrap_or_else(|| panic!("no app {name}"))
+    }
+
+    #[track_caller]
+    fn until(&self, what: &str, wanted: impl Fn(&Status) -> bool) {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let status = self.status();
+            if wanted(&status) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{what}: {status:#?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn web(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.site.port.number()).into()
+    }
+
+    fn api(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.site.other_port.number()).into()
+    }
+
+    fn version(&self, at: SocketAddr) -> String {
+        http::get(at, "/").expect("an answer").version().to_owned()
+    }
+
+    fn env(&self, at: SocketAddr, name: &str) -> Value {
+        let answer = http::get(at, "/info").expect("an answer");
+        answer.json()["env"][name].clone()
+    }
+
+    fn load(&self, at: SocketAddr) -> Clients {
+        let load = Load::builder()
+            .with(Fresh {
+                clients: 10,
+                ..Fresh::default()
+            })
+            .with(KeepAlive {
+                clients: 10,
+                ..KeepAlive::default()
+            });
+        let clients = Clients::start(load, at);
+        clients.wait_for_answers(50);
+        clients
+    }
+
+    /// Main processes whose runtime directory is this one's.
+    fn mains(&self) -> Vec<Process> {
+        let wanted = format!("XDG_RUNTIME_DIR={}", self.path("run").display());
+        let is_ours = |pid: &u32| {
+            let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            name.trim() == "segue"
+                && environ
+                    .split(|byte| *byte == 0)
+                    .any(|entry| entry == wanted.as_bytes())
+        };
+        let entries = std::fs::read_dir("/proc").expect("read /proc").flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.filter(is_ours).filter_map(Process::open).collect()
+    }
+
+    fn own_log(&self) -> String {
+        std::fs::read_to_string(self.path("state/segue/segue.log")).unwrap_or_default()
+    }
+
+    #[track_caller]
+    fn assert_flawless(&self, report: &Report) {
+        assert_eq!(
+            report.failed() + report.in_flight,
+            0,
+            "{}\n{}",
+            render(report),
+            self.own_log()
+        );
+    }
+}
+
+impl Drop for Desk {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the supervisor said\n{}", self.own_log());
+        }
+        // By signal: a supervisor that a test has found stuck answers nothing.
+        for main in self.mains() {
+            main.signal(Signal::TERM);
+            if !main.ends_within(Duration::from_secs(10)) {
+                main.signal(Signal::KILL);
+            }
+        }
+        process::kill_marked(&self.mark);
+    }
+}
+
+fn ready(app: &App) -> usize {
+    let ready = app.workers.iter();
+    ready
+        .filter(|worker| worker.phase == WorkerPhase::Ready)
+        .count()
+}
+
+#[test]
+fn a_day_with_two_apps() {
+    let desk = Desk::new();
+    desk.file("", "");
+    desk.segue(&["start"])
+        .expect(0)
+        .says(&["web is ready", "api is ready"]);
+    assert_eq!(desk.version(desk.web()), "v1");
+    desk.segue(&["ls"])
+        .expect(0)
+        .says(&["web  running", "api  running"]);
+    let main = desk.status().supervisor.keeper_pid.expect("a main process");
+    let status = std::fs::read_to_string(format!("/proc/{main}/status")).expect("its status");
+    assert!(status.contains("Umask:\t0077"), "{status}");
+    let stat = std::fs::read_to_string(format!("/proc/{main}/stat")).expect("its stat");
+    let session = stat
+        .rsplit(") ")
+        .next()
+        .and_then(|rest| rest.split(' ').nth(3));
+    assert_eq!(
+        session,
+        Some(main.to_string().as_str()),
+        "a session of its own"
+    );
+
+    let clients = [desk.load(desk.web()), desk.load(desk.api())];
+    desk.segue(&["scale", "web", "3"]).expect(0);
+    desk.site.deploy("v2", "plain.js");
+    desk.segue(&["reload"])
+        .expect(0)
+        .says(&["web: reload 1 began", "api: reload 1 began"]);
+    assert_eq!(desk.version(desk.web()), "v2");
+    assert_eq!(desk.version(desk.api()), "v2");
+    desk.segue(&["reload", "api"]).expect(0);
+    desk.segue(&["upgrade"]).expect(0);
+    let supervisor = desk.status().supervisor.pid;
+    let killed = Process::open(supervisor).expect("it runs");
+    killed.signal(Signal::KILL);
+    desk.until("another supervisor", |status| {
+        status.supervisor.pid != supervisor
+    });
+    for clients in clients {
+        clients.wait_for_answers(50);
+        desk.assert_flawless(&clients.stop());
+    }
+    desk.until("three workers of web", |status| {
+        status
+            .apps
+            .iter()
+            .any(|app| app.name == "web" && ready(app) == 3)
+    });
+
+    desk.segue(&["stop", "api"]).expect(0);
+    assert_eq!(desk.app("api").phase, AppPhase::Finished);
+    desk.segue(&["status", "--check"]).expect(0);
+    assert!(http::get(desk.api(), "/").is_err(), "it is stopped");
+    desk.segue(&["reload", "api"])
+        .expect(4)
+        .says(&["segue start api"]);
+    desk.segue(&["start", "api"]).expect(0);
+    assert_eq!(desk.version(desk.api()), "v2");
+    desk.segue(&["restart", "web"]).expect(0);
+
+    // Another life remembers them.
+    desk.segue(&["stop", "web"]).expect(0);
+    desk.segue(&["shutdown"]).expect(0);
+    desk.segue(&["status"]).expect(3);
+    desk.file("", "-");
+    desk.segue(&["start", "-c", "nothing.toml"]).expect(2);
+    std::fs::remove_file(desk.path("segue.toml")).expect("remove the file");
+    desk.file("", "");
+    let file = desk.path("segue.toml");
+    std::fs::rename(&file, desk.path("elsewhere.toml")).expect("hide the file");
+    std::fs::rename(desk.path("elsewhere.toml"), &file).expect("show the file");
+    desk.segue(&["start", "web"]).expect(0);
+    desk.until("both are back", |status| {
+        status.apps.len() == 2 && status.apps.iter().all(|app| ready(app) > 0)
+    });
+
+    desk.segue(&["delete", "api"]).expect(0);
+    desk.until("one app", |status| status.apps.len() == 1);
+    desk.segue(&["delete", "nobody"]).expect(3);
+}
+
+#[test]
+fn what_the_file_says_is_what_runs() {
+    let desk = Desk::new();
+    desk.file("", "-");
+    desk.segue(&["apply", "--dry-run"])
+        .expect(0)
+        .says(&["+ web: is started"]);
+    desk.segue(&["apply"]).expect(0).says(&["web is ready"]);
+    desk.segue(&["apply"])
+        .expect(0)
+        .says(&["web: as the file says"]);
+
+    let clients = desk.load(desk.web());
+    let pids = |app: &App| {
+        app.workers
+            .iter()
+            .filter_map(|worker| worker.pid)
+            .collect::<Vec<_>>()
+    };
+    let before = pids(&desk.app("web"));
+    desk.file("limits.max_age = \"24h\"\nstop.timeout = \"3s\"", "");
+    desk.segue(&["apply", "--dry-run"]).expect(0).says(&[
+        "~ web: is adjusted, with no restart",
+        "limits.max_age: none -> 24h (at once)",
+        "+ api: is started",
+    ]);
+    assert_eq!(desk.status().apps.len(), 1, "nothing has been done");
+    desk.segue(&["apply"]).expect(0);
+    assert_eq!(pids(&desk.app("web")), before, "no worker is another one");
+    assert_eq!(desk.version(desk.api()), "v1");
+
+    let text = std::fs::read_to_string(desk.path("segue.toml")).expect("read the file");
+    let text = text.replacen("workers = 2", "workers = 3", 1);
+    let text = text.replacen("env = {", "env = { COLOUR = \"green\",", 1);
+    std::fs::write(desk.path("segue.toml"), &text).expect("write the file");
+    desk.segue(&["apply"]).expect(0).says(&[
+        "~ web: is reloaded",
+        "workers: 2 -> 3",
+        "api: as the file says",
+    ]);
+    assert_eq!(desk.env(desk.web(), "COLOUR"), "green");
+    assert_eq!(ready(&desk.app("web")), 3);
+    desk.segue(&["apply"])
+        .expect(0)
+        .says(&["web: as the file says"]);
+
+    // A definition that cannot start changes nothing for clients.
+    let broken = text.replacen("command = \"server.js\"", "command = \"none.js\"", 1);
+    std::fs::write(desk.path("segue.toml"), broken).expect("write the file");
+    desk.segue(&["apply"]).expect(5).says(&["none.js"]);
+    std::fs::write(desk.path("segue.toml"), &text).expect("write the file");
+    desk.segue(&["apply"]).expect(0);
+    assert_eq!(desk.env(desk.web(), "COLOUR"), "green");
+
+    std::fs::write(desk.path("segue.toml"), "[app.web]\nwrokers = 1\n").expect("write");
+    desk.segue(&["apply"])
+        .expect(2)
+        .says(&["did you mean `workers`"]);
+    clients.wait_for_answers(50);
+    desk.assert_flawless(&clients.stop());
+
+    desk.file("-", "");
+    desk.segue(&["apply"])
+        .expect(0)
+        .says(&["- web: drains and is deleted"]);
+    desk.until("one app", |status| status.apps.len() == 1);
+}
+
+#[test]
+fn an_app_that_cannot_start_leaves_nothing() {
+    let desk = Desk::new();
+    std::fs::write(desk.path("broken.js"), "throw new Error('no way')").expect("write");
+    let started = desk.segue(&["start", "broken.js"]);
+    started.expect(1).says(&["no way"]);
+    assert!(desk.status().apps.is_empty());
+    desk.file("", "-");
+    desk.segue(&["start"]).expect(0);
+    desk.segue(&["start"]).expect(4).says(&["web runs already"]);
+    desk.segue(&["start", "--foreground"]).expect(4);
+}
+
+#[test]
+fn a_memory_that_cannot_be_read_is_set_aside() {
+    let desk = Desk::new();
+    std::fs::create_dir_all(desk.path("state/segue")).expect("make the directory");
+    std::fs::write(desk.path("state/segue/apps.json"), "{").expect("spoil the memory");
+    desk.file("", "-");
+    desk.segue(&["start"]).expect(0);
+    assert!(desk.path("state/segue/apps.unreadable").exists());
+    assert!(
+        desk.own_log().contains("it is kept as"),
+        "{}",
+        desk.own_log()
+    );
+}
+
+#[test]
+fn several_apps_in_the_foreground_follow_their_file_at_hup() {
+    let desk = Desk::new();
+    desk.file("", "");
+    let run = desk.begin(&["run"]);
+    let main = run.process.as_ref().expect("it runs").pid;
+    let deadline = Instant::now() + LIMIT;
+    while http::get(desk.api(), "/").is_err() || http::get(desk.web(), "/").is_err() {
+        assert!(Instant::now() < deadline, "both apps listen");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    desk.until("both are up", |status| {
+        status.apps.iter().all(|app| app.phase == AppPhase::Running)
+    });
+    let clients = desk.load(desk.web());
+    desk.file("", "-");
+    desk.site.deploy("v2", "plain.js");
+    let main = Process::open(main).expect("it runs");
+    main.signal(Signal::HUP);
+    desk.until(
+        "one app, of the second generation",
+        |status| matches!(status.apps.as_slice(), [app] if app.generation == 2),
+    );
+    desk.file("", "");
+    main.signal(Signal::HUP);
+    desk.until("two apps", |status| {
+        status.apps.len() == 2 && status.apps.iter().all(|app| app.phase == AppPhase::Running)
+    });
+    clients.wait_for_answers(50);
+    desk.assert_flawless(&clients.stop());
+    main.signal(Signal::TERM);
+    run.wait(LIMIT).expect(0);
+}
