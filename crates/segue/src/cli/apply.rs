@@ -1,6 +1,6 @@
 //! `segue apply`: what a file says, made what runs. The difference is printed first.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use segue_wire::control::{ApplyBody, Difference};
 
@@ -78,7 +78,7 @@ async fn supervisor(args: &ApplyArgs, file: &Path) -> Result<Client, Trouble> {
             let Ok(status) = client.status().await else {
                 continue;
             };
-            let is_its = |source: &String| PathBuf::from(source) == file;
+            let is_its = |source: &String| Path::new(source) == file;
             if (status.apps.iter()).any(|app| app.source.as_ref().is_some_and(is_its)) {
                 return Ok(client);
             }

@@ -1,12 +1,14 @@
 //! The supervisor process: turns what happens into events for the core and performs its actions.
 //!
 //! ```text
-//!   signals ─┐                          ┌─▶ crew       processes, channels, output
-//!   control ─┤    ┌──────┐   ┌──────┐   ├─▶ listener   sockets, sets, queues
-//!   workers ─┼───▶│ run  │──▶│ core │──▶│ perform
-//!   timer   ─┤    └──────┘   └──────┘   ├─▶ callers    who asked, and is told
-//!   keeper  ─┘   one loop    decides    └─▶ records    what is remembered for people:
-//!                                           history    reloads and restarts
+//!                            each app (app_shell)
+//!   signals ─┐              ┌──────────────────────────────────────────────────────┐
+//!   control ─┤   ┌──────┐   │  ┌──────┐   ┌─▶ crew       processes, channels, output │
+//!   workers ─┼──▶│ run  │──▶│  │ core │──▶├─▶ listener   sockets, sets, queues        │
+//!   timer   ─┤   └──────┘   │  └──────┘   ├─▶ callers    who asked, and is told       │
+//!   keeper  ─┘   one loop   │  decides    └─▶ records, history                        │
+//!                           └──────────────────────────────────────────────────────┘
+//!                 roster: which apps there are; recollection, reread: from where
 //! ```
 //!
 //! One thread, one loop. The loop only builds an event; nothing slow is awaited in it. Whatever

@@ -5,15 +5,21 @@ use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use segue_core::{Event, Finish};
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::app_shell::Plan;
 use super::run::Supervisor;
 use crate::config::app::AppConfig;
 use crate::telemetry::lines::PREFIX;
+
+/// How long a disk may take for it when the supervisor ends.
+const LAST_WRITE: Duration = Duration::from_secs(5);
 
 /// The form of the file.
 const VERSION: u32 = 1;
@@ -33,11 +39,28 @@ struct One {
 }
 
 /// What is to be written next, and what was last.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Memory {
     seen: Vec<(String, bool, u64)>,
-    /// Whoever comes first writes the newest.
-    next: Arc<Mutex<Option<String>>>,
+    next: Arc<Next>,
+    last: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Next {
+    /// The newest, until somebody writes it. Never held for long.
+    text: Mutex<Option<String>>,
+    /// Held while it is written, so that an older one does not come later.
+    writing: Mutex<()>,
+}
+
+impl Memory {
+    /// To be called at the end: what is being written is to be whole.
+    pub(super) async fn settle(self) {
+        if let Some(last) = self.last {
+            let _ = timeout(LAST_WRITE, last).await;
+        }
+    }
 }
 
 impl Supervisor {
@@ -78,12 +101,13 @@ impl Supervisor {
             }
         };
         let next = Arc::clone(&self.memory.next);
-        *next.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
+        *lock(&next.text) = Some(text);
         let host = self.host.clone();
-        tokio::task::spawn_blocking(move || {
-            // Held while it is written, so that an older one does not come later.
-            let mut next = next.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(text) = next.take()
+        // A disk may take its time.
+        self.memory.last = Some(tokio::task::spawn_blocking(move || {
+            let _turn = lock(&next.writing);
+            let text = lock(&next.text).take();
+            if let Some(text) = text
                 && let Err(error) = replace(&path, &text)
             {
                 host.say(format!(
@@ -91,7 +115,7 @@ impl Supervisor {
                     path.display()
                 ));
             }
-        });
+        }));
     }
 
     /// The apps of an earlier life.
@@ -142,6 +166,10 @@ impl Supervisor {
             path.display()
         ));
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// All of it or nothing, also when the machine stops in the middle.

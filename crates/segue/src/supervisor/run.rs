@@ -237,8 +237,10 @@ async fn supervise(
     for shell in supervisor.apps.values() {
         shell.plan.writer.flush(LAST_LINES);
     }
+    let memory = std::mem::take(&mut supervisor.memory);
     // Streams end when their tellers are gone.
     drop(supervisor);
+    memory.settle().await;
     let _ = ending.send(());
     if let Some(serving) = serving {
         let _ = serving.await;
