@@ -5,7 +5,6 @@ use rustix::process::Signal;
 use segue_wire::control::{ReloadOutcome, Story, WorkerPhase};
 
 use crate::harness::http;
-use crate::harness::output::Stream;
 use crate::harness::process::Process;
 use crate::harness::run::{LIMIT, Launch, Run};
 
@@ -267,10 +266,8 @@ fn a_restart_loop_ends_loudly() {
     let mark = run.log.mark();
     let works = give_up(&run);
     run.log.wait_for(mark, "slot_given_up", LIMIT);
-    let is_loud = |line: &crate::harness::output::Line| {
-        line.stream == Stream::Err && line.text.contains("slot 0 is given up: ")
-    };
-    assert!(run.log.lines().iter().any(is_loud), "{}", run.log.render());
+    // The log has a thread of its own.
+    run.log.wait_for(mark, "segue: slot 0 is given up: ", LIMIT);
     run.until("connections are refused", |app| {
         app.addresses.iter().all(|address| address.refusing)
     });
