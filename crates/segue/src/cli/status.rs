@@ -92,10 +92,15 @@ fn show_app(app: &App, output: &Output) {
     } else {
         Tone::Careful
     };
+    let phase = match app.phase {
+        // It may be started again.
+        AppPhase::Finished => "stopped",
+        phase => phase.as_str(),
+    };
     let mut head = format!(
         "{}  {}  generation {}",
         app.name,
-        output.tone(app.phase.as_str(), tone),
+        output.tone(phase, tone),
         app.generation
     );
     if let Some(release) = &app.release {

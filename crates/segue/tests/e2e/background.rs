@@ -15,9 +15,11 @@ use crate::harness::command::{Outcome, Pending};
 use crate::harness::http;
 use crate::harness::load::{Clients, render};
 use crate::harness::nodes::installed;
+use crate::harness::port::Port;
 use crate::harness::process::{self, Process};
 use crate::harness::run::{LIMIT, Launch};
 use crate::harness::site::Site;
+use crate::harness::standin;
 
 /// A user with a directory of their own, and a supervisor in the background.
 struct Desk {
@@ -340,6 +342,67 @@ fn what_the_file_says_is_what_runs() {
         .expect(0)
         .says(&["- web: drains and is deleted"]);
     desk.until("one app", |status| status.apps.len() == 1);
+}
+
+/// A file of some of three apps, each with a number of workers and a few settings.
+fn any_file(desk: &Desk, ports: &[Port], random: &mut u64) -> (String, Vec<(String, usize)>) {
+    let mut next = |below: u64| {
+        // Knuth's MMIX generator.
+        *random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (*random >> 33) % below
+    };
+    let mut text = String::new();
+    let mut expected = Vec::new();
+    for (name, port) in ["a", "b", "c"].iter().zip(ports) {
+        if next(4) == 0 {
+            continue;
+        }
+        let workers = 1 + next(3);
+        let colour = next(3);
+        let drain = ["1m", "2m"][usize::try_from(next(2)).expect("small")];
+        let age = ["", "limits.max_age = \"24h\"\n"][usize::try_from(next(2)).expect("small")];
+        text += &format!(
+            "[app.{name}]\ncommand = {:?}\nargs = [\"port={}\"]\nworkers = {workers}\nenv = {{ COLOUR = \"{colour}\" }}\nreload.min_uptime = \"0s\"\ndrain.settle = \"0s\"\ndrain.timeout = \"{drain}\"\n{age}",
+            standin(),
+            port.number(),
+        );
+        expected.push(((*name).to_owned(), usize::try_from(workers).expect("small")));
+    }
+    std::fs::write(desk.path("segue.toml"), &text).expect("write the file");
+    (text, expected)
+}
+
+#[test]
+fn any_file_after_any_other_is_what_runs_then() {
+    let desk = Desk::new();
+    let ports = [Port::lease(), Port::lease(), Port::lease()];
+    let seed = std::env::var("SEGUE_SEED").ok();
+    let seed = seed.and_then(|seed| seed.parse().ok()).unwrap_or(1);
+    let mut random = seed;
+    for number in 0..12 {
+        let (text, expected) = any_file(&desk, &ports, &mut random);
+        let applied = desk.segue(&["apply"]);
+        let file = format!("file {number} of seed {seed}:\n{text}\n{applied:#?}");
+        assert_eq!(applied.code, Some(0), "{file}");
+        // What has been scaled down is still to drain.
+        desk.until(&file, |status| {
+            let apps = status.apps.iter();
+            let found: Vec<(String, usize)> = apps
+                .map(|app| (app.name.clone(), app.workers.len()))
+                .collect();
+            found == expected
+        });
+        let again = desk.segue(&["apply", "--dry-run"]);
+        let same = again.expect(0).out.lines();
+        assert!(
+            same.clone()
+                .all(|line| line.ends_with(": as the file says")),
+            "{file}\n{again:#?}"
+        );
+        assert_eq!(same.count(), expected.len(), "{file}");
+    }
 }
 
 #[test]
