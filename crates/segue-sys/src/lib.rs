@@ -14,6 +14,7 @@ pub mod memory;
 pub mod notify;
 pub mod passing;
 pub mod priority;
+pub mod privileges;
 pub mod process;
 pub mod readable;
 pub mod signal;

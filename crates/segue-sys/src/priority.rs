@@ -71,6 +71,8 @@ mod tests {
             descriptors: vec![(writer, 1)],
             descriptor_limit: None,
             nice: Some(before + 7),
+            identity: None,
+            no_new_privileges: false,
             mask: Mask::Clear,
         }
         .start()

@@ -18,6 +18,8 @@ use std::path::Path;
 use rustix::io::Errno;
 use rustix::process::{Pid, Rlimit, WaitId, WaitIdOptions};
 
+use crate::privileges::{self, Identity};
+
 pub use rustix::process::Signal;
 
 /// What to start. Of stdin, stdout and stderr, those without an entry in `descriptors` are
@@ -37,6 +39,10 @@ pub struct Spawn<'a> {
     pub descriptor_limit: Option<Rlimit>,
     /// Priority for the processor; ours if `None`, or if it is refused.
     pub nice: Option<i32>,
+    /// Who it is; as us if `None`. It enters its directory and starts its program as that user.
+    pub identity: Option<&'a Identity>,
+    /// Neither it nor what it starts can get more rights than it has at its start.
+    pub no_new_privileges: bool,
     pub mask: Mask,
 }
 
@@ -76,6 +82,7 @@ pub enum Step {
     ProcessGroup,
     Directory,
     Limit,
+    Identity,
     Exec,
 }
 
@@ -95,6 +102,7 @@ impl fmt::Display for SpawnError {
             Step::ProcessGroup => "its process group could not be made",
             Step::Directory => "its directory could not be entered",
             Step::Limit => "its limit of open files could not be set",
+            Step::Identity => "it could not give up the rights of this user",
             Step::Exec => "its program could not be started",
         };
         write!(f, "{what}: {}", self.source)
@@ -218,6 +226,8 @@ impl Spawn<'_> {
             moves: &moves,
             limit: self.descriptor_limit,
             nice: self.nice,
+            identity: self.identity,
+            no_new_privileges: self.no_new_privileges,
             errors: errors.as_raw_fd(),
             wait: wait.as_raw_fd(),
             go: go.as_raw_fd(),
@@ -245,6 +255,7 @@ impl Step {
             Self::ProcessGroup,
             Self::Directory,
             Self::Limit,
+            Self::Identity,
         ]
         .into_iter()
         .find(|step| *step as u8 == byte)
@@ -261,6 +272,8 @@ struct Plan<'a> {
     moves: &'a [(RawFd, RawFd)],
     limit: Option<Rlimit>,
     nice: Option<i32>,
+    identity: Option<&'a Identity>,
+    no_new_privileges: bool,
     errors: RawFd,
     /// Where it waits for a byte, and the other end, which is to be closed first.
     wait: RawFd,
@@ -370,9 +383,6 @@ impl Plan<'_> {
                 return (Step::Descriptors, last_errno());
             }
         }
-        if let Err(errno) = rustix::process::chdir(self.cwd.as_c_str()) {
-            return (Step::Directory, errno.raw_os_error());
-        }
         if let Some(limit) = self.limit
             && let Err(errno) = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit)
         {
@@ -380,6 +390,13 @@ impl Plan<'_> {
         }
         if let Some(nice) = self.nice {
             let _ = rustix::process::setpriority_process(None, nice);
+        }
+        // Only now: what comes before may take the rights that end here.
+        if let Err(errno) = privileges::give_up(self.identity, self.no_new_privileges) {
+            return (Step::Identity, errno.raw_os_error());
+        }
+        if let Err(errno) = rustix::process::chdir(self.cwd.as_c_str()) {
+            return (Step::Directory, errno.raw_os_error());
         }
         // SAFETY: `mask` is initialised; the old set is not asked for.
         unsafe { libc::sigprocmask(libc::SIG_SETMASK, mask, std::ptr::null_mut()) };

@@ -413,6 +413,7 @@ impl Prepared {
             env_files: given.env_files.clone(),
             env,
             log: given.log.as_ref().map(|path| here.join(path)),
+            confinement: given.confinement.clone(),
             origin: None,
         };
         Ok(Self {

@@ -1,7 +1,9 @@
 //! Configuration: as written, and as meant.
 
+pub(crate) mod accounts;
 pub(crate) mod app;
 pub(crate) mod command;
+pub(crate) mod confine;
 pub(crate) mod drain;
 pub(crate) mod env_file;
 pub(crate) mod file;

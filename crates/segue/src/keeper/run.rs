@@ -212,6 +212,8 @@ impl Kept {
             descriptors: vec![(theirs, LINK_NUMBER)],
             descriptor_limit: self.limit,
             nice: None,
+            identity: None,
+            no_new_privileges: false,
             // A signal that comes before the supervisor reads its own waits for it.
             mask: Mask::Inherit,
         }

@@ -144,7 +144,7 @@ impl Supervisor {
             true => release.takes_preload(),
             false => Err(NoPreload::Off),
         };
-        let preload = wanted.and_then(|()| self.plan.shelf.place());
+        let preload = wanted.and_then(|()| self.plan.shelf.place(release.bounds()));
         let notify = match self.plan.settings.ready.notify {
             true => Some(NotifyListener::bind()?),
             false => None,

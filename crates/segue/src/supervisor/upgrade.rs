@@ -334,6 +334,8 @@ impl Probe {
             ],
             descriptor_limit: None,
             nice: None,
+            identity: None,
+            no_new_privileges: false,
             mask: Mask::Clear,
         }
         .start()?;

@@ -16,6 +16,7 @@ use segue_sys::spawn::{Held, Mask, Spawn};
 use segue_wire::control::Revision;
 use serde::{Deserialize, Serialize};
 
+use super::bounds::{Bounds, NoBounds};
 use super::preload::{NoPreload, is_permitted};
 use super::wrapper::{self, Wrapper};
 use crate::config::app::AppConfig;
@@ -31,8 +32,9 @@ const CHANNEL: i32 = 3;
 
 /// Variables that are for us, or that mean something else below us: descriptors and sockets of
 /// the service manager, our own control, and another primary's channel.
-const NOT_PASSED_ON: [&str; 17] = [
+const NOT_PASSED_ON: [&str; 20] = [
     "FDSTORE",
+    "JOURNAL_STREAM",
     "LISTEN_FDNAMES",
     "LISTEN_FDS",
     "LISTEN_PID",
@@ -47,6 +49,8 @@ const NOT_PASSED_ON: [&str; 17] = [
     "SEGUE_HELD_FD",
     "SEGUE_KEEPER_FD",
     "SEGUE_SLOT",
+    "SEGUE_STEERING",
+    "SYSTEMD_EXEC_PID",
     "WATCHDOG_PID",
     "WATCHDOG_USEC",
 ];
@@ -82,6 +86,8 @@ pub(crate) enum ResolveError {
     Wrapper(#[from] Wrapper),
     #[error(transparent)]
     File(#[from] FileError),
+    #[error(transparent)]
+    Bounds(#[from] NoBounds),
 }
 
 fn hint(similar: Option<&Path>) -> String {
@@ -116,6 +122,8 @@ pub(crate) struct Release {
     /// on stdin, its `listen` would ask us and never hear the answer.
     has_script: bool,
     fingerprint: Fingerprint,
+    #[serde(default)]
+    bounds: Bounds,
     #[serde(default)]
     revision: Option<Revision>,
 }
@@ -162,7 +170,8 @@ impl Release {
     /// What is missing or refused, with what to do about it. Nothing has been started then.
     pub(crate) fn resolve(app: &AppConfig) -> Result<Self, ResolveError> {
         let cwd = directory(&app.cwd)?;
-        let given = environment(app)?;
+        let bounds = Bounds::of(&app.confinement)?;
+        let given = environment(app, &bounds)?;
         let path = given.get(OsStr::new("PATH")).cloned().unwrap_or_default();
 
         let (program, argv, has_script) = match &app.command {
@@ -207,6 +216,7 @@ impl Release {
             compile_cache: None,
             has_script,
             fingerprint,
+            bounds,
             revision,
         })
     }
@@ -274,6 +284,11 @@ impl Release {
         }
     }
 
+    /// What its workers may, and who they are.
+    pub(crate) const fn bounds(&self) -> &Bounds {
+        &self.bounds
+    }
+
     /// The directory it runs in, free of symlinks.
     pub(crate) fn directory(&self) -> &Path {
         &self.cwd
@@ -318,6 +333,12 @@ impl Release {
         let (stdout, out) = output_pipe()?;
         let (stderr, err) = output_pipe()?;
         let null = std::fs::File::open("/dev/null")?;
+        let identity = self.bounds.identity();
+        if let Some(identity) = &identity {
+            // Who opens /dev/stdout opens the pipe, which would be ours.
+            identity.own(&out)?;
+            identity.own(&err)?;
+        }
 
         let mut argv = self.argv.clone();
         if let Some(preload) = start.preload {
@@ -330,8 +351,10 @@ impl Release {
             env: &self.worker_env(worker, slot, generation, start),
             cwd: &self.cwd,
             descriptors: vec![(null.into(), 0), (out, 1), (err, 2), (theirs, CHANNEL)],
-            descriptor_limit: start.descriptor_limit,
+            descriptor_limit: self.bounds.descriptor_limit(start.descriptor_limit),
             nice: start.nice,
+            identity: identity.as_ref(),
+            no_new_privileges: self.bounds.no_new_privileges(),
             mask: Mask::Clear,
         }
         .hold()?;
@@ -391,12 +414,18 @@ fn directory(path: &Path) -> Result<PathBuf, ResolveError> {
     }
 }
 
-fn environment(app: &AppConfig) -> Result<BTreeMap<OsString, OsString>, ResolveError> {
+fn environment(
+    app: &AppConfig,
+    bounds: &Bounds,
+) -> Result<BTreeMap<OsString, OsString>, ResolveError> {
     let passed_on = |(name, _): &&(OsString, OsString)| {
-        !NOT_PASSED_ON.iter().any(|internal| *name == **internal) && name != "PWD"
+        !NOT_PASSED_ON.iter().any(|internal| *name == **internal)
+            && name != "PWD"
+            && !bounds.keeps_back(name)
     };
     let caller = app.caller_env.iter().filter(passed_on).cloned();
     let mut env: BTreeMap<_, _> = caller.collect();
+    env.extend(bounds.variables());
     for file in &app.env_files {
         env.extend(read_env_file(&app.cwd.join(file))?);
     }

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use super::*;
+use crate::config::confine::Confinement;
 
 const PACKAGE: &str = r#"{"scripts":{
     "start":"NODE_ENV=production node server.js",
@@ -32,6 +33,7 @@ fn app(line: CommandLine, cwd: &Path) -> AppConfig {
         env_files: Vec::new(),
         log: None,
         origin: None,
+        confinement: Confinement::default(),
         env: Vec::new(),
     }
 }

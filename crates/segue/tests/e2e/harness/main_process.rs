@@ -63,6 +63,8 @@ impl Main {
             descriptors: first.into_iter().chain(sockets).zip(0..).collect(),
             descriptor_limit: None,
             nice: None,
+            identity: None,
+            no_new_privileges: false,
             mask: Mask::Clear,
         };
         let child = child.start().expect("start it");
