@@ -99,6 +99,13 @@ pub(crate) const KEYS: &[Key] = &[
         |s, t| put(&mut s.confinement.group, confine::account(t).map(Some)),
         "Run workers in this group [default: the user's]",
     ),
+    repeated(
+        "listen",
+        "listen",
+        "PORT|HOST:PORT|PATH",
+        |s, t| push(&mut s.confinement.listen, confine::listen(t)),
+        "Workers may listen here and nowhere else, and are ready when they do; repeatable [default: wherever they want]",
+    ),
     key(
         "no_new_privs",
         "no-new-privs",

@@ -10,7 +10,7 @@ use super::settings::AppSettings;
 const ADDING: [&str; 3] = ["env", "env_file", "node_args"];
 
 /// What a reload takes from the file; everything else stays as it was at the start.
-const FRESH_AT_RELOAD: [&str; 9] = [
+const FRESH_AT_RELOAD: [&str; 10] = [
     "env",
     "env_file",
     "cwd",
@@ -18,6 +18,7 @@ const FRESH_AT_RELOAD: [&str; 9] = [
     "node_args",
     "user",
     "group",
+    "listen",
     "no_new_privs",
     "limits.nofile",
 ];

@@ -122,6 +122,7 @@ impl Supervisor {
                 let directory = release.directory().display().to_string();
                 self.history
                     .resolved(generation, directory, release.revision());
+                let listen = self.pool.wanted(release.listen());
                 let name = format!("release/{}", generation.0);
                 self.journal.put(&name, &release);
                 self.releases.insert(generation, release);
@@ -132,6 +133,7 @@ impl Supervisor {
                     generation,
                     changed,
                     is_cold,
+                    listen,
                 });
             }
             Err(error) => {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use segue_core::{CanaryChoice, Event, ExitStatus, RequestId, Scale, Time, WorkerId};
+use segue_core::{AskId, CanaryChoice, Event, ExitStatus, RequestId, Scale, Time, WorkerId};
 use segue_sys::signal::{Handled, Received, Signals};
 use segue_wire::control::{Problem, ProblemCode, ScaleBody, Status, Supervisor as Process};
 use segue_wire::handoff::keeper;
@@ -21,6 +21,7 @@ use crate::control::convert;
 use crate::listener::Place;
 use crate::telemetry::lines;
 use crate::worker::channel::{End, News, Report};
+use crate::worker::launch::Release;
 
 /// A signal to stop that comes so soon after another is the same one: sent to a process and to
 /// its group, as timeout(1) does, or to every process of a service.
@@ -127,6 +128,18 @@ impl Supervisor {
                 return;
             }
         };
+        let generation = self.crew.member(worker).map(|member| member.generation);
+        let release = generation.and_then(|generation| self.releases.get(&generation));
+        let listen = release.map(Release::listen).unwrap_or_default();
+        let Some(covers) = self.pool.permit(listen, address) else {
+            let ask = self.note_ask(worker, query);
+            self.feed(Event::AskedInVain {
+                worker,
+                ask,
+                address,
+            });
+            return;
+        };
         if let Some(Place::Descriptor(number)) = self.pool.place(address) {
             let number = *number;
             let copied = self.crew.copy_descriptor(worker, number);
@@ -141,6 +154,17 @@ impl Supervisor {
                 }
             }
         }
+        let ask = self.note_ask(worker, query);
+        self.feed(Event::Asked {
+            worker,
+            ask,
+            address,
+            kind,
+            covers,
+        });
+    }
+
+    fn note_ask(&mut self, worker: WorkerId, query: QueryServer) -> AskId {
         let ask = self.new_ask();
         let asking = Asking {
             worker: worker.0,
@@ -148,12 +172,7 @@ impl Supervisor {
         };
         self.journal.put(&format!("ask/{}", ask.0), &asking);
         self.asks.insert(ask, asking);
-        self.feed(Event::Asked {
-            worker,
-            ask,
-            address,
-            kind,
-        });
+        ask
     }
 
     pub(super) fn deny_query(&mut self, worker: WorkerId, query: &QueryServer, errno: i32) {

@@ -21,6 +21,7 @@ use super::preload::{NoPreload, is_permitted};
 use super::wrapper::{self, Wrapper};
 use crate::config::app::AppConfig;
 use crate::config::command::{Command, is_node, script_position};
+use crate::config::confine::ListenAt;
 use crate::config::env_file::{EnvFileError, read_env_file};
 use crate::config::file::FileError;
 use crate::config::package::Package;
@@ -124,6 +125,9 @@ pub(crate) struct Release {
     fingerprint: Fingerprint,
     #[serde(default)]
     bounds: Bounds,
+    /// Where its workers are to listen, and nowhere else; none: anywhere.
+    #[serde(default)]
+    listen: Vec<ListenAt>,
     #[serde(default)]
     revision: Option<Revision>,
 }
@@ -217,6 +221,7 @@ impl Release {
             has_script,
             fingerprint,
             bounds,
+            listen: app.confinement.listen.clone(),
             revision,
         })
     }
@@ -289,6 +294,11 @@ impl Release {
         &self.bounds
     }
 
+    /// Where its workers are to listen, and nowhere else; none: anywhere.
+    pub(crate) fn listen(&self) -> &[ListenAt] {
+        &self.listen
+    }
+
     /// The directory it runs in, free of symlinks.
     pub(crate) fn directory(&self) -> &Path {
         &self.cwd
@@ -308,7 +318,7 @@ impl Release {
     /// Whether arguments or environment differ, so that the two may rightly listen
     /// at different addresses. Another directory alone is no difference.
     pub(crate) fn is_changed_from(&self, other: &Self) -> bool {
-        self.fingerprint != other.fingerprint
+        self.fingerprint != other.fingerprint || self.listen != other.listen
     }
 
     /// Makes one worker, which starts when it is released.

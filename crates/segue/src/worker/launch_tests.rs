@@ -9,7 +9,7 @@ use segue_sys::spawn::{Exit, reap};
 
 use super::*;
 use crate::config::command::CommandLine;
-use crate::config::confine::Confinement;
+use crate::config::confine::{Confinement, ListenAt};
 
 /// `/srv/web/{1,2}/server.js` and `/srv/web/current`, somewhere else.
 struct Site {
@@ -111,6 +111,7 @@ fn arguments_environment_and_listen_are_changes() {
     };
     check(&|app| app.args.push("--port".into()));
     check(&|app| app.node_args.push("--x".into()));
+    check(&|app| app.confinement.listen.push(ListenAt::Port(80)));
     check(&|app| app.env.push(("PORT".into(), "1".into())));
     check(&|app| {
         fs::write(site.path("1/.env"), "PORT=2").unwrap();
