@@ -6,7 +6,9 @@
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
+pub mod cgroup;
 pub mod clock;
+mod clone;
 pub mod diag;
 pub mod exec;
 pub mod inherited;

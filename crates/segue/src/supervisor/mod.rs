@@ -18,6 +18,7 @@ mod commands;
 mod control_socket;
 mod crew;
 mod draining;
+mod enclosure;
 mod farewell;
 mod hear;
 mod history;

@@ -336,6 +336,7 @@ impl Probe {
             nice: None,
             identity: None,
             no_new_privileges: false,
+            cgroup: None,
             mask: Mask::Clear,
         }
         .start()?;

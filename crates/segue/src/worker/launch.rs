@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -154,6 +154,8 @@ pub(crate) struct Start<'a> {
     pub(crate) nice: Option<i32>,
     /// Where it may say that it is ready.
     pub(crate) notify: Option<&'a OsStr>,
+    /// The directory of its cgroup, if it has one.
+    pub(crate) cgroup: Option<BorrowedFd<'a>>,
 }
 
 /// A worker that is about to start.
@@ -365,6 +367,7 @@ impl Release {
             nice: start.nice,
             identity: identity.as_ref(),
             no_new_privileges: self.bounds.no_new_privileges(),
+            cgroup: start.cgroup,
             mask: Mask::Clear,
         }
         .hold()?;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::net::TcpStream;
+use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
 use segue_load::Phase;
@@ -10,9 +11,10 @@ use segue_wire::control::WorkerPhase;
 
 use crate::drain::{assert_unnoticed, mixed};
 use crate::harness::load::{Clients, render};
-use crate::harness::process::Process;
+use crate::harness::process::{Process, children};
 use crate::harness::run::{LIMIT, Launch, Run};
 use crate::harness::{heavy, http, is_root, skip};
+use crate::takeover::kill_supervisor;
 
 /// A line of `/proc/PID/FILE`, without its name.
 fn line_of(pid: u32, file: &str, name: &str) -> String {
@@ -270,5 +272,83 @@ fn nothing_of_the_supervisors_environment_reaches_a_worker() {
     check();
     run.roll("v2", "plain.js");
     check();
+    run.finish();
+}
+
+/// The helper of the only worker, and that worker.
+fn helper_of(run: &Run) -> (Process, Process) {
+    let pids = run.get("/helper").json();
+    let open = |who: &str| {
+        let pid = pids[who].as_u64().and_then(|pid| u32::try_from(pid).ok());
+        Process::open(pid.expect("a pid")).expect("it runs")
+    };
+    (open("worker"), open("helper"))
+}
+
+/// The directory of a worker's own cgroup.
+fn cgroup_of(pid: u32) -> Option<PathBuf> {
+    let group = line_of(pid, "cgroup", "0::/");
+    let mounts = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(Path::new);
+    let mut directories = mounts.iter().map(|mount| mount.join(&group));
+    directories.find(|directory| group.contains("segue-") && directory.is_dir())
+}
+
+#[test]
+fn a_helper_dies_with_its_worker_although_it_does_not_want_to() {
+    let run = Launch::node("leaves-helpers.js").workers("1").start();
+    let (worker, helper) = helper_of(&run);
+    let Some(cgroup) = cgroup_of(worker.pid) else {
+        return skip("workers have no cgroups here: none of version 2 that can be written to");
+    };
+    assert_eq!(cgroup_of(helper.pid), Some(cgroup.clone()));
+
+    // Killed from outside; the supervisor was another one by then.
+    run.upgrade().expect(0);
+    worker.signal(Signal::KILL);
+    assert!(helper.ends_within(LIMIT), "{}", run.log.render());
+    run.until("there is another one", |app| {
+        app.workers.iter().any(|other| {
+            other.phase == WorkerPhase::Ready && other.pid.is_some_and(|pid| pid != worker.pid)
+        })
+    });
+
+    // Replaced.
+    let (worker, helper) = helper_of(&run);
+    let second = cgroup_of(worker.pid).expect("it has one too");
+    run.roll("v2", "leaves-helpers.js");
+    assert!(worker.ends_within(LIMIT) && helper.ends_within(LIMIT));
+
+    // After the supervisor's death, and at the end.
+    kill_supervisor(&run);
+    let (worker, helper) = helper_of(&run);
+    let third = cgroup_of(worker.pid).expect("it has one still");
+    worker.signal(Signal::KILL);
+    assert!(helper.ends_within(LIMIT), "{}", run.log.render());
+    run.until("there is another one", |app| {
+        app.workers.iter().any(|other| {
+            other.phase == WorkerPhase::Ready && other.pid.is_some_and(|pid| pid != worker.pid)
+        })
+    });
+    let (worker, _) = helper_of(&run);
+    let last = cgroup_of(worker.pid).expect("it has one too");
+    run.finish();
+    for cgroup in [cgroup, second, third, last] {
+        assert!(!cgroup.exists(), "{} is left", cgroup.display());
+    }
+}
+
+#[test]
+fn a_helper_in_its_group_dies_with_its_worker_everywhere() {
+    let run = Launch::node("orphans.js").workers("1").start();
+    let worker = run.ready_pids()[0];
+    let helpers: Vec<Process> = children(worker)
+        .into_iter()
+        .filter_map(Process::open)
+        .collect();
+    assert_eq!(helpers.len(), 1);
+    Process::open(worker)
+        .expect("the worker")
+        .signal(Signal::KILL);
+    assert!(helpers[0].ends_within(LIMIT), "{}", run.log.render());
     run.finish();
 }

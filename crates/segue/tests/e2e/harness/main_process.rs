@@ -65,6 +65,7 @@ impl Main {
             nice: None,
             identity: None,
             no_new_privileges: false,
+            cgroup: None,
             mask: Mask::Clear,
         };
         let child = child.start().expect("start it");
