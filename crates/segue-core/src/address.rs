@@ -33,6 +33,8 @@ const STEER_RETRY: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Address {
     pub(crate) kind: AddressKind,
+    /// Who listens here also does there, where that is wanted.
+    pub(crate) covers: BTreeSet<AddressId>,
     pub(crate) sockets: Vec<Socket>,
     /// The last socket of `sockets` has been ordered and not reported yet.
     pub(crate) is_opening: bool,
@@ -144,6 +146,7 @@ impl Address {
     pub(crate) fn new(kind: AddressKind) -> Self {
         Self {
             kind,
+            covers: BTreeSet::new(),
             sockets: Vec::new(),
             is_opening: false,
             asks: VecDeque::new(),
@@ -353,6 +356,7 @@ impl Socket {
 
 portable_record!(Address {
     kind,
+    covers = BTreeSet::new(),
     sockets,
     is_opening,
     asks,

@@ -36,6 +36,8 @@ pub struct App {
     pub(crate) slots: BTreeMap<SlotId, Slot>,
     pub(crate) workers: BTreeMap<WorkerId, Worker>,
     pub(crate) addresses: BTreeMap<AddressId, Address>,
+    /// Where each worker of a generation is to listen, as far as that was said.
+    pub(crate) wanted: BTreeMap<Generation, BTreeSet<AddressId>>,
     /// The generation that a respawn belongs to.
     pub(crate) serving: Generation,
     /// The one that served before; its release is kept.
@@ -123,6 +125,7 @@ impl App {
             slots: BTreeMap::new(),
             workers: BTreeMap::new(),
             addresses: BTreeMap::new(),
+            wanted: BTreeMap::new(),
             serving: Generation(1),
             previous: None,
             reload: None,
@@ -194,7 +197,13 @@ impl App {
                 generation,
                 changed,
                 is_cold,
-            } => self.prepared(generation, changed, is_cold),
+                listen,
+            } => {
+                if !listen.is_empty() {
+                    self.wanted.insert(generation, listen.into_iter().collect());
+                }
+                self.prepared(generation, changed, is_cold);
+            }
             Event::PrepareFailed { generation } => self.prepare_failed(generation),
             Event::Spawned { worker } => {
                 if let Some(worker) = self.workers.get_mut(&worker) {
@@ -226,7 +235,13 @@ impl App {
                 ask,
                 address,
                 kind,
-            } => self.asked(worker, ask, address, kind),
+                covers,
+            } => self.asked(worker, ask, address, (kind, covers)),
+            Event::AskedInVain {
+                worker,
+                ask,
+                address,
+            } => self.asked_in_vain(worker, ask, address),
             Event::Listened { worker, address } => {
                 self.listened(worker, address);
             }
@@ -405,10 +420,15 @@ impl App {
         for generation in gone {
             // It may be asked back.
             if self.previous != Some(generation) {
-                self.order(Action::Forget { generation });
+                self.forget(generation);
             }
             self.notify(Notice::GenerationGone { generation });
         }
+    }
+
+    pub(crate) fn forget(&mut self, generation: Generation) {
+        self.wanted.remove(&generation);
+        self.order(Action::Forget { generation });
     }
 
     pub(crate) fn save_state(&self) -> Datum {
@@ -420,6 +440,7 @@ impl App {
             slots,
             workers,
             addresses,
+            wanted,
             serving,
             previous,
             reload,
@@ -442,6 +463,7 @@ impl App {
             ("slots", slots.save()),
             ("workers", workers.save()),
             ("addresses", addresses.save()),
+            ("wanted", wanted.save()),
             ("serving", serving.save()),
             ("previous", previous.save()),
             ("reload", reload.save()),
@@ -465,6 +487,7 @@ impl App {
             slots: state.field("slots")?,
             workers: state.field("workers")?,
             addresses: state.field("addresses")?,
+            wanted: state.field_or("wanted", Some(BTreeMap::new()))?,
             serving: state.field("serving")?,
             previous: state.field("previous")?,
             reload: state

@@ -170,16 +170,25 @@ impl App {
                 Cause::NeverNotified { within },
             ),
         ];
-        let has = |address: &AddressId| {
-            worker.listens.contains(address)
-                || worker.held.iter().any(|held| held.address == *address)
+        let has = |wanted: &AddressId| {
+            let held = worker.held.iter().map(|held| &held.address);
+            worker.listens.iter().chain(held).any(|address| {
+                let known = self.addresses.get(address);
+                address == wanted || known.is_some_and(|known| known.covers.contains(wanted))
+            })
         };
         own_rules
             .into_iter()
             .find(|(is_missing, _)| *is_missing)
             .map(|(_, cause)| cause)
             .or_else(|| {
-                self.required(id, worker)
+                let wanted = match rules.listening || rules.probe {
+                    true => self.wanted.get(&worker.generation),
+                    false => None,
+                };
+                let mut required = self.required(id, worker);
+                required.extend(wanted.into_iter().flatten());
+                required
                     .into_iter()
                     .find(|address| !has(address))
                     .map(|address| Cause::NotListeningAt { address, within })

@@ -34,11 +34,13 @@ pub enum Event {
 
     /// The release of a generation has been resolved; `changed` says that `listen`, arguments or
     /// environment differ from the serving generation's, so that it may listen elsewhere, `is_cold`
-    /// that its compile cache is empty, so that one worker should boot before the others.
+    /// that its compile cache is empty, so that one worker should boot before the others. `listen` is where
+    /// each of its workers is to listen, as far as that was said.
     Prepared {
         generation: Generation,
         changed: bool,
         is_cold: bool,
+        listen: Vec<AddressId>,
     },
     /// The release of a generation cannot be resolved.
     PrepareFailed { generation: Generation },
@@ -55,12 +57,20 @@ pub enum Event {
     Drained { worker: WorkerId },
     /// No process could be made.
     SpawnFailed { worker: WorkerId },
-    /// The worker wants to listen at an address.
+    /// The worker wants to listen at an address; who listens there also does at those that it
+    /// `covers`, as far as that was wanted.
     Asked {
         worker: WorkerId,
         ask: AskId,
         address: AddressId,
         kind: AddressKind,
+        covers: Vec<AddressId>,
+    },
+    /// The worker wants to listen where it may not.
+    AskedInVain {
+        worker: WorkerId,
+        ask: AskId,
+        address: AddressId,
     },
     /// The worker listens there now.
     Listened {
@@ -175,7 +185,7 @@ portable_choice!(
         PauseRequested { request },
         StopRequested { request },
         KillRequested { request },
-        Prepared { generation, changed, is_cold = false },
+        Prepared { generation, changed, is_cold = false, listen = Vec::new() },
         PrepareFailed { generation },
         Spawned { worker },
         Attached { worker },
@@ -183,7 +193,8 @@ portable_choice!(
         OverMemory { worker },
         Drained { worker },
         SpawnFailed { worker },
-        Asked { worker, ask, address, kind },
+        Asked { worker, ask, address, kind, covers = Vec::new() },
+        AskedInVain { worker, ask, address },
         Listened { worker, address },
         Closed { worker, address },
         SaidReady { worker },

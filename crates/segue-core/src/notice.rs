@@ -127,6 +127,12 @@ pub enum Notice {
         worker: WorkerId,
         address: AddressId,
     },
+    /// It wanted to listen where it may not, and was told so.
+    ListenForbidden {
+        worker: WorkerId,
+        slot: SlotId,
+        address: AddressId,
+    },
     /// Late handshakes or queued connections were still there at the limit; they are handed over.
     SettleTimedOut {
         worker: WorkerId,

@@ -5,7 +5,7 @@
 //! its place back (it left with an earlier batch, or crashed), the new one keeps the slot as a
 //! *leftover*, in reserve, until a worker of the old release is ready there (`replace`).
 
-use crate::action::{Action, Outcome, Refusal};
+use crate::action::{Outcome, Refusal};
 use crate::app::{App, Phase as AppState};
 use crate::cause::{Cause, Failure, Leaving};
 use crate::ids::{AddressId, Generation, RequestId};
@@ -132,7 +132,7 @@ impl App {
             && generation != old
             && !self.leaving.contains(&generation)
         {
-            self.order(Action::Forget { generation });
+            self.forget(generation);
         }
     }
 }

@@ -18,7 +18,8 @@ use crate::worker::Held;
 /// address that every worker has closed is kept, in case they listen again.
 const SOON: Duration = Duration::from_secs(5);
 
-/// `EADDRINUSE` and `EMFILE` (asm-generic/errno), as Node reports them to the app.
+/// `EACCES`, `EADDRINUSE` and `EMFILE` (asm-generic/errno), as Node reports them to the app.
+const EACCES: i32 = 13;
 const EADDRINUSE: i32 = 98;
 const EMFILE: i32 = 24;
 
@@ -42,7 +43,7 @@ impl App {
         worker: WorkerId,
         ask: AskId,
         address: AddressId,
-        kind: AddressKind,
+        (kind, covers): (AddressKind, Vec<AddressId>),
     ) {
         let Some(asking) = self.workers.get_mut(&worker) else {
             return;
@@ -53,10 +54,29 @@ impl App {
             .addresses
             .entry(address)
             .or_insert_with(|| Address::new(kind));
+        address.covers.extend(covers);
         address.asks.push_back(Ask {
             worker,
             ask,
             is_released: false,
+        });
+    }
+
+    pub(crate) fn asked_in_vain(&mut self, worker: WorkerId, ask: AskId, address: AddressId) {
+        let Some(asking) = self.workers.get_mut(&worker) else {
+            return;
+        };
+        asking.is_attached = true;
+        let slot = asking.slot;
+        self.order(Action::Deny {
+            worker,
+            ask,
+            errno: EACCES,
+        });
+        self.notify(Notice::ListenForbidden {
+            worker,
+            slot,
+            address,
         });
     }
 

@@ -56,7 +56,8 @@ pub struct Settings {
 /// it runs, for apps without a port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReadyRules {
-    /// It listens: at least at one address in the first generation, wherever the serving generation does in later ones.
+    /// It listens: at least at one address in the first generation, wherever the serving generation does in later
+    /// ones, and in any wherever it is [to](crate::Event::Prepared).
     pub listening: bool,
     /// It said `process.send('ready')`.
     pub message: bool,

@@ -30,7 +30,7 @@ kinds! {
         AddressClosed, AddressUnserved, AddressServed, HeldReleased, SettleTimedOut, Scaled,
         Stopping, Refused, GenerationHurried, StopDelayed, Paused, ReloadStep,
         WorkerBlocked, WorkerUnblocked, WorkerUnhealthy, WorkerHealthy, ProbeWaived, HealthShared,
-        HealthRecovered, CanarySkipped,
+        HealthRecovered, CanarySkipped, ListenForbidden,
     }
     outcome, OUTCOMES: Outcome {
         Started, Reloaded, ReloadFailed, Superseded, Scaled, Stopped, StoppedHard, NeverStarted,

@@ -37,6 +37,8 @@ pub struct Plan {
 #[derive(Clone, Debug)]
 pub struct Release {
     pub prepare: Prepare,
+    /// Where each worker is to listen.
+    pub listen: Vec<u32>,
     /// The scripts of its workers in the order of their spawns; the last one again and again.
     pub scripts: Vec<Script>,
 }
@@ -68,6 +70,8 @@ pub struct Script {
 pub enum Step {
     Attach,
     Ask(u32),
+    /// Asks for a place that is none of its.
+    AskInVain(u32),
     SayReady,
     Exit(ExitStatus),
     CloseChannel,
@@ -184,8 +188,26 @@ impl Release {
                 changed: false,
                 is_cold: false,
             },
+            listen: Vec::new(),
             scripts,
         }
+    }
+
+    /// Its workers are to listen at these places, and may listen nowhere else; with none, anywhere.
+    #[must_use]
+    pub fn confined_to(mut self, places: &[u32]) -> Self {
+        if places.is_empty() {
+            return self;
+        }
+        self.listen = places.to_vec();
+        for (_, step) in self.scripts.iter_mut().flat_map(|script| &mut script.steps) {
+            if let Step::Ask(place) = *step
+                && !places.contains(&place)
+            {
+                *step = Step::AskInVain(place);
+            }
+        }
+        self
     }
 }
 
@@ -242,6 +264,21 @@ impl Plan {
         let badness = r.pick(&[0, 100, 100, 400, 700]);
         let releases = (0..r.within(1, 5))
             .map(|nth| release(r, &settings, places.len() as u32, &usual, badness, nth == 0))
+            .collect();
+        // Chance of its own, so that older seeds are what they were.
+        let c = &mut Random::new(seed.rotate_left(17));
+        let releases: Vec<Release> = releases;
+        let releases = releases
+            .into_iter()
+            .map(|release| match c.chance(100) {
+                true => {
+                    let places: Vec<u32> = (0..places.len() as u32)
+                        .filter(|place| c.chance(if usual.contains(place) { 900 } else { 200 }))
+                        .collect();
+                    release.confined_to(&places)
+                }
+                false => release,
+            })
             .collect();
         let requests = (0..r.within(0, 6))
             .map(|_| (r.below(horizon), request(r)))
@@ -410,7 +447,11 @@ fn release(
             script
         })
         .collect();
-    Release { prepare, scripts }
+    Release {
+        prepare,
+        listen: Vec::new(),
+        scripts,
+    }
 }
 
 fn script(

@@ -57,6 +57,10 @@ pub(crate) fn of(what: &impl Debug) -> String {
         }
     }
     plain.push_str(&word);
+    // What is not confined need not say so.
+    for nothing in [", listen []", ", covers []"] {
+        plain = plain.replace(nothing, "");
+    }
     plain.trim_end().to_owned()
 }
 

@@ -446,6 +446,7 @@ fn a_restart_ends_all_then_begins_afresh() {
 fn a_restart_that_cannot_begin_changes_nothing() {
     let missing = Release {
         prepare: Prepare::Fails,
+        listen: Vec::new(),
         scripts: vec![good()],
     };
     let mut plan = plan(vec![missing]);
@@ -483,6 +484,7 @@ fn a_cold_cache_is_filled_by_one() {
             changed: false,
             is_cold: true,
         },
+        listen: Vec::new(),
         scripts: vec![good()],
     };
     let mut plan = plan(vec![cold.clone()]);

@@ -43,6 +43,7 @@ fn the_start_is_answered_when_a_stop_comes_after_a_first_failed_boot() {
 fn a_reload_that_waits_is_answered_when_the_first_release_cannot_be_resolved() {
     let hanging = Release {
         prepare: Prepare::Hangs,
+        listen: Vec::new(),
         scripts: vec![Script::listening(300, &[0])],
     };
     let plan = Plan::calm(1, vec![hanging]).at(0.4, Request::Reload);

@@ -192,6 +192,7 @@ fn a_broken_reload_changes_nothing() {
     }
     let unprepared = Release {
         prepare: Prepare::Fails,
+        listen: Vec::new(),
         scripts: vec![listening()],
     };
     let plan = Plan::calm(2, vec![good(), unprepared])

@@ -82,7 +82,11 @@ fn release() -> impl Strategy<Value = Release> {
         ],
         prop::collection::vec(script(), 1..4),
     )
-        .prop_map(|(prepare, scripts)| Release { prepare, scripts })
+        .prop_map(|(prepare, scripts)| Release {
+            prepare,
+            listen: Vec::new(),
+            scripts,
+        })
 }
 
 fn request() -> impl Strategy<Value = Request> {

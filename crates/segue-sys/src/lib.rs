@@ -6,7 +6,9 @@
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
+pub mod cgroup;
 pub mod clock;
+mod clone;
 pub mod diag;
 pub mod exec;
 pub mod inherited;
@@ -14,6 +16,7 @@ pub mod memory;
 pub mod notify;
 pub mod passing;
 pub mod priority;
+pub mod privileges;
 pub mod process;
 pub mod readable;
 pub mod signal;

@@ -71,6 +71,9 @@ mod tests {
             descriptors: vec![(writer, 1)],
             descriptor_limit: None,
             nice: Some(before + 7),
+            identity: None,
+            no_new_privileges: false,
+            cgroup: None,
             mask: Mask::Clear,
         }
         .start()

@@ -130,6 +130,25 @@ pub fn raise_descriptor_limit() -> io::Result<Rlimit> {
     Ok(before)
 }
 
+/// Whether a limit of so many open files may be set. Nothing is changed by it.
+///
+/// # Errors
+/// As setrlimit(2): `EPERM` above the hard limit without the right to raise it, or above what the
+/// kernel allows anybody (fs.nr_open).
+pub fn may_have_descriptors(count: u64) -> io::Result<()> {
+    let before = descriptor_limit();
+    let Some(hard) = before.maximum.filter(|hard| *hard < count) else {
+        return Ok(());
+    };
+    // The hard one alone, and back at once: nothing can go beyond the soft one meanwhile.
+    let tried = |maximum| Rlimit {
+        maximum: Some(maximum),
+        ..before
+    };
+    rustix::process::setrlimit(Resource::Nofile, tried(count))?;
+    Ok(rustix::process::setrlimit(Resource::Nofile, tried(hard))?)
+}
+
 /// On how many processors this process may run (sched_getaffinity(2)). At least 1.
 #[must_use]
 pub fn usable_processors() -> u32 {

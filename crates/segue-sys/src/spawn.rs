@@ -11,12 +11,15 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, Rlimit, WaitId, WaitIdOptions};
+
+use crate::clone;
+use crate::privileges::{self, Identity};
 
 pub use rustix::process::Signal;
 
@@ -37,6 +40,12 @@ pub struct Spawn<'a> {
     pub descriptor_limit: Option<Rlimit>,
     /// Priority for the processor; ours if `None`, or if it is refused.
     pub nice: Option<i32>,
+    /// Who it is; as us if `None`. It enters its directory and starts its program as that user.
+    pub identity: Option<&'a Identity>,
+    /// Neither it nor what it starts can get more rights than it has at its start.
+    pub no_new_privileges: bool,
+    /// The directory of the cgroup that it begins in, if the kernel can do that; else in ours.
+    pub cgroup: Option<BorrowedFd<'a>>,
     pub mask: Mask,
 }
 
@@ -76,6 +85,7 @@ pub enum Step {
     ProcessGroup,
     Directory,
     Limit,
+    Identity,
     Exec,
 }
 
@@ -95,6 +105,7 @@ impl fmt::Display for SpawnError {
             Step::ProcessGroup => "its process group could not be made",
             Step::Directory => "its directory could not be entered",
             Step::Limit => "its limit of open files could not be set",
+            Step::Identity => "it could not give up the rights of this user",
             Step::Exec => "its program could not be started",
         };
         write!(f, "{what}: {}", self.source)
@@ -218,6 +229,9 @@ impl Spawn<'_> {
             moves: &moves,
             limit: self.descriptor_limit,
             nice: self.nice,
+            identity: self.identity,
+            no_new_privileges: self.no_new_privileges,
+            cgroup: self.cgroup,
             errors: errors.as_raw_fd(),
             wait: wait.as_raw_fd(),
             go: go.as_raw_fd(),
@@ -245,6 +259,7 @@ impl Step {
             Self::ProcessGroup,
             Self::Directory,
             Self::Limit,
+            Self::Identity,
         ]
         .into_iter()
         .find(|step| *step as u8 == byte)
@@ -261,6 +276,9 @@ struct Plan<'a> {
     moves: &'a [(RawFd, RawFd)],
     limit: Option<Rlimit>,
     nice: Option<i32>,
+    identity: Option<&'a Identity>,
+    no_new_privileges: bool,
+    cgroup: Option<BorrowedFd<'a>>,
     errors: RawFd,
     /// Where it waits for a byte, and the other end, which is to be closed first.
     wait: RawFd,
@@ -270,32 +288,13 @@ struct Plan<'a> {
 impl Plan<'_> {
     /// Makes the process, in which nothing but `run` happens.
     fn clone_and_run(&self, mask: &libc::sigset_t) -> Result<Child, SpawnError> {
-        let mut pidfd: libc::c_int = -1;
-        let flags = libc::CLONE_PIDFD | libc::SIGCHLD;
-        // Without CLONE_VM this is fork(2), less the handlers that libc would run for its locks. A
-        // stack of 0 keeps the current one. CLONE_PIDFD writes to the third argument, which is in
-        // the same place on x86-64 and arm64, unlike the last two, which are not used (clone(2)).
-        // SAFETY: the child has a copy of all memory, and `run` keeps to system calls.
-        let pid = unsafe {
-            libc::syscall(
-                libc::SYS_clone,
-                libc::c_ulong::from(flags.unsigned_abs()),
-                0 as libc::c_ulong,
-                &raw mut pidfd,
-                0 as libc::c_ulong,
-                0 as libc::c_ulong,
-            )
-        };
-        match pid {
-            0 => self.run(mask),
-            1.. => Ok(Child {
-                pid: u32::try_from(pid).unwrap_or(0),
-                // SAFETY: the kernel has made this descriptor for us in the clone.
-                pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
-            }),
-            _ => Err(SpawnError {
+        // SAFETY: in the child there is only `run`, which keeps to system calls and does not return.
+        match unsafe { clone::clone(self.cgroup) } {
+            Ok(None) => self.run(mask),
+            Ok(Some((pid, pidfd))) => Ok(Child { pid, pidfd }),
+            Err(source) => Err(SpawnError {
                 step: Step::Clone,
-                source: io::Error::last_os_error(),
+                source,
             }),
         }
     }
@@ -370,9 +369,6 @@ impl Plan<'_> {
                 return (Step::Descriptors, last_errno());
             }
         }
-        if let Err(errno) = rustix::process::chdir(self.cwd.as_c_str()) {
-            return (Step::Directory, errno.raw_os_error());
-        }
         if let Some(limit) = self.limit
             && let Err(errno) = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit)
         {
@@ -380,6 +376,13 @@ impl Plan<'_> {
         }
         if let Some(nice) = self.nice {
             let _ = rustix::process::setpriority_process(None, nice);
+        }
+        // Only now: what comes before may take the rights that end here.
+        if let Err(errno) = privileges::give_up(self.identity, self.no_new_privileges) {
+            return (Step::Identity, errno.raw_os_error());
+        }
+        if let Err(errno) = rustix::process::chdir(self.cwd.as_c_str()) {
+            return (Step::Directory, errno.raw_os_error());
         }
         // SAFETY: `mask` is initialised; the old set is not asked for.
         unsafe { libc::sigprocmask(libc::SIG_SETMASK, mask, std::ptr::null_mut()) };

@@ -10,6 +10,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Rlimit;
 
 use super::{Child, Exit, Mask, Spawn, Step, reap, send_group, send_signal};
+use crate::privileges::Identity;
 use crate::signal::Signal;
 
 fn words(words: &[&str]) -> Vec<OsString> {
@@ -35,6 +36,9 @@ fn run(script: &str, adjust: impl FnOnce(&mut Spawn<'_>)) -> (String, Exit) {
         descriptors: vec![(OwnedFd::from(writer), 1)],
         descriptor_limit: None,
         nice: None,
+        identity: None,
+        no_new_privileges: false,
+        cgroup: None,
         mask: Mask::Clear,
     };
     adjust(&mut spawn);
@@ -56,6 +60,9 @@ fn fail(program: &str, adjust: impl FnOnce(&mut Spawn<'_>)) -> (Step, Option<i32
         descriptors: Vec::new(),
         descriptor_limit: None,
         nice: None,
+        identity: None,
+        no_new_privileges: false,
+        cgroup: None,
         mask: Mask::Clear,
     };
     adjust(&mut spawn);
@@ -158,6 +165,67 @@ fn gets_its_limit_of_open_files() {
 }
 
 #[test]
+fn gets_no_new_privileges_if_so_asked() {
+    for (asked, expected) in [(true, "NoNewPrivs:\t1\n"), (false, "NoNewPrivs:\t0\n")] {
+        let (printed, _) = run("grep NoNewPrivs /proc/self/status", |spawn| {
+            spawn.no_new_privileges = asked;
+        });
+        assert_eq!(printed, expected);
+    }
+}
+
+fn may_become_others() -> bool {
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root {
+        eprintln!("only root can become another user: not tested");
+    }
+    is_root
+}
+
+#[test]
+fn becomes_another_user_for_good() {
+    let web = Identity::new(4321, 4322, &[4322, 4323]).unwrap();
+    let script = "grep -E '^(Uid|Gid|Groups|CapEff|CapPrm):' /proc/self/status; pwd -P";
+    if !may_become_others() {
+        let refused = fail("/bin/true", |spawn| {
+            spawn.identity = Some(Box::leak(web.into()));
+        });
+        assert_eq!(refused, (Step::Identity, Some(libc::EPERM)));
+        return;
+    }
+    let (printed, exit) = run(script, |spawn| spawn.identity = Some(Box::leak(web.into())));
+    assert_eq!(
+        printed.replace(" \n", "\n"),
+        "Uid:\t4321\t4321\t4321\t4321\nGid:\t4322\t4322\t4322\t4322\nGroups:\t4322 4323\n\
+         CapPrm:\t0000000000000000\nCapEff:\t0000000000000000\n/\n"
+    );
+    assert_eq!(exit, Exit::Code(0));
+}
+
+#[test]
+fn enters_its_directory_as_the_user_that_it_becomes() {
+    if !may_become_others() {
+        return;
+    }
+    let closed = tempfile::tempdir().unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(closed.path(), mode).unwrap();
+    let web = Identity::new(4321, 4321, &[]).unwrap();
+    let refused = fail("/bin/true", |spawn| {
+        spawn.identity = Some(Box::leak(web.into()));
+        spawn.cwd = Box::leak(closed.path().to_owned().into_boxed_path());
+    });
+    assert_eq!(refused, (Step::Directory, Some(libc::EACCES)));
+}
+
+#[test]
+fn nobody_is_no_identity() {
+    assert_eq!(Identity::new(u32::MAX, 1, &[]), None);
+    assert_eq!(Identity::new(1, u32::MAX, &[]), None);
+    assert_eq!(Identity::new(1, 1, &[u32::MAX]), None);
+}
+
+#[test]
 fn reports_codes_and_signals() {
     assert_eq!(run("exit 7", |_| {}).1, Exit::Code(7));
     assert_eq!(run("kill -9 $$", |_| {}).1, Exit::Signal(9));
@@ -175,6 +243,9 @@ fn a_signal_reaches_the_process_or_its_whole_group() {
             descriptors: Vec::new(),
             descriptor_limit: None,
             nice: None,
+            identity: None,
+            no_new_privileges: false,
+            cgroup: None,
             mask: Mask::Clear,
         }
         .start()
@@ -229,6 +300,9 @@ fn a_held_process_does_nothing_before_it_is_released() {
             descriptors: vec![(writer, 1)],
             descriptor_limit: None,
             nice: None,
+            identity: None,
+            no_new_privileges: false,
+            cgroup: None,
             mask: Mask::Clear,
         };
         spawn.hold().unwrap()

@@ -137,6 +137,9 @@ fn start_app(script: &str) -> (segue_sys::spawn::Child, String) {
         descriptors: vec![(writer.into(), 1)],
         descriptor_limit: None,
         nice: None,
+        identity: None,
+        no_new_privileges: false,
+        cgroup: None,
         mask: Mask::Clear,
     }
     .start()

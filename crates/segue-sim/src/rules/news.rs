@@ -165,6 +165,7 @@ impl Rules {
             | Notice::AddressOpened { .. }
             | Notice::AddressClosed { .. }
             | Notice::HeldReleased { .. }
+            | Notice::ListenForbidden { .. }
             | Notice::StopDelayed { .. }
             | Notice::WorkerBlocked { .. }
             | Notice::WorkerUnblocked { .. }

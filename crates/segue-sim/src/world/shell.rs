@@ -103,11 +103,13 @@ impl World<'_> {
         let nth = pinned.map_or(self.prepared.len(), |(_, nth)| *nth);
         self.prepared.push((generation, nth.min(last)));
         self.spawned.push((generation, 0));
-        let event = match self.plan.releases[nth.min(last)].prepare {
+        let release = &self.plan.releases[nth.min(last)];
+        let event = match release.prepare {
             Prepare::Found { changed, is_cold } => Event::Prepared {
                 generation,
                 changed,
                 is_cold,
+                listen: release.listen.iter().copied().map(AddressId).collect(),
             },
             Prepare::Fails => Event::PrepareFailed { generation },
             Prepare::Hangs => return,

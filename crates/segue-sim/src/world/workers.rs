@@ -145,6 +145,23 @@ impl World<'_> {
                             ask,
                             address,
                             kind,
+                            covers: Vec::new(),
+                        },
+                    );
+                }
+            }
+            Step::AskInVain(place) => {
+                if process.has_channel && !process.is_disconnecting {
+                    self.last_ask += 1;
+                    let ask = AskId(self.last_ask);
+                    let address = AddressId(place);
+                    self.rules.put(ask, worker, now);
+                    self.say(
+                        worker,
+                        Event::AskedInVain {
+                            worker,
+                            ask,
+                            address,
                         },
                     );
                 }

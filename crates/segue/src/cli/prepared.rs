@@ -100,6 +100,7 @@ impl Prepared {
             env,
             log: given.log.as_ref().map(|path| here.join(path)),
             written: args.given.written.clone(),
+            confinement: given.confinement.clone(),
             origin: None,
         })
     }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::command::Command;
+use super::confine::Confinement;
 use super::file::app::Origin;
 use super::written::Written;
 use crate::handoff::text::{optional_word, pairs, word, words};
@@ -43,6 +44,9 @@ pub(crate) struct AppConfig {
     /// Its settings, as they were written when it was started.
     #[serde(default)]
     pub(crate) written: Written,
+    /// What workers may, and as whom.
+    #[serde(default = "Confinement::none")]
+    pub(crate) confinement: Confinement,
     /// The file that it is from, if it is from one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) origin: Option<Box<Origin>>,

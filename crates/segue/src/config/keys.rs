@@ -6,7 +6,7 @@ use super::values::{
     count, distribution, give_up, intensity, name, path, positive, size, text, unresponsive,
     variable, workers,
 };
-use super::{drain, log, probe, quantity};
+use super::{confine, drain, log, probe, quantity};
 
 /// One line of the table.
 #[derive(Clone, Copy)]
@@ -82,6 +82,37 @@ pub(crate) const KEYS: &[Key] = &[
         "ARG",
         |s, t| push(&mut s.node_args, text(t)),
         "Give node itself an argument, such as --node-arg=--enable-source-maps; repeatable",
+    ),
+    key(
+        "user",
+        "user",
+        "NAME|UID",
+        None,
+        |s, t| put(&mut s.confinement.user, confine::account(t).map(Some)),
+        "Run workers as this user, with its groups and its HOME; only where segue itself is root",
+    ),
+    key(
+        "group",
+        "group",
+        "NAME|GID",
+        None,
+        |s, t| put(&mut s.confinement.group, confine::account(t).map(Some)),
+        "Run workers in this group [default: the user's]",
+    ),
+    repeated(
+        "listen",
+        "listen",
+        "PORT|HOST:PORT|PATH",
+        |s, t| push(&mut s.confinement.listen, confine::listen(t)),
+        "Workers may listen here and nowhere else, and are ready when they do; repeatable [default: wherever they want]",
+    ),
+    key(
+        "no_new_privs",
+        "no-new-privs",
+        "on|off",
+        Some("on"),
+        |s, t| put(&mut s.confinement.no_new_privs, drain::switch(t)),
+        "Neither workers nor what they start gain rights by set-user-ID programs (sudo, ping) or file capabilities",
     ),
     key(
         "distribution",
@@ -251,6 +282,14 @@ pub(crate) const KEYS: &[Key] = &[
         None,
         |s, t| put(&mut s.max_age, positive(t).map(Some)),
         "A worker that has served for so long is replaced first, then drained",
+    ),
+    key(
+        "limits.nofile",
+        "nofile",
+        "N",
+        None,
+        |s, t| put(&mut s.confinement.nofile, confine::nofile(t).map(Some)),
+        "A worker may have so many open files and connections [default: what segue was started with]",
     ),
     key(
         "stop.delay",

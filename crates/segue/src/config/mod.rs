@@ -1,8 +1,10 @@
 //! Configuration: as written, and as meant.
 
+pub(crate) mod accounts;
 pub(crate) mod app;
 pub(crate) mod change;
 pub(crate) mod command;
+pub(crate) mod confine;
 pub(crate) mod drain;
 pub(crate) mod env_file;
 pub(crate) mod file;

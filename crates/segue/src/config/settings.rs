@@ -9,6 +9,7 @@ use segue_core::{
     Canary, Distribution, GiveUp, HealthRule, Intensity, MAX_WORKERS, ProbeRule, Settings, Surge,
 };
 
+use super::confine::Confinement;
 use super::drain::DrainSettings;
 use super::log::LogSettings;
 use super::probe::{self, ProbeSettings, ReadyWord};
@@ -41,6 +42,7 @@ pub(crate) struct AppSettings {
     /// Bytes of resident memory.
     pub(crate) max_memory: Option<u64>,
     pub(crate) max_age: Option<Duration>,
+    pub(crate) confinement: Confinement,
     pub(crate) stop_timeout: Duration,
     pub(crate) stop_delay: Duration,
     pub(crate) kill_after: Duration,
@@ -106,6 +108,7 @@ impl Default for AppSettings {
             drain_generations: core.drain_generations,
             max_memory: None,
             max_age: core.max_age,
+            confinement: Confinement::default(),
             stop_timeout: core.stop_timeout,
             stop_delay: core.stop_delay,
             kill_after: core.kill_after,

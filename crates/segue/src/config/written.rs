@@ -10,7 +10,18 @@ use super::settings::AppSettings;
 const ADDING: [&str; 3] = ["env", "env_file", "node_args"];
 
 /// What a reload takes from the file; everything else stays as it was at the start.
-const FRESH_AT_RELOAD: [&str; 5] = ["env", "env_file", "cwd", "node", "node_args"];
+const FRESH_AT_RELOAD: [&str; 10] = [
+    "env",
+    "env_file",
+    "cwd",
+    "node",
+    "node_args",
+    "user",
+    "group",
+    "listen",
+    "no_new_privs",
+    "limits.nofile",
+];
 
 /// Keys with their values.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]

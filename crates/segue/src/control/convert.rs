@@ -172,6 +172,15 @@ pub(crate) fn notice(notice: &Notice, names: &impl Names, at: SystemTime) -> wir
         | Notice::AddressClosed { address }
         | Notice::AddressUnserved { address }
         | Notice::AddressServed { address } => told.address = Some(names.address(*address)),
+        Notice::ListenForbidden {
+            worker,
+            slot,
+            address,
+        } => {
+            told.worker = Some(worker.0);
+            told.slot = Some(slot.0);
+            told.address = Some(names.address(*address));
+        }
         Notice::HeldReleased { worker, address } => {
             told.worker = Some(worker.0);
             told.address = Some(names.address(*address));
@@ -455,6 +464,7 @@ const fn notice_kind(notice: &Notice) -> &'static str {
         Notice::AddressUnserved { .. } => "address_unserved",
         Notice::AddressServed { .. } => "address_served",
         Notice::HeldReleased { .. } => "held_released",
+        Notice::ListenForbidden { .. } => "listen_forbidden",
         Notice::SettleTimedOut { .. } => "settle_timed_out",
         Notice::WorkerBlocked { .. } => "worker_blocked",
         Notice::WorkerUnblocked { .. } => "worker_unblocked",

@@ -267,6 +267,16 @@ pub(crate) fn notice(notice: &Notice, names: &impl Names) -> (Level, String) {
                 names.address(*address)
             ),
         ),
+        Notice::ListenForbidden {
+            worker, address, ..
+        } => (
+            Level::Warn,
+            format!(
+                "{worker}{} may not listen at {}, which is none of the places of listen: it is told EACCES",
+                pid(*worker, names),
+                names.address(*address)
+            ),
+        ),
         Notice::SettleTimedOut { worker, slot } => (
             Level::Info,
             format!(

@@ -274,6 +274,16 @@ fn notices() {
             "worker 7 (pid 4007) listens at 0.0.0.0:3000 before the cut-over, because it does not get ready without it",
         ),
         (
+            Notice::ListenForbidden {
+                worker: W,
+                slot: S,
+                address: AddressId(0),
+            },
+            Level::Warn,
+            "listen_forbidden",
+            "worker 7 (pid 4007) may not listen at 0.0.0.0:3000, which is none of the places of listen: it is told EACCES",
+        ),
+        (
             Notice::SettleTimedOut { worker: W, slot: S },
             Level::Info,
             "settle_timed_out",

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::time::{Duration, Instant};
 
+use segue_sys::cgroup::Tree;
 use segue_sys::process::{Process, descendants, reap_any};
 use segue_sys::signal::{Handled, Signal, Signals};
 
@@ -33,6 +34,9 @@ pub(super) fn end_descendants(signals: &Signals) -> io::Result<Ended> {
         let left = descendants(us)?;
         let now = Instant::now();
         if left.is_empty() || now >= kill_at + AFTER_KILL {
+            if let Some(tree) = Tree::of_this_process() {
+                tree.sweep();
+            }
             return Ok(Ended {
                 all: asked.len(),
                 killed: killed.len(),

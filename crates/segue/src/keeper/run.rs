@@ -212,6 +212,9 @@ impl Kept {
             descriptors: vec![(theirs, LINK_NUMBER)],
             descriptor_limit: self.limit,
             nice: None,
+            identity: None,
+            no_new_privileges: false,
+            cgroup: None,
             // A signal that comes before the supervisor reads its own waits for it.
             mask: Mask::Inherit,
         }

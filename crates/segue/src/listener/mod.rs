@@ -10,6 +10,7 @@
 //!     keep      sockets that are there after us
 //!     probe     a connection of ours that reaches one worker
 //!     gate      holds back new TCP connections at the end
+//!     permit    where workers are to listen, and nowhere else
 //!     settle    whether a quieted worker has connections coming
 //!     succession  what a successor of this process must know of all that
 //!   straggler queues that no worker accepts from, and what leaving workers hand over
@@ -24,6 +25,7 @@ mod gate;
 mod inherit;
 mod keep;
 mod path;
+mod permit;
 mod place;
 mod pool;
 mod probe;

@@ -127,6 +127,7 @@ impl AppShell {
                 let directory = release.directory().display().to_string();
                 self.history
                     .resolved(generation, directory, release.revision());
+                let listen = self.pool.wanted(release.listen());
                 let name = format!("release/{}", generation.0);
                 self.journal.put(&name, &release);
                 self.releases.insert(generation, release);
@@ -137,6 +138,7 @@ impl AppShell {
                     generation,
                     changed,
                     is_cold,
+                    listen,
                 });
             }
             Err(error) => {

@@ -19,6 +19,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
 use super::app_shell::Input;
+use super::enclosure::{Enclosure, Enclosures};
 use super::watching::NoticeWatch;
 use crate::config::drain::StopRequest;
 use crate::handoff::{Deposit, Journal};
@@ -95,6 +96,7 @@ struct Process {
 pub(super) struct Crew {
     members: BTreeMap<WorkerId, Member>,
     channels: Channels,
+    enclosures: Enclosures,
     inputs: mpsc::UnboundedSender<Input>,
     /// Names begin with the worker's number.
     journal: Journal,
@@ -138,6 +140,9 @@ pub(super) struct Record {
     /// Its priority is still to be raised.
     #[serde(default)]
     pub(super) is_lowered: bool,
+    /// The name of its cgroup, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) enclosure: Option<String>,
     /// What it has last said of itself over its notify socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) status: Option<String>,
@@ -162,6 +167,7 @@ impl Crew {
         Self {
             members: BTreeMap::new(),
             channels: Channels::default(),
+            enclosures: Enclosures::of_this_process(),
             inputs,
             journal,
             keeper,
@@ -211,6 +217,10 @@ impl Crew {
         }
     }
 
+    pub(super) const fn enclosures(&self) -> &Enclosures {
+        &self.enclosures
+    }
+
     pub(super) fn channels(&self) -> Channels {
         self.channels.clone()
     }
@@ -257,6 +267,7 @@ impl Crew {
             output: output.clone(),
             channel_ended,
             end,
+            enclosure: self.enclosure(&record),
         };
         tokio::spawn(watch.until_exit(self.inputs.clone()));
         self.channels.insert(worker, channel);
@@ -364,11 +375,18 @@ impl Crew {
         }
     }
 
+    fn enclosure(&self, record: &Record) -> Option<Enclosure> {
+        self.enclosures.find(record.enclosure.as_deref()?)
+    }
+
     /// SIGKILL, for the process and everybody in its group.
     pub(super) fn kill(&self, worker: WorkerId) -> io::Result<()> {
         let Some(member) = self.members.get(&worker) else {
             return Ok(());
         };
+        if let Some(enclosure) = self.enclosure(&member.record) {
+            enclosure.kill();
+        }
         member.send_group(Signal::KILL)
     }
 }
@@ -437,6 +455,7 @@ struct Watch {
     channel_ended: oneshot::Receiver<()>,
     /// What the keeper says of it, if it is not our child.
     end: oneshot::Receiver<ExitStatus>,
+    enclosure: Option<Enclosure>,
 }
 
 impl Watch {
@@ -449,6 +468,7 @@ impl Watch {
             output,
             channel_ended,
             end,
+            enclosure,
         } = self;
         let status = process.end(pid, end).await;
         process.is_reaped.store(true, Ordering::Relaxed);
@@ -459,7 +479,12 @@ impl Watch {
             tokio::time::timeout(LAST_WORDS, last_words),
             output.drained()
         );
+        let rest = enclosure.filter(|enclosure| !enclosure.is_over());
         let _ = inputs.send(Input::Exited(worker, status));
+        // Its successor need not wait for that.
+        if let Some(rest) = rest {
+            rest.end().await;
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What reaches an app, as events for its core: worker reports, exits, callers' commands.
 
-use segue_core::{Event, ExitStatus, RequestId, WorkerId};
+use segue_core::{AskId, Event, ExitStatus, RequestId, WorkerId};
 use segue_wire::control::{Problem, ScaleBody};
 use segue_wire::node::QueryServer;
 use tokio::sync::oneshot;
@@ -12,6 +12,7 @@ use crate::control::command::Asker;
 use crate::control::convert;
 use crate::listener::Place;
 use crate::worker::channel::{End, News, Report};
+use crate::worker::launch::Release;
 
 impl AppShell {
     pub(super) fn hear(&mut self, input: Input) {
@@ -113,6 +114,18 @@ impl AppShell {
                 return;
             }
         };
+        let generation = self.crew.member(worker).map(|member| member.generation);
+        let release = generation.and_then(|generation| self.releases.get(&generation));
+        let listen = release.map(Release::listen).unwrap_or_default();
+        let Some(covers) = self.pool.permit(listen, address) else {
+            let ask = self.note_ask(worker, query);
+            self.feed(Event::AskedInVain {
+                worker,
+                ask,
+                address,
+            });
+            return;
+        };
         if let Some(Place::Descriptor(number)) = self.pool.place(address) {
             let number = *number;
             let copied = self.crew.copy_descriptor(worker, number);
@@ -127,6 +140,17 @@ impl AppShell {
                 }
             }
         }
+        let ask = self.note_ask(worker, query);
+        self.feed(Event::Asked {
+            worker,
+            ask,
+            address,
+            kind,
+            covers,
+        });
+    }
+
+    fn note_ask(&mut self, worker: WorkerId, query: QueryServer) -> AskId {
         let ask = self.new_ask();
         let asking = Asking {
             worker: worker.0,
@@ -134,12 +158,7 @@ impl AppShell {
         };
         self.journal.put(&format!("ask/{}", ask.0), &asking);
         self.asks.insert(ask, asking);
-        self.feed(Event::Asked {
-            worker,
-            ask,
-            address,
-            kind,
-        });
+        ask
     }
 
     pub(super) fn deny_query(&mut self, worker: WorkerId, query: &QueryServer, errno: i32) {

@@ -22,6 +22,7 @@ mod control_socket;
 mod crew;
 mod dispatch;
 mod draining;
+mod enclosure;
 mod farewell;
 mod hear;
 mod history;

@@ -1,5 +1,7 @@
 //! Actions to effects: one arm each. What comes of an effect is queued as the next fact.
 
+use std::os::fd::AsFd;
+
 use segue_core::{
     Action, AppPhase, AskId, Event, Generation, Notice, Outcome, RequestId, Signal, SlotId,
     SocketRef, WorkerId,
@@ -122,6 +124,7 @@ impl AppShell {
         self.facts.push_back(match spawned {
             Ok(()) => Event::Spawned { worker },
             Err(error) => {
+                self.crew.enclosures().sweep();
                 let why = error.to_string();
                 self.records.spawn_failed(worker, generation, why);
                 Event::SpawnFailed { worker }
@@ -143,17 +146,20 @@ impl AppShell {
             true => release.takes_preload(),
             false => Err(NoPreload::Off),
         };
-        let preload = wanted.and_then(|()| self.plan.host.shelf.place());
+        let preload = wanted.and_then(|()| self.plan.host.shelf.place(release.bounds()));
         let notify = match self.plan.settings.ready.notify {
             true => Some(NotifyListener::bind()?),
             false => None,
         };
         let notify_address = notify.as_ref().map(NotifyListener::address).transpose()?;
+        let enclosure = self.crew.enclosures().make(&self.plan.app.name, worker);
+        let cgroup = enclosure.as_ref().and_then(|it| it.group().open().ok());
         let start = Start {
             preload: preload.as_deref().ok(),
             descriptor_limit: Some(self.plan.host.descriptor_limit),
             nice: self.nice_of_boot(),
             notify: notify_address.as_deref(),
+            cgroup: cgroup.as_ref().map(AsFd::as_fd),
         };
         let Launched {
             process,
@@ -176,6 +182,7 @@ impl AppShell {
             listens: Vec::new(),
             tls: Vec::new(),
             is_lowered,
+            enclosure: enclosure.and_then(|it| it.name_if_around(child.pid)),
             status: None,
             drain: DrainRecord {
                 no_preload: preload.err(),

@@ -368,6 +368,9 @@ impl Probe {
             ],
             descriptor_limit: None,
             nice: None,
+            identity: None,
+            no_new_privileges: false,
+            cgroup: None,
             mask: Mask::Clear,
         }
         .start()?;

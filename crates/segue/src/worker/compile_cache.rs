@@ -44,8 +44,12 @@ pub(crate) struct CompileCache {
 }
 
 /// The cache of a release, below `shelf`; `None` where Node knows none, the app has its own, or there is
-/// no place that can be trusted. Looks at files and may start node: not to be called in the loop.
+/// no place that can be trusted, or the workers are another user. Looks at files and may start node: not to be called in the loop.
 pub(crate) fn place(shelf: &Path, app: &str, release: &Release) -> Option<CompileCache> {
+    // Another user could not write there, and its node is not for us to run.
+    if release.bounds().identity().is_some() {
+        return None;
+    }
     if release.takes_preload().is_err() || OWN.iter().any(|name| release.variable(name).is_some()) {
         return None;
     }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -16,10 +16,12 @@ use segue_sys::spawn::{Held, Mask, Spawn};
 use segue_wire::control::Revision;
 use serde::{Deserialize, Serialize};
 
+use super::bounds::{Bounds, NoBounds};
 use super::preload::{NoPreload, is_permitted};
 use super::wrapper::{self, Wrapper};
 use crate::config::app::AppConfig;
 use crate::config::command::{Command, is_node, script_position};
+use crate::config::confine::ListenAt;
 use crate::config::env_file::{EnvFileError, read_env_file};
 use crate::config::file::FileError;
 use crate::config::package::Package;
@@ -31,8 +33,9 @@ const CHANNEL: i32 = 3;
 
 /// Variables that are for us, or that mean something else below us: descriptors and sockets of
 /// the service manager, our own control, and another primary's channel.
-const NOT_PASSED_ON: [&str; 17] = [
+const NOT_PASSED_ON: [&str; 20] = [
     "FDSTORE",
+    "JOURNAL_STREAM",
     "LISTEN_FDNAMES",
     "LISTEN_FDS",
     "LISTEN_PID",
@@ -47,6 +50,8 @@ const NOT_PASSED_ON: [&str; 17] = [
     "SEGUE_HELD_FD",
     "SEGUE_KEEPER_FD",
     "SEGUE_SLOT",
+    "SEGUE_STEERING",
+    "SYSTEMD_EXEC_PID",
     "WATCHDOG_PID",
     "WATCHDOG_USEC",
 ];
@@ -82,6 +87,8 @@ pub(crate) enum ResolveError {
     Wrapper(#[from] Wrapper),
     #[error(transparent)]
     File(#[from] FileError),
+    #[error(transparent)]
+    Bounds(#[from] NoBounds),
 }
 
 fn hint(similar: Option<&Path>) -> String {
@@ -117,6 +124,11 @@ pub(crate) struct Release {
     has_script: bool,
     fingerprint: Fingerprint,
     #[serde(default)]
+    bounds: Bounds,
+    /// Where its workers are to listen, and nowhere else; none: anywhere.
+    #[serde(default)]
+    listen: Vec<ListenAt>,
+    #[serde(default)]
     revision: Option<Revision>,
 }
 
@@ -142,6 +154,8 @@ pub(crate) struct Start<'a> {
     pub(crate) nice: Option<i32>,
     /// Where it may say that it is ready.
     pub(crate) notify: Option<&'a OsStr>,
+    /// The directory of its cgroup, if it has one.
+    pub(crate) cgroup: Option<BorrowedFd<'a>>,
 }
 
 /// A worker that is about to start.
@@ -162,7 +176,8 @@ impl Release {
     /// What is missing or refused, with what to do about it. Nothing has been started then.
     pub(crate) fn resolve(app: &AppConfig) -> Result<Self, ResolveError> {
         let cwd = directory(&app.cwd)?;
-        let given = environment(app)?;
+        let bounds = Bounds::of(&app.confinement)?;
+        let given = environment(app, &bounds)?;
         let path = given.get(OsStr::new("PATH")).cloned().unwrap_or_default();
 
         let (program, argv, has_script) = match &app.command {
@@ -207,6 +222,8 @@ impl Release {
             compile_cache: None,
             has_script,
             fingerprint,
+            bounds,
+            listen: app.confinement.listen.clone(),
             revision,
         })
     }
@@ -274,6 +291,16 @@ impl Release {
         }
     }
 
+    /// What its workers may, and who they are.
+    pub(crate) const fn bounds(&self) -> &Bounds {
+        &self.bounds
+    }
+
+    /// Where its workers are to listen, and nowhere else; none: anywhere.
+    pub(crate) fn listen(&self) -> &[ListenAt] {
+        &self.listen
+    }
+
     /// The directory it runs in, free of symlinks.
     pub(crate) fn directory(&self) -> &Path {
         &self.cwd
@@ -293,7 +320,7 @@ impl Release {
     /// Whether arguments or environment differ, so that the two may rightly listen
     /// at different addresses. Another directory alone is no difference.
     pub(crate) fn is_changed_from(&self, other: &Self) -> bool {
-        self.fingerprint != other.fingerprint
+        self.fingerprint != other.fingerprint || self.listen != other.listen
     }
 
     /// Makes one worker, which starts when it is released.
@@ -318,6 +345,12 @@ impl Release {
         let (stdout, out) = output_pipe()?;
         let (stderr, err) = output_pipe()?;
         let null = std::fs::File::open("/dev/null")?;
+        let identity = self.bounds.identity();
+        if let Some(identity) = &identity {
+            // Who opens /dev/stdout opens the pipe, which would be ours.
+            identity.own(&out)?;
+            identity.own(&err)?;
+        }
 
         let mut argv = self.argv.clone();
         if let Some(preload) = start.preload {
@@ -330,8 +363,11 @@ impl Release {
             env: &self.worker_env(worker, slot, generation, start),
             cwd: &self.cwd,
             descriptors: vec![(null.into(), 0), (out, 1), (err, 2), (theirs, CHANNEL)],
-            descriptor_limit: start.descriptor_limit,
+            descriptor_limit: self.bounds.descriptor_limit(start.descriptor_limit),
             nice: start.nice,
+            identity: identity.as_ref(),
+            no_new_privileges: self.bounds.no_new_privileges(),
+            cgroup: start.cgroup,
             mask: Mask::Clear,
         }
         .hold()?;
@@ -391,12 +427,18 @@ fn directory(path: &Path) -> Result<PathBuf, ResolveError> {
     }
 }
 
-fn environment(app: &AppConfig) -> Result<BTreeMap<OsString, OsString>, ResolveError> {
+fn environment(
+    app: &AppConfig,
+    bounds: &Bounds,
+) -> Result<BTreeMap<OsString, OsString>, ResolveError> {
     let passed_on = |(name, _): &&(OsString, OsString)| {
-        !NOT_PASSED_ON.iter().any(|internal| *name == **internal) && name != "PWD"
+        !NOT_PASSED_ON.iter().any(|internal| *name == **internal)
+            && name != "PWD"
+            && !bounds.keeps_back(name)
     };
     let caller = app.caller_env.iter().filter(passed_on).cloned();
     let mut env: BTreeMap<_, _> = caller.collect();
+    env.extend(bounds.variables());
     for file in &app.env_files {
         env.extend(read_env_file(&app.cwd.join(file))?);
     }

@@ -9,6 +9,7 @@ use segue_sys::spawn::{Exit, reap};
 
 use super::*;
 use crate::config::command::CommandLine;
+use crate::config::confine::{Confinement, ListenAt};
 use crate::config::written::Written;
 
 /// `/srv/web/{1,2}/server.js` and `/srv/web/current`, somewhere else.
@@ -60,6 +61,7 @@ impl Site {
             log: None,
             written: Written::default(),
             origin: None,
+            confinement: Confinement::default(),
             env: Vec::new(),
         }
     }
@@ -111,6 +113,7 @@ fn arguments_environment_and_listen_are_changes() {
     };
     check(&|app| app.args.push("--port".into()));
     check(&|app| app.node_args.push("--x".into()));
+    check(&|app| app.confinement.listen.push(ListenAt::Port(80)));
     check(&|app| app.env.push(("PORT".into(), "1".into())));
     check(&|app| {
         fs::write(site.path("1/.env"), "PORT=2").unwrap();
@@ -374,4 +377,61 @@ fn the_preload_stands_before_the_apps_own_node_arguments() {
         "a",
     ];
     assert_eq!(words, expected);
+}
+
+#[test]
+fn a_worker_is_bounded_as_its_app_says() {
+    let site = Site::new();
+    let script = "ulimit -Sn; ulimit -Hn; grep NoNewPrivs /proc/self/status | tr -dc 01";
+    fs::write(site.path("1/server.js"), script).unwrap();
+    let mut app = site.app("1", "server.js");
+    app.confinement.nofile = Some(200);
+    assert_eq!(run(&resolve(&app)).0, "200\n200\n1");
+    app.confinement.no_new_privs = false;
+    assert_eq!(run(&resolve(&app)).0, "200\n200\n0");
+    app.confinement.nofile = Some(1 << 30);
+    assert!(refusal(&app).contains("limits.nofile"), "{}", refusal(&app));
+    app.confinement.nofile = None;
+    app.confinement.user = Some("nobody-of-that-name".into());
+    assert!(refusal(&app).contains("there is no user"));
+}
+
+#[test]
+fn a_worker_of_another_user_has_nothing_of_ours() {
+    let site = Site::new();
+    let mut app = site.app("1", "server.js");
+    app.confinement.user = Some("4321".into());
+    app.confinement.group = Some("4321".into());
+    for name in ["HOME", "XDG_RUNTIME_DIR", "SUDO_USER", "A"] {
+        app.caller_env.push((name.into(), "caller".into()));
+    }
+    if !rustix::process::geteuid().is_root() {
+        assert!(refusal(&app).contains("only root"), "{}", refusal(&app));
+        return;
+    }
+    let script = "id -u; id -g; id -G; env | grep -E '^(HOME|XDG|SUDO|A=)'; echo hi >/dev/stderr";
+    fs::write(site.path("1/server.js"), script).unwrap();
+    let folder = site.folder.path();
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
+    let (out, err, _) = run(&resolve(&app));
+    let mut lines: Vec<&str> = out.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["4321", "4321", "4321", "A=caller", "HOME=/"]);
+    assert_eq!(err, "hi\n", "its stderr is its own");
+    app.env.push(("HOME".into(), "/own".into()));
+    assert!(run(&resolve(&app)).0.contains("HOME=/own"));
+}
+
+#[test]
+fn what_an_earlier_release_has_written_has_no_bounds() {
+    let site = Site::new();
+    let app = site.app("1", "server.js");
+    let mut written = serde_json::to_value(resolve(&app)).unwrap();
+    written.as_object_mut().unwrap().remove("bounds");
+    let read: Release = serde_json::from_value(written).unwrap();
+    assert!(!read.bounds().no_new_privileges());
+    let mut written = serde_json::to_value(&app).unwrap();
+    written.as_object_mut().unwrap().remove("confinement");
+    let read: AppConfig = serde_json::from_value(written).unwrap();
+    assert_eq!(read.confinement, Confinement::none());
 }

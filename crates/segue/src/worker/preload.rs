@@ -13,6 +13,8 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::bounds::Bounds;
+
 const SCRIPT: &[u8] = include_bytes!("../../../../preload/preload.cjs");
 
 /// The name has the content in it: two releases of segue never overwrite each other's.
@@ -74,15 +76,19 @@ impl Shelf {
         first.map(PathBuf::as_path)
     }
 
-    /// The file, which has been made or repaired if need be.
+    /// The file, which has been made or repaired if need be, for workers of these bounds.
     ///
     /// # Errors
-    /// There is no directory that can be written to and trusted; each is named with its reason.
-    pub(crate) fn place(&self) -> Result<PathBuf, NoPreload> {
+    /// There is no directory that can be written to, trusted, and read by them; each is named with its reason.
+    pub(crate) fn place(&self, bounds: &Bounds) -> Result<PathBuf, NoPreload> {
         let mut reasons = Vec::new();
         for directory in &self.places {
             match place_in(directory) {
-                Ok(file) => return Ok(file),
+                Ok(file) if bounds.can_read(&file) => return Ok(file),
+                Ok(_) => reasons.push(format!(
+                    "{}: the workers' user may not read there",
+                    directory.display()
+                )),
                 Err(error) => reasons.push(format!("{}: {error}", directory.display())),
             }
         }
@@ -211,25 +217,25 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let directory = folder.path().join("cache/segue");
         let shelf = shelf(std::slice::from_ref(&directory));
-        let file = shelf.place().unwrap();
+        let file = shelf.place(&Bounds::default()).unwrap();
         let identity = |file: &Path| fs::metadata(file).unwrap().ino();
         assert_eq!(fs::read(&file).unwrap(), SCRIPT);
         assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, MODE);
         let first = identity(&file);
-        assert_eq!(shelf.place().unwrap(), file);
+        assert_eq!(shelf.place(&Bounds::default()).unwrap(), file);
         assert_eq!(identity(&file), first, "left alone");
 
         let mut changed = SCRIPT.to_vec();
         changed[0] ^= 1;
         fs::write(&file, changed).unwrap();
-        assert_eq!(shelf.place(), Ok(file.clone()));
+        assert_eq!(shelf.place(&Bounds::default()), Ok(file.clone()));
         assert_eq!(fs::read(&file).unwrap(), SCRIPT);
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-        shelf.place().unwrap();
+        shelf.place(&Bounds::default()).unwrap();
         assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, MODE);
         fs::remove_file(&file).unwrap();
         symlink("/etc/passwd", &file).unwrap();
-        shelf.place().unwrap();
+        shelf.place(&Bounds::default()).unwrap();
         assert!(fs::symlink_metadata(&file).unwrap().is_file());
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
     }
@@ -240,18 +246,23 @@ mod tests {
         let (open, closed) = (folder.path().join("open"), folder.path().join("closed"));
         fs::create_dir(&open).unwrap();
         fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
-        let file = shelf(&[open.clone(), closed.clone()]).place().unwrap();
+        let file = shelf(&[open.clone(), closed.clone()])
+            .place(&Bounds::default())
+            .unwrap();
         assert!(file.starts_with(&closed));
         let linked = folder.path().join("linked");
         symlink(&closed, &linked).unwrap();
         let a_file = folder.path().join("file");
         fs::write(&a_file, "").unwrap();
         for directory in [open, linked, a_file.join("below")] {
-            let refused = shelf(std::slice::from_ref(&directory)).place();
+            let refused = shelf(std::slice::from_ref(&directory)).place(&Bounds::default());
             let text = refused.unwrap_err().to_string();
             assert!(text.contains(directory.to_str().unwrap()), "{text}");
         }
-        assert!(matches!(shelf(&[]).place(), Err(NoPreload::NoPlace(_))));
+        assert!(matches!(
+            shelf(&[]).place(&Bounds::default()),
+            Err(NoPreload::NoPlace(_))
+        ));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use super::*;
+use crate::config::confine::Confinement;
 use crate::config::written::Written;
 
 const PACKAGE: &str = r#"{"scripts":{
@@ -34,6 +35,7 @@ fn app(line: CommandLine, cwd: &Path) -> AppConfig {
         log: None,
         written: Written::default(),
         origin: None,
+        confinement: Confinement::default(),
         env: Vec::new(),
     }
 }

@@ -23,6 +23,7 @@ mod farewell;
 mod faults;
 mod ground;
 mod health;
+mod hygiene;
 mod idle;
 mod leaks;
 mod limits;

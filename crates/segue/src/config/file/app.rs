@@ -129,6 +129,7 @@ impl FromFile {
             env_files: settings.env_files.clone(),
             env,
             log: place("log.out"),
+            confinement: settings.confinement.clone(),
             origin: Some(Box::new(Origin {
                 file: file.path.clone(),
                 app: app.name.clone(),

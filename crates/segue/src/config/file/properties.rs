@@ -40,7 +40,15 @@ fn value_of(key: &'static str) -> BoxedStrategy<String> {
         "reload.max_surge" => prop_oneof![Just("50%".to_owned()), count()].boxed(),
         "reload.canary" => "[1-9]%:[1-9]s(:[1-9]%)?".boxed(),
         "limits.memory" => "[1-9][0-9]{0,3}(KiB|MiB|GiB)".boxed(),
-        "drain.preload" | "log.time" => prop_oneof!["on", "off"].boxed(),
+        "listen" => prop_oneof![
+            "[1-9][0-9]{0,3}",
+            Just("127.0.0.1:80".to_owned()),
+            "/run/[a-z]{1,5}"
+        ]
+        .boxed(),
+        "user" | "group" => prop_oneof!["[a-z][a-z0-9_-]{0,8}", "[1-9][0-9]{0,4}"].boxed(),
+        "limits.nofile" => "[1-9][0-9]{2,6}".boxed(),
+        "drain.preload" | "log.time" | "no_new_privs" => prop_oneof!["on", "off"].boxed(),
         "log.format" => prop_oneof!["text", "json"].boxed(),
         "log.rotate.size" | "log.rotate.total" => prop_oneof!["off", "[1-9][0-9]{0,3}MiB"].boxed(),
         "log.rotate.age" => prop_oneof![Just("off".to_owned()), duration()].boxed(),

@@ -30,14 +30,7 @@ pub(super) const COMMAND: &str = "command";
 pub(super) const ARGS: &str = "args";
 
 /// Keys that are planned: what is written for a later release is no typing error.
-pub(super) const LATER: [&str; 6] = [
-    "user",
-    "group",
-    "watch",
-    "listen",
-    "limits.nofile",
-    "restart.at",
-];
+pub(super) const LATER: [&str; 2] = ["watch", "restart.at"];
 
 /// The same of `[supervisor]`.
 pub(super) const SUPERVISOR: [&str; 1] = ["control"];
@@ -47,17 +40,18 @@ pub(super) fn shape(name: &str) -> Shape {
     match name {
         "workers" | "reload.max_surge" => Shape::Amount,
         "env" => Shape::Variables,
-        "env_file" | "node_args" => Shape::Texts,
+        "env_file" | "node_args" | "listen" => Shape::Texts,
         "reload.ready" => Shape::Ready,
         "reload.probe.successes"
         | "health.failures"
         | "drain.generations"
         | "drain.websocket.code"
+        | "limits.nofile"
         | "log.rotate.keep" => Shape::Number,
         "reload.probe.headers" => Shape::Headers,
         "reload.canary" => Shape::Canary,
         "restart.intensity" => Shape::Intensity,
-        "drain.preload" | "log.time" => Shape::Switch,
+        "drain.preload" | "log.time" | "no_new_privs" => Shape::Switch,
         "stop.request" => Shape::Request,
         _ => Shape::Text,
     }
@@ -157,7 +151,7 @@ mod tests {
             (
                 "",
                 "script",
-                "there are args, command, cwd, distribution, drain, env, env_file, health, limits, log, node, node_args, reload, restart, stop, workers",
+                "there are args, command, cwd, distribution, drain, env, env_file, group, health, limits, listen, log, no_new_privs, node, node_args, reload, restart, stop, user, workers",
             ),
             ("drain.", "stal", "did you mean `stall`?"),
             ("drain.websocket.", "cod", "did you mean `code`?"),

@@ -235,7 +235,7 @@ fn every_key_stands_in_the_manual() {
             .unwrap_or_else(|| panic!("docs/manual.md has no row for {}", key.name));
         let default = key.default.unwrap_or_default();
         let default = match key.name {
-            "drain.preload" => "true",
+            "drain.preload" | "no_new_privs" => "true",
             "log.time" => "false",
             "restart.intensity" => "10 in `1m`",
             _ => default,

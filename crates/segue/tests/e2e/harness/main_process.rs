@@ -63,6 +63,9 @@ impl Main {
             descriptors: first.into_iter().chain(sockets).zip(0..).collect(),
             descriptor_limit: None,
             nice: None,
+            identity: None,
+            no_new_privileges: false,
+            cgroup: None,
             mask: Mask::Clear,
         };
         let child = child.start().expect("start it");

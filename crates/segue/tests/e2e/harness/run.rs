@@ -95,6 +95,12 @@ impl Launch {
         self
     }
 
+    /// A flag that may be given several times.
+    pub(crate) fn more(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.flags.extend([name.into(), value.as_ref().into()]);
+        self
+    }
+
     pub(crate) fn workers(mut self, workers: &str) -> Self {
         workers.clone_into(&mut self.workers);
         self
