@@ -283,6 +283,7 @@ mod tests {
             nice: None,
             identity: None,
             no_new_privileges: false,
+            umask: None,
             cgroup: Some(directory.as_fd()),
             mask: Mask::Clear,
         };

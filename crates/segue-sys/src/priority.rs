@@ -73,6 +73,7 @@ mod tests {
             nice: Some(before + 7),
             identity: None,
             no_new_privileges: false,
+            umask: None,
             cgroup: None,
             mask: Mask::Clear,
         }

@@ -44,6 +44,8 @@ pub struct Spawn<'a> {
     pub identity: Option<&'a Identity>,
     /// Neither it nor what it starts can get more rights than it has at its start.
     pub no_new_privileges: bool,
+    /// Which rights files that it makes do not get (umask(2)); ours if `None`.
+    pub umask: Option<u32>,
     /// The directory of the cgroup that it begins in, if the kernel can do that; else in ours.
     pub cgroup: Option<BorrowedFd<'a>>,
     pub mask: Mask,
@@ -231,6 +233,7 @@ impl Spawn<'_> {
             nice: self.nice,
             identity: self.identity,
             no_new_privileges: self.no_new_privileges,
+            umask: self.umask,
             cgroup: self.cgroup,
             errors: errors.as_raw_fd(),
             wait: wait.as_raw_fd(),
@@ -278,6 +281,7 @@ struct Plan<'a> {
     nice: Option<i32>,
     identity: Option<&'a Identity>,
     no_new_privileges: bool,
+    umask: Option<u32>,
     cgroup: Option<BorrowedFd<'a>>,
     errors: RawFd,
     /// Where it waits for a byte, and the other end, which is to be closed first.
@@ -376,6 +380,9 @@ impl Plan<'_> {
         }
         if let Some(nice) = self.nice {
             let _ = rustix::process::setpriority_process(None, nice);
+        }
+        if let Some(umask) = self.umask {
+            rustix::process::umask(rustix::fs::Mode::from_raw_mode(umask & 0o777));
         }
         // Only now: what comes before may take the rights that end here.
         if let Err(errno) = privileges::give_up(self.identity, self.no_new_privileges) {

@@ -38,6 +38,7 @@ fn run(script: &str, adjust: impl FnOnce(&mut Spawn<'_>)) -> (String, Exit) {
         nice: None,
         identity: None,
         no_new_privileges: false,
+        umask: None,
         cgroup: None,
         mask: Mask::Clear,
     };
@@ -62,6 +63,7 @@ fn fail(program: &str, adjust: impl FnOnce(&mut Spawn<'_>)) -> (Step, Option<i32
         nice: None,
         identity: None,
         no_new_privileges: false,
+        umask: None,
         cgroup: None,
         mask: Mask::Clear,
     };
@@ -245,6 +247,7 @@ fn a_signal_reaches_the_process_or_its_whole_group() {
             nice: None,
             identity: None,
             no_new_privileges: false,
+            umask: None,
             cgroup: None,
             mask: Mask::Clear,
         }
@@ -302,6 +305,7 @@ fn a_held_process_does_nothing_before_it_is_released() {
             nice: None,
             identity: None,
             no_new_privileges: false,
+            umask: None,
             cgroup: None,
             mask: Mask::Clear,
         };

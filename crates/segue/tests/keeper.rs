@@ -139,6 +139,7 @@ fn start_app(script: &str) -> (segue_sys::spawn::Child, String) {
         nice: None,
         identity: None,
         no_new_privileges: false,
+        umask: None,
         cgroup: None,
         mask: Mask::Clear,
     }

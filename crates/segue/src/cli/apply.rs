@@ -8,7 +8,7 @@ use super::args::ApplyArgs;
 use super::error::Trouble;
 use super::follow::{follow_apps, limited};
 use super::output::Output;
-use super::prepared::{here, shown};
+use super::prepared::{here, shown, umask};
 use super::start::background;
 use crate::config::file::File;
 use crate::config::file::app::whole;
@@ -42,7 +42,11 @@ async fn apply(args: &ApplyArgs, output: &Output) -> Result<Exit, Trouble> {
     let file = file.map_err(|error| usage(shown(&error)))?;
     let env: Vec<_> = std::env::vars_os().collect();
     let apps = whole(&file, &Written::default(), &here, &env);
-    let apps = apps.map_err(|error| usage(shown(&error)))?;
+    let mut apps = apps.map_err(|error| usage(shown(&error)))?;
+    let umask = umask();
+    for app in &mut apps {
+        app.umask = umask;
+    }
     let definitions = apps.iter().map(definition).collect::<Result<Vec<_>, _>>();
     let definitions = definitions.map_err(|error| Trouble::talking(WHAT, error))?;
     let mut body = ApplyBody {

@@ -66,12 +66,17 @@ impl Prepared {
         }
     }
 
-    /// The apps alone.
+    /// The apps alone, for a supervisor with a umask of its own.
     ///
     /// # Errors
     /// As [`Self::of`].
     pub(crate) fn all(args: &RunArgs) -> Result<Vec<AppConfig>, String> {
-        Self::of(args).map(|prepared| prepared.apps)
+        let mut apps = Self::of(args)?.apps;
+        let umask = umask();
+        for app in &mut apps {
+            app.umask = umask;
+        }
+        Ok(apps)
     }
 
     /// What the command line alone says.
@@ -99,11 +104,21 @@ impl Prepared {
             env_files: given.env_files.clone(),
             env,
             log: given.log.as_ref().map(|path| here.join(path)),
+            umask: None,
             written: args.given.written.clone(),
             confinement: given.confinement.clone(),
             origin: None,
         })
     }
+}
+
+/// That of this process (proc_pid_status(5)); reading it otherwise would change it for a moment.
+pub(super) fn umask() -> Option<u32> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Umask:"))?;
+    u32::from_str_radix(line.trim(), 8).ok()
 }
 
 /// The apps of a file, with the flags of the command line laid over each.

@@ -41,6 +41,9 @@ pub(crate) struct AppConfig {
     /// Where its output goes, if not to ours. Absolute.
     #[serde(with = "optional_word", default)]
     pub(crate) log: Option<PathBuf>,
+    /// Which rights files that workers make do not get; the supervisor's own if nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) umask: Option<u32>,
     /// Its settings, as they were written when it was started.
     #[serde(default)]
     pub(crate) written: Written,

@@ -214,6 +214,7 @@ impl Kept {
             nice: None,
             identity: None,
             no_new_privileges: false,
+            umask: None,
             cgroup: None,
             // A signal that comes before the supervisor reads its own waits for it.
             mask: Mask::Inherit,

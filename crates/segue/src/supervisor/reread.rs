@@ -2,7 +2,7 @@
 //! app is reloaded.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use segue_core::{CanaryChoice, Event};
 use segue_wire::control::Asked;
@@ -49,7 +49,11 @@ impl Supervisor {
         let asker = caller.accept();
         for (file, apps) in read {
             match apps {
-                Ok(apps) => {
+                Ok(mut apps) => {
+                    let umask = self.umask_of(&file);
+                    for app in &mut apps {
+                        app.umask = umask;
+                    }
                     let differences = self.differences(&file, &apps);
                     let is_settled = |change: &str| matches!(change, "reload" | "delete" | "start");
                     let settled = differences.iter().filter(|it| is_settled(&it.change));
@@ -67,6 +71,13 @@ impl Supervisor {
                 .cloned(),
         );
         self.reload_all(asked, &reloaded);
+    }
+
+    /// That of whoever started the apps of a file.
+    fn umask_of(&self, file: &Path) -> Option<u32> {
+        let mut apps = self.apps.values().map(|shell| &shell.plan.app);
+        let is_its = |app: &&AppConfig| app.origin.as_ref().is_some_and(|it| it.file == file);
+        apps.find(is_its)?.umask
     }
 
     fn reload_all(&mut self, asked: &Asked, but: &BTreeSet<String>) {

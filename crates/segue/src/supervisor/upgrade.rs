@@ -370,6 +370,7 @@ impl Probe {
             nice: None,
             identity: None,
             no_new_privileges: false,
+            umask: None,
             cgroup: None,
             mask: Mask::Clear,
         }

@@ -125,6 +125,9 @@ pub(crate) struct Release {
     fingerprint: Fingerprint,
     #[serde(default)]
     bounds: Bounds,
+    /// Which rights files that its workers make do not get, if not ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    umask: Option<u32>,
     /// Where its workers are to listen, and nowhere else; none: anywhere.
     #[serde(default)]
     listen: Vec<ListenAt>,
@@ -223,6 +226,7 @@ impl Release {
             has_script,
             fingerprint,
             bounds,
+            umask: app.umask,
             listen: app.confinement.listen.clone(),
             revision,
         })
@@ -367,6 +371,7 @@ impl Release {
             nice: start.nice,
             identity: identity.as_ref(),
             no_new_privileges: self.bounds.no_new_privileges(),
+            umask: self.umask,
             cgroup: start.cgroup,
             mask: Mask::Clear,
         }

@@ -59,6 +59,7 @@ impl Site {
             caller_env: vec![("PATH".into(), "/usr/bin:/bin".into())],
             env_files: Vec::new(),
             log: None,
+            umask: None,
             written: Written::default(),
             origin: None,
             confinement: Confinement::default(),

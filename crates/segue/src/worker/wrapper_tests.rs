@@ -33,6 +33,7 @@ fn app(line: CommandLine, cwd: &Path) -> AppConfig {
         caller_env: Vec::new(),
         env_files: Vec::new(),
         log: None,
+        umask: None,
         written: Written::default(),
         origin: None,
         confinement: Confinement::default(),

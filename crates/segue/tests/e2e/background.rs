@@ -206,6 +206,12 @@ fn a_day_with_two_apps() {
     let main = desk.status().supervisor.keeper_pid.expect("a main process");
     let status = std::fs::read_to_string(format!("/proc/{main}/status")).expect("its status");
     assert!(status.contains("Umask:\t0077"), "{status}");
+    let worker = desk.app("web").workers[0].pid.expect("a worker");
+    let theirs = std::fs::read_to_string(format!("/proc/{worker}/status")).expect("its status");
+    assert!(
+        theirs.contains("Umask:\t0022"),
+        "workers have that of the caller: {theirs}"
+    );
     let stat = std::fs::read_to_string(format!("/proc/{main}/stat")).expect("its stat");
     let session = stat
         .rsplit(") ")

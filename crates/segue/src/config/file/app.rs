@@ -137,6 +137,7 @@ impl FromFile {
                 here: here.to_owned(),
                 is_whole: false,
             })),
+            umask: None,
             written,
         };
         Ok(Self { config, settings })
@@ -224,6 +225,7 @@ impl AppConfig {
             // They belong to the supervisor, which stays.
             name: self.name.clone(),
             log: self.log.clone(),
+            umask: self.umask,
             written: self.written.clone(),
             origin: self.origin.clone(),
             ..read.config

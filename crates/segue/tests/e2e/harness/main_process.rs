@@ -65,6 +65,7 @@ impl Main {
             nice: None,
             identity: None,
             no_new_privileges: false,
+            umask: None,
             cgroup: None,
             mask: Mask::Clear,
         };
