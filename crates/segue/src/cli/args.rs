@@ -244,13 +244,13 @@ pub(crate) struct ImportArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImportFrom {
-    /// From PM2: an ecosystem file (.js, .cjs, .mjs, .json) or its dump.pm2
+    /// From PM2: an ecosystem file (.js, .cjs, .mjs, .json, .yaml) or its dump.pm2
     Pm2(Pm2Args),
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct Pm2Args {
-    /// The file [default: ecosystem.config.js, .cjs, .mjs or ecosystem.json in the current directory]
+    /// The file [default: ecosystem.config.js, .cjs, .mjs, .yaml, ecosystem.json or processes.json in the current directory]
     #[arg(value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
     /// Take the variables of env_NAME as well, as pm2 start --env NAME does

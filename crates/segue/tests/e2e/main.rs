@@ -23,6 +23,7 @@ mod faults;
 mod ground;
 mod health;
 mod idle;
+mod import;
 mod leaks;
 mod limits;
 mod lines;
