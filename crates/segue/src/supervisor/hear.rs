@@ -349,6 +349,9 @@ impl Supervisor {
                     let _ = reply.send(Err(self.no_such_app(&app)));
                 }
             },
+            Command::ReopenLogs { reply } => {
+                let _ = reply.send(self.reopen_log_for_caller());
+            }
             Command::Stop { app, caller } => {
                 if let Some(caller) = self.admit(Some(&app), caller) {
                     self.stop(caller);

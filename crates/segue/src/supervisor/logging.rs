@@ -8,7 +8,7 @@ use crate::handoff::{InheritError, Inherited, Journal};
 use crate::telemetry::lines::PREFIX;
 use crate::worker::log::{self, LogNews, Owner};
 use crate::worker::writer::Writer;
-use segue_wire::control::Level;
+use segue_wire::control::{Level, Outcome, OutcomeKind, Problem, ProblemCode};
 
 /// The file is to be opened anew, and has not been.
 const REOPENING: &str = "log/reopening";
@@ -42,6 +42,26 @@ impl Supervisor {
         // Together with the signal that asks for it.
         self.site.put(REOPENING, &true);
         self.plan.writer.reopen_log();
+    }
+
+    /// The same, for somebody who is told whether it has begun.
+    pub(super) fn reopen_log_for_caller(&self) -> Result<Outcome, Problem> {
+        let Some(path) = self.plan.writer.log_path() else {
+            return Err(Problem::new(
+                ProblemCode::BadRequest,
+                "no app writes a log file",
+                "segue run --log FILE writes one",
+            ));
+        };
+        let text = format!("log file {} is opened anew", path.display());
+        self.reopen_log();
+        self.site.commit();
+        Ok(Outcome {
+            kind: OutcomeKind::Accepted,
+            app: self.plan.app.name.clone(),
+            text,
+            ..Outcome::default()
+        })
     }
 
     pub(super) fn hear_log(&self, news: LogNews) {
