@@ -5,6 +5,9 @@ mod check;
 mod demo;
 mod error;
 mod events;
+mod every;
+mod familiar;
+mod flush;
 mod follow;
 mod import;
 mod init;
@@ -34,6 +37,13 @@ use crate::telemetry::log::Verbosity;
 /// Parses a command line and does what it says. `run` is the supervisor itself, on a floor that
 /// this module does not know; it has exit codes of its own, the app's among them.
 pub(crate) fn main(words: Vec<OsString>, run: impl FnOnce(RunArgs) -> u8) -> ExitCode {
+    let words = match familiar::meant(words) {
+        Ok(words) => words,
+        Err(trouble) => {
+            local_output().trouble(&trouble);
+            return trouble.exit.into();
+        }
+    };
     match parse(words) {
         Ok(Command::Run(args)) => return run(*args).into(),
         Ok(Command::Reload(args)) => {
@@ -50,6 +60,10 @@ pub(crate) fn main(words: Vec<OsString>, run: impl FnOnce(RunArgs) -> u8) -> Exi
         }
         Ok(Command::Why(args)) => drive(args.common.output(), |output| why::run(args, output)),
         Ok(Command::Logs(args)) => drive(args.common.output(), |output| logs::run(args, output)),
+        Ok(Command::Flush(args)) => drive(args.common.output(), |output| flush::run(args, output)),
+        Ok(Command::Reopen(args)) => {
+            drive(args.common.output(), |output| flush::reopen(args, output))
+        }
         Ok(Command::Status(args)) => {
             drive(args.common.output(), |output| status::run(args, output))
         }

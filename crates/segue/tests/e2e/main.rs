@@ -18,6 +18,7 @@ mod config;
 mod control;
 mod crash;
 mod drain;
+mod familiar;
 mod farewell;
 mod faults;
 mod ground;
