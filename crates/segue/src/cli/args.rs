@@ -13,6 +13,7 @@ use segue_wire::control::{Canary, CanaryWish, ScaleBody, Wait};
 use super::demo::DemoArgs;
 use super::flush::{FlushArgs, ReopenArgs};
 use super::output::Output;
+use super::reference::{CompletionsArgs, ManArgs};
 use super::service::ServiceArgs;
 use crate::config::keys::KEYS;
 use crate::config::settings::AppSettings;
@@ -129,6 +130,10 @@ pub(crate) enum Command {
     Import(ImportArgs),
     /// Print a systemd unit for an app, or install it
     Service(ServiceArgs),
+    /// Print what completes commands and flags in a shell
+    Completions(CompletionsArgs),
+    /// Show the manual page of a command
+    Man(ManArgs),
     /// See it at work: a built-in app, reloaded, broken and killed under load
     Demo(DemoArgs),
 }
@@ -381,6 +386,8 @@ impl Command {
             | Self::Import(_)
             | Self::Flush(_)
             | Self::Reopen(_)
+            | Self::Completions(_)
+            | Self::Man(_)
             | Self::Demo(_) => Ok(()),
         }
     }

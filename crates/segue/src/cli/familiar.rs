@@ -40,6 +40,7 @@ const TABLE: &[(&str, Familiar)] = &[
     ("gracefulReload", Means(&["reload"])),
     ("kill", Means(&["shutdown"])),
     ("ecosystem", Means(&["init"])),
+    ("completion", Means(&["completions"])),
     (
         "start",
         Instead(

@@ -13,6 +13,7 @@ mod import;
 mod init;
 mod logs;
 pub(crate) mod output;
+mod reference;
 mod reload;
 mod scale;
 pub(crate) mod service;
@@ -64,6 +65,10 @@ pub(crate) fn main(words: Vec<OsString>, run: impl FnOnce(RunArgs) -> u8) -> Exi
         Ok(Command::Reopen(args)) => {
             drive(args.common.output(), |output| flush::reopen(args, output))
         }
+        Ok(Command::Completions(args)) => drive(local_output(), |output| {
+            reference::completions(args, output)
+        }),
+        Ok(Command::Man(args)) => drive(local_output(), |output| reference::man(args, output)),
         Ok(Command::Status(args)) => {
             drive(args.common.output(), |output| status::run(args, output))
         }
