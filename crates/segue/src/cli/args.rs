@@ -12,6 +12,7 @@ use segue_wire::control::{Canary, CanaryWish, ScaleBody, Wait};
 
 use super::demo::DemoArgs;
 use super::flush::{FlushArgs, ReopenArgs};
+use super::hook::HookArgs;
 use super::output::Output;
 use super::reference::{CompletionsArgs, ManArgs};
 use super::service::ServiceArgs;
@@ -130,6 +131,8 @@ pub(crate) enum Command {
     Import(ImportArgs),
     /// Print a systemd unit for an app, or install it
     Service(ServiceArgs),
+    /// Deploy by git push: a push is built and reloaded, or refused
+    Hook(HookArgs),
     /// Print what completes commands and flags in a shell
     Completions(CompletionsArgs),
     /// Show the manual page of a command
@@ -386,6 +389,7 @@ impl Command {
             | Self::Import(_)
             | Self::Flush(_)
             | Self::Reopen(_)
+            | Self::Hook(_)
             | Self::Completions(_)
             | Self::Man(_)
             | Self::Demo(_) => Ok(()),

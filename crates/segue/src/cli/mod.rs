@@ -9,6 +9,7 @@ mod every;
 mod familiar;
 mod flush;
 mod follow;
+mod hook;
 mod import;
 mod init;
 mod logs;
@@ -65,6 +66,7 @@ pub(crate) fn main(words: Vec<OsString>, run: impl FnOnce(RunArgs) -> u8) -> Exi
         Ok(Command::Reopen(args)) => {
             drive(args.common.output(), |output| flush::reopen(args, output))
         }
+        Ok(Command::Hook(args)) => drive(args.output(), |output| hook::run(args, output)),
         Ok(Command::Completions(args)) => drive(local_output(), |output| {
             reference::completions(args, output)
         }),

@@ -23,6 +23,7 @@ mod farewell;
 mod faults;
 mod ground;
 mod health;
+mod hook;
 mod idle;
 mod import;
 mod leaks;
