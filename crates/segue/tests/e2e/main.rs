@@ -47,5 +47,6 @@ mod stop;
 mod streams;
 mod surge;
 mod takeover;
+mod tasks;
 mod upgrade;
 mod why;
