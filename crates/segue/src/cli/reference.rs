@@ -136,6 +136,22 @@ mod tests {
     }
 
     #[test]
+    fn help_has_one_voice() {
+        for (words, command) in commands() {
+            let about = command.get_about().map(ToString::to_string);
+            let flags = command.get_arguments().filter(|arg| !arg.is_hide_set());
+            let helps = flags.map(|arg| arg.get_help().map(ToString::to_string));
+            for help in std::iter::once(about).chain(helps) {
+                let help = help.unwrap_or_else(|| panic!("{words:?}: something has no help"));
+                let begins_well = help.starts_with(|c: char| c.is_uppercase() || c.is_numeric())
+                    // What a value means, value by value.
+                    || help.starts_with("spread: ");
+                assert!(begins_well && !help.ends_with('.'), "{words:?}: {help}");
+            }
+        }
+    }
+
+    #[test]
     fn completions_have_every_command_and_flag() {
         let all = commands();
         assert!(all.len() > 20, "{}", all.len());

@@ -468,6 +468,36 @@ mod tests {
         assert!(read.fixed_changes(&found.settings).is_empty());
     }
 
+    /// Those of PM2 7 (lib/API/schema.json), without what has values of its own above.
+    #[test]
+    fn every_key_of_pm2s_is_answered_for() {
+        let words = "name_prefix filter_env namespace install_url log_file disable_logs log_type \
+            log_date_format time pid_file restart_delay exp_backoff_restart_delay source_map_support \
+            disable_source_map_support kill_timeout shutdown_with_message listen_timeout cron_restart \
+            merge_logs vizion autorestart watch_delay watch ignore_watch watch_options min_uptime \
+            max_restarts execute_command force append_env_to_name post_update trace disable_trace v8 \
+            event_loop_inspector deep_monitoring increment_var instance_var pmx automation treekill \
+            port username uid gid user windowsHide kill_retry_time write io deploy";
+        for name in words.split_whitespace() {
+            for value in [
+                json!(1),
+                json!(true),
+                json!(false),
+                json!("1"),
+                json!(["a"]),
+            ] {
+                let found = one(json!({ "script": "a.js", name: value }));
+                for (key, reason) in found.left {
+                    assert_ne!(reason, reason_of_none(), "{name} = {value}: {key}");
+                }
+            }
+        }
+    }
+
+    fn reason_of_none() -> &'static str {
+        reason("nonsense")
+    }
+
     #[test]
     fn interpreters() {
         for (value, command, args) in [
