@@ -1,6 +1,8 @@
 //! `segue import pm2`: an ecosystem file or a dump of PM2's becomes a `segue.toml`. Files that are code are
 //! run by the user's own node, as PM2 does; what has no counterpart is listed with the reason.
 
+mod scripts;
+
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Read, Write};
@@ -76,7 +78,8 @@ pub(super) async fn run(args: ImportArgs, output: Output) -> Result<Exit, Troubl
             Exit::Failed,
         )
     };
-    let value = load(&source, &args).map_err(cannot)?;
+    let mut value = load(&source, &args).map_err(cannot)?;
+    scripts::resolve(&mut value, source.parent().unwrap_or(&here));
     let own = |name: &str| std::env::var(name).ok();
     let apps = translate(&value, args.env.as_deref(), &own).map_err(cannot)?;
     // Paths of an ecosystem file are relative to it, those of a dump absolute.

@@ -197,6 +197,35 @@ fn yaml_with_anchors() {
 }
 
 #[test]
+fn npm_start_becomes_what_it_runs() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let here = directory.path();
+    std::fs::write(here.join("server.js"), "").expect("write a script");
+    let package = r#"{ "scripts": { "start": "NODE_ENV=production node --enable-source-maps server.js --port 80",
+        "both": "node a.js && node server.js" } }"#;
+    std::fs::write(here.join("package.json"), package).expect("write package.json");
+    let app = |name: &str, args: &str| {
+        format!("{{ name: '{name}', script: 'npm', args: {args}, env: {{ A: 1, NODE_ENV: 'x' }} }}")
+    };
+    let apps = [
+        app("web", "'start'"),
+        app("shop", "['run', 'start']"),
+        app("both", "'run both'"),
+    ];
+    let text = format!("module.exports = {{ apps: [{}] }}", apps.join(", "));
+    std::fs::write(here.join("ecosystem.config.js"), text).expect("write the file");
+    segue(here, &["import", "pm2"])
+        .expect(0)
+        .says(&["both: script is left out: npm would stand between segue and node"]);
+    let text = std::fs::read_to_string(here.join("segue.toml")).expect("the file");
+    for line in ["command = \"server.js\"", "args = [\"--port\", \"80\"]"] {
+        let count = text.lines().filter(|found| *found == line).count();
+        assert_eq!(count, 2, "{line}\n{text}");
+    }
+    assert!(text.contains("NODE_ENV = \"production\""), "{text}");
+}
+
+#[test]
 fn a_dump() {
     let directory = tempfile::tempdir().expect("a directory");
     let here = directory.path();
