@@ -42,6 +42,8 @@ pub enum Request {
     Why { app: String },
     /// `POST /v1/apps/{app}/scale`
     Scale { app: String, scale: ScaleBody },
+    /// `POST /v1/logs/reopen`
+    ReopenLogs,
     /// `POST /v1/apps/{app}/stop`
     Stop { app: String },
     /// `POST /v1/shutdown`
@@ -243,6 +245,7 @@ pub fn parse(method: &str, path: &str, body: &[u8]) -> Result<Request, Problem> 
         ["metrics"] => only("GET", method).map(|()| Request::Metrics),
         ["events"] => only("GET", method).map(|()| Request::Events),
         ["shutdown"] => only("POST", method).map(|()| Request::Shutdown),
+        ["logs", "reopen"] => only("POST", method).map(|()| Request::ReopenLogs),
         ["upgrade"] => {
             only("POST", method)?;
             let UpgradeBody { binary } = decode_or_default(body)?;
@@ -438,6 +441,7 @@ mod tests {
         check("GET", "/v1/metrics", "", Ok(Request::Metrics));
         check("GET", "/v1/events", "", Ok(Request::Events));
         check("POST", "/v1/shutdown", "", Ok(Request::Shutdown));
+        check("POST", "/v1/logs/reopen", "", Ok(Request::ReopenLogs));
         check(
             "POST",
             "/v1/apps/web/stop",

@@ -11,7 +11,10 @@ use jiff::Timestamp;
 use segue_wire::control::{Canary, CanaryWish, ScaleBody, Wait};
 
 use super::demo::DemoArgs;
+use super::flush::{FlushArgs, ReopenArgs};
+use super::hook::HookArgs;
 use super::output::Output;
+use super::reference::{CompletionsArgs, ManArgs};
 use super::service::ServiceArgs;
 use crate::config::keys::KEYS;
 use crate::config::settings::AppSettings;
@@ -123,12 +126,15 @@ pub(crate) enum Command {
     /// Stop all workers, then start the app afresh; clients wait meanwhile
     Restart(AppArgs),
     /// Show what runs: one line a worker
-    #[command(alias = "ls")]
     Status(StatusArgs),
-    /// Tell the story: the last reload, every restart and its cause, what drains and why
+    /// Tell what has happened: the last reload, every restart and its cause, what drains and why
     Why(WhyArgs),
     /// Show what workers have printed to the log file
     Logs(LogsArgs),
+    /// Empty the log file, and remove what it was before
+    Flush(FlushArgs),
+    /// Open the log files anew, as USR1 does: for rotation by others
+    Reopen(ReopenArgs),
     /// Follow the supervisor's news: starts, crashes, reloads, drains
     Events(EventsArgs),
     /// Change the number of workers
@@ -150,8 +156,14 @@ pub(crate) enum Command {
     Init(InitArgs),
     /// Write a segue.toml from what another process manager has
     Import(ImportArgs),
-    /// Print or install a systemd unit for an app
+    /// Print a systemd unit for an app, or install it
     Service(ServiceArgs),
+    /// Deploy by git push: a push is built and reloaded, or refused
+    Hook(HookArgs),
+    /// Print what completes commands and flags in a shell
+    Completions(CompletionsArgs),
+    /// Show the manual page of a command
+    Man(ManArgs),
     /// See it at work: a built-in app, reloaded, broken and killed under load
     Demo(DemoArgs),
 }
@@ -260,14 +272,14 @@ pub(crate) struct CommonArgs {
     /// Say only what is wrong
     #[arg(short, long)]
     pub(crate) quiet: bool,
-    /// Say more
+    /// Say more; twice: everything
     #[arg(short, long, action = ArgAction::Count)]
     pub(crate) verbose: u8,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct ReloadArgs {
-    /// The apps to reload [default: all of the supervisor]
+    /// The apps that are meant; all: every one [default: all of the supervisor]
     #[arg(value_name = "APP")]
     pub(crate) apps: Vec<String>,
     /// When to return: the new generation serves; the old one is gone too; the request is accepted
@@ -286,7 +298,7 @@ pub(crate) struct ReloadArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct StatusArgs {
-    /// Only this app
+    /// The app that is meant [default: all of the supervisor]
     pub(crate) app: Option<String>,
     /// Exit with 1, and say why, if a slot is given up, an address is unserved, the last start of a slot never
     /// became ready, or no worker is ready
@@ -324,13 +336,13 @@ pub(crate) struct ImportArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImportFrom {
-    /// From PM2: an ecosystem file (.js, .cjs, .mjs, .json) or its dump.pm2
+    /// From PM2: an ecosystem file (.js, .cjs, .mjs, .json, .yaml) or its dump.pm2
     Pm2(Pm2Args),
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct Pm2Args {
-    /// The file [default: ecosystem.config.js, .cjs, .mjs or ecosystem.json in the current directory]
+    /// The file [default: ecosystem.config.js, .cjs, .mjs, .yaml, ecosystem.json or processes.json in the current directory]
     #[arg(value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
     /// Take the variables of env_NAME as well, as pm2 start --env NAME does
@@ -344,7 +356,7 @@ pub(crate) struct Pm2Args {
 /// `promote`, `rollback`, `restart`.
 #[derive(Args, Debug)]
 pub(crate) struct AppArgs {
-    /// The app that is meant [default: the only one]
+    /// The app that is meant; all: every one [default: the only one]
     pub(crate) app: Option<String>,
     /// Wait no longer than this, with exit code 124; what was asked for goes on [default: as long as it takes]
     #[arg(long, value_name = "DURATION", value_parser = quantity::duration)]
@@ -387,7 +399,7 @@ pub(crate) struct EventsArgs {
 #[derive(Args, Debug)]
 #[command(override_usage = "segue scale [OPTIONS] [APP] N|+N|-N")]
 pub(crate) struct ScaleArgs {
-    /// So many workers, or so many more or fewer; the app may be left out when there is only one
+    /// So many workers, or so many more or fewer; the app may be left out when there is only one, all: every one
     #[arg(value_name = "[APP] N|+N|-N", required = true, num_args = 1..=2, allow_negative_numbers = true)]
     pub(crate) words: Vec<String>,
     #[command(flatten)]
@@ -396,7 +408,7 @@ pub(crate) struct ScaleArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct StopArgs {
-    /// The app to stop [default: the only one]
+    /// The app that is meant; all: every one [default: the only one]
     pub(crate) app: Option<String>,
     /// Wait no longer than this, with exit code 124; stopping itself goes on [default: as long as it takes]
     #[arg(long, value_name = "DURATION", value_parser = quantity::duration)]
@@ -454,6 +466,11 @@ impl Command {
             | Self::Check(_)
             | Self::Init(_)
             | Self::Import(_)
+            | Self::Flush(_)
+            | Self::Reopen(_)
+            | Self::Hook(_)
+            | Self::Completions(_)
+            | Self::Man(_)
             | Self::Demo(_) => Ok(()),
         }
     }
@@ -744,11 +761,7 @@ mod tests {
     }
 
     #[test]
-    fn aliases_and_waits() {
-        assert!(matches!(
-            parse("segue ls web"),
-            Ok(Command::Status(StatusArgs { app: Some(_), .. }))
-        ));
+    fn waits() {
         let Ok(Command::Reload(args)) = parse("segue reload a b --wait=drained --timeout 5m")
         else {
             panic!("no reload");

@@ -1,6 +1,8 @@
 //! `segue import pm2`: an ecosystem file or a dump of PM2's becomes a `segue.toml`. Files that are code are
 //! run by the user's own node, as PM2 does; what has no counterpart is listed with the reason.
 
+mod scripts;
+
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Read, Write};
@@ -30,12 +32,27 @@ import(require('url').pathToFileURL(process.argv[1]).href).then(async (loaded) =
   process.stdout.write('\\u0000' + JSON.stringify(file), () => process.exit(0));
 }).catch((error) => { console.error(error); process.exit(1); });";
 
+/// The same for a file that is called JSON: PM2 takes any expression of JavaScript, comments included.
+const LOAD_EXPRESSION: &str = "
+const text = require('fs').readFileSync(process.argv[1], 'utf8').replace(/^\\uFEFF/, '');
+const file = require('vm').runInNewContext('(' + text + '\\n)', {}, { filename: process.argv[1] });
+process.stdout.write('\\u0000' + JSON.stringify(file), () => process.exit(0));";
+
 /// Where PM2 looks, too.
-const USUAL: [&str; 4] = [
+const USUAL: [&str; 13] = [
     "ecosystem.config.js",
     "ecosystem.config.cjs",
     "ecosystem.config.mjs",
+    "ecosystem.config.yaml",
+    "ecosystem.config.yml",
     "ecosystem.json",
+    "ecosystem.yaml",
+    "ecosystem.yml",
+    "processes.json",
+    "processes.yaml",
+    "processes.yml",
+    "process.json",
+    "process.yml",
 ];
 
 pub(super) async fn run(args: ImportArgs, output: Output) -> Result<Exit, Trouble> {
@@ -61,7 +78,8 @@ pub(super) async fn run(args: ImportArgs, output: Output) -> Result<Exit, Troubl
             Exit::Failed,
         )
     };
-    let value = load(&source, &args).map_err(cannot)?;
+    let mut value = load(&source, &args).map_err(cannot)?;
+    scripts::resolve(&mut value, source.parent().unwrap_or(&here));
     let own = |name: &str| std::env::var(name).ok();
     let apps = translate(&value, args.env.as_deref(), &own).map_err(cannot)?;
     // Paths of an ecosystem file are relative to it, those of a dump absolute.
@@ -115,26 +133,40 @@ fn write_new(path: &PathBuf, text: &str) -> Result<(), String> {
 
 fn load(source: &Path, args: &Pm2Args) -> Result<Value, String> {
     let extension = source.extension().unwrap_or_default().to_string_lossy();
+    let read = || std::fs::read_to_string(source).map_err(|error| error.to_string());
     let text = match extension.as_ref() {
-        "json" | "pm2" => std::fs::read_to_string(source).map_err(|error| error.to_string())?,
-        "js" | "cjs" | "mjs" => run_node(source, &args.node)?,
+        "pm2" => read()?,
+        "json" => {
+            let text = read()?;
+            match serde_json::from_str(&text) {
+                Ok(value) => return Ok(value),
+                Err(_) => run_node(LOAD_EXPRESSION, source, &args.node)?,
+            }
+        }
+        "yaml" | "yml" => return yaml(&read()?),
+        "js" | "cjs" | "mjs" => run_node(LOAD, source, &args.node)?,
         _ => {
-            return Err(
-                "it is none of .js, .cjs, .mjs, .json and .pm2; write it as one of these"
-                    .to_owned(),
-            );
+            let why = "it is none of .js, .cjs, .mjs, .json, .yaml, .yml and .pm2; write it as one of these";
+            return Err(why.to_owned());
         }
     };
     serde_json::from_str(&text).map_err(|error| format!("it is not JSON: {error}"))
 }
 
+/// As PM2 reads it: YAML 1.2, where `yes` and `on` are words.
+fn yaml(text: &str) -> Result<Value, String> {
+    let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
+    serde_saphyr::from_str_with_options(text, options)
+        .map_err(|error| format!("it is not YAML: {error}"))
+}
+
 /// What a file exports, as JSON.
-fn run_node(source: &Path, node: &str) -> Result<String, String> {
+fn run_node(program: &str, source: &Path, node: &str) -> Result<String, String> {
     if !source.is_file() {
         return Err("there is no such file".to_owned());
     }
     let mut child = Command::new(node)
-        .args(["-e", LOAD])
+        .args(["-e", program])
         .arg(source)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

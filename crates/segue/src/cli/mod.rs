@@ -6,12 +6,17 @@ mod check;
 mod demo;
 mod error;
 mod events;
+mod every;
+mod familiar;
+mod flush;
 mod follow;
+mod hook;
 mod import;
 mod init;
 mod logs;
 pub(crate) mod output;
 pub(crate) mod prepared;
+mod reference;
 mod reload;
 mod scale;
 pub(crate) mod service;
@@ -37,6 +42,13 @@ use crate::telemetry::log::Verbosity;
 /// Parses a command line and does what it says. `run` is the supervisor itself, on a floor that
 /// this module does not know; it has exit codes of its own, the app's among them.
 pub(crate) fn main(words: Vec<OsString>, run: impl FnOnce(RunArgs) -> u8) -> ExitCode {
+    let words = match familiar::meant(words) {
+        Ok(words) => words,
+        Err(trouble) => {
+            local_output().trouble(&trouble);
+            return trouble.exit.into();
+        }
+    };
     match parse(words) {
         Ok(Command::Run(args)) => return run(*args).into(),
         Ok(Command::Start(args)) if args.foreground => {
@@ -61,6 +73,15 @@ pub(crate) fn main(words: Vec<OsString>, run: impl FnOnce(RunArgs) -> u8) -> Exi
         }
         Ok(Command::Why(args)) => drive(args.common.output(), |output| why::run(args, output)),
         Ok(Command::Logs(args)) => drive(args.common.output(), |output| logs::run(args, output)),
+        Ok(Command::Flush(args)) => drive(args.common.output(), |output| flush::run(args, output)),
+        Ok(Command::Reopen(args)) => {
+            drive(args.common.output(), |output| flush::reopen(args, output))
+        }
+        Ok(Command::Hook(args)) => drive(args.output(), |output| hook::run(args, output)),
+        Ok(Command::Completions(args)) => drive(local_output(), |output| {
+            reference::completions(args, output)
+        }),
+        Ok(Command::Man(args)) => drive(local_output(), |output| reference::man(args, output)),
         Ok(Command::Status(args)) => {
             drive(args.common.output(), |output| status::run(args, output))
         }

@@ -2,8 +2,9 @@
 
 use segue_wire::control::ReloadBody;
 
-use super::args::ReloadArgs;
+use super::args::{CommonArgs, ReloadArgs};
 use super::error::Trouble;
+use super::every::each;
 use super::follow::{follow_apps, limited};
 use super::output::Output;
 use crate::control::find::find;
@@ -20,14 +21,17 @@ pub(super) async fn run(args: ReloadArgs, output: Output) -> Result<Exit, Troubl
 }
 
 async fn reload(args: &ReloadArgs, output: &Output) -> Result<Exit, Trouble> {
+    let with = async |common: CommonArgs, app: Option<String>| {
+        one(args, common, app.as_deref(), output).await
+    };
     if args.apps.is_empty() {
-        return one(args, None, output).await;
+        return with(args.common.clone(), None).await;
     }
     let mut exits = Vec::new();
     for app in &args.apps {
         // One that fails must not keep the others from being told.
         exits.push(
-            one(args, Some(app), output)
+            each(&args.common, Some(app), output, with)
                 .await
                 .unwrap_or_else(|trouble| {
                     output.trouble(&trouble);
@@ -38,12 +42,17 @@ async fn reload(args: &ReloadArgs, output: &Output) -> Result<Exit, Trouble> {
     Ok(Exit::all(exits))
 }
 
-async fn one(args: &ReloadArgs, app: Option<&str>, output: &Output) -> Result<Exit, Trouble> {
+async fn one(
+    args: &ReloadArgs,
+    common: CommonArgs,
+    app: Option<&str>,
+    output: &Output,
+) -> Result<Exit, Trouble> {
     let what = app.map_or_else(
         || "cannot reload".to_owned(),
         |app| format!("cannot reload {app}"),
     );
-    let found = find(args.common.control.clone(), app, &Place::of_this_process()).await;
+    let found = find(common.control, app, &Place::of_this_process()).await;
     let found = found.map_err(|error| Trouble::finding(&what, error))?;
     let body = ReloadBody {
         wait: args.wait,

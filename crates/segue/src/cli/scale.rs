@@ -1,9 +1,10 @@
 //! `segue scale`: changes the number of workers.
 
-use segue_wire::control::Level;
+use segue_wire::control::{Level, ScaleBody};
 
-use super::args::ScaleArgs;
+use super::args::{CommonArgs, ScaleArgs};
 use super::error::Trouble;
+use super::every::each;
 use super::follow::exit_of;
 use super::output::Output;
 use crate::control::find::{Found, find};
@@ -15,7 +16,20 @@ pub(super) async fn run(args: ScaleArgs, output: Output) -> Result<Exit, Trouble
     let (app, scale) = args
         .parse()
         .map_err(|reason| Trouble::new(what, reason, "see segue scale --help", Exit::Usage))?;
-    let found = find(args.common.control.clone(), app, &Place::of_this_process()).await;
+    let one = async |common: CommonArgs, app: Option<String>| {
+        scale_one(common, app.as_deref(), scale, &output).await
+    };
+    each(&args.common, app, &output, one).await
+}
+
+async fn scale_one(
+    common: CommonArgs,
+    app: Option<&str>,
+    scale: ScaleBody,
+    output: &Output,
+) -> Result<Exit, Trouble> {
+    let what = "cannot scale";
+    let found = find(common.control, app, &Place::of_this_process()).await;
     let found = found.map_err(|error| Trouble::finding(what, error))?;
     let app = only_app(&found, app, what)?;
     let outcome = found.client.scale(&app, scale).await;

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use super::args::{AppArgs, StartArgs};
+use super::args::{AppArgs, CommonArgs, StartArgs};
 use super::error::Trouble;
+use super::every::each;
 use super::follow::{follow, limited};
 use super::output::Output;
 use super::prepared::{Prepared, here};
@@ -97,15 +98,25 @@ async fn start(args: &StartArgs, output: &Output) -> Result<Exit, Trouble> {
 }
 
 pub(super) async fn delete(args: AppArgs, output: Output) -> Result<Exit, Trouble> {
+    let deleted = each(
+        &args.common,
+        args.app.as_deref(),
+        &output,
+        async |common, app| delete_one(common, app.as_deref(), &output).await,
+    );
+    limited(args.timeout, "cannot wait for the end", deleted).await
+}
+
+async fn delete_one(
+    common: CommonArgs,
+    app: Option<&str>,
+    output: &Output,
+) -> Result<Exit, Trouble> {
     let what = "cannot delete";
-    let done = async {
-        let app = args.app.as_deref();
-        let found = find(args.common.control.clone(), app, &Place::of_this_process()).await;
-        let found = found.map_err(|error| Trouble::finding(what, error))?;
-        let app = only_app(&found, app, what)?;
-        follow(async || found.client.delete(&app).await, what, &output).await
-    };
-    limited(args.timeout, "cannot wait for the end", done).await
+    let found = find(common.control, app, &Place::of_this_process()).await;
+    let found = found.map_err(|error| Trouble::finding(what, error))?;
+    let app = only_app(&found, app, what)?;
+    follow(async || found.client.delete(&app).await, what, output).await
 }
 
 /// The background supervisor, made if there is none.

@@ -1,7 +1,8 @@
 //! `segue stop` and `segue shutdown`: graceful ends, followed until nothing is left.
 
-use super::args::{ShutdownArgs, StopArgs};
+use super::args::{CommonArgs, ShutdownArgs, StopArgs};
 use super::error::Trouble;
+use super::every::each;
 use super::follow::{follow, follow_apps, limited};
 use super::output::Output;
 use super::scale::only_app;
@@ -11,9 +12,9 @@ use crate::exit::Exit;
 
 pub(super) async fn run(args: StopArgs, output: Output) -> Result<Exit, Trouble> {
     let what = "cannot stop";
-    let stopped = async {
-        let app = args.app.as_deref();
-        let found = find(args.common.control.clone(), app, &Place::of_this_process()).await;
+    let one = async |common: CommonArgs, app: Option<String>| {
+        let app = app.as_deref();
+        let found = find(common.control, app, &Place::of_this_process()).await;
         let found = found.map_err(|error| Trouble::finding(what, error))?;
         let app = only_app(&found, app, what)?;
         follow(
@@ -23,6 +24,7 @@ pub(super) async fn run(args: StopArgs, output: Output) -> Result<Exit, Trouble>
         )
         .await
     };
+    let stopped = each(&args.common, args.app.as_deref(), &output, one);
     limited(args.timeout, "cannot wait for the stop", stopped).await
 }
 

@@ -1,7 +1,8 @@
 //! `segue promote`, `segue rollback` and `segue restart`: one word to one app, followed to its outcome.
 
-use super::args::AppArgs;
+use super::args::{AppArgs, CommonArgs};
 use super::error::Trouble;
+use super::every::each;
 use super::follow::{follow, limited};
 use super::output::Output;
 use super::scale::only_app;
@@ -22,13 +23,14 @@ pub(super) async fn restart(args: AppArgs, output: Output) -> Result<Exit, Troub
 }
 
 async fn order(args: AppArgs, verb: &str, what: &str, output: &Output) -> Result<Exit, Trouble> {
-    let done = async {
-        let app = args.app.as_deref();
-        let found = find(args.common.control.clone(), app, &Place::of_this_process()).await;
+    let one = async |common: CommonArgs, app: Option<String>| {
+        let app = app.as_deref();
+        let found = find(common.control, app, &Place::of_this_process()).await;
         let found = found.map_err(|error| Trouble::finding(what, error))?;
         let app = only_app(&found, app, what)?;
         let ask = async || found.client.order(&app, verb).await;
         follow(ask, what, output).await
     };
+    let done = each(&args.common, args.app.as_deref(), output, one);
     limited(args.timeout, &format!("cannot wait for the {verb}"), done).await
 }

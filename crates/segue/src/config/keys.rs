@@ -217,7 +217,7 @@ pub(crate) const KEYS: &[Key] = &[
         "DURATION",
         Some("0s"),
         |s, t| put(&mut s.probation, quantity::duration(t)),
-        "In a reload: how long after the cut-over the old workers are kept, to take over again at once if a new one fails",
+        "In a reload: how long after the flip the old workers are kept, to take over again at once if a new one fails",
     ),
     key(
         "health.interval",
@@ -257,7 +257,7 @@ pub(crate) const KEYS: &[Key] = &[
         "DURATION",
         Some("5m"),
         |s, t| put(&mut s.drain_timeout, quantity::duration(t)),
-        "How long old connections may take to finish in a reload or a scale-down",
+        "How long open requests may take to finish in a reload or a scale-down",
     ),
     key(
         "drain.generations",
@@ -305,7 +305,7 @@ pub(crate) const KEYS: &[Key] = &[
         "DURATION",
         Some("25s"),
         |s, t| put(&mut s.stop_timeout, quantity::duration(t)),
-        "The same when the app stops",
+        "How long open requests may take to finish when the app stops",
     ),
     key(
         "drain.kill_after",
@@ -433,7 +433,7 @@ pub(crate) const KEYS: &[Key] = &[
         "DURATION",
         Some("30s"),
         |s, t| put(&mut s.backoff_max, positive(t)),
-        "Longest wait before a respawn",
+        "The longest wait before a respawn",
     ),
     key(
         "restart.intensity",
@@ -441,7 +441,7 @@ pub(crate) const KEYS: &[Key] = &[
         "N/DURATION",
         Some("10/1m"),
         |s, t| put(&mut s.intensity, intensity(t)),
-        "A worker that needs more respawns than N in that time is given up until the next reload",
+        "A worker that needs more respawns than N in that time is given up until the next reload or restart",
     ),
     key(
         "restart.give_up",

@@ -1,9 +1,14 @@
 //! PM2's apps, from an ecosystem file or a dump: what becomes of each key, or why nothing does. Reading
 //! and running files is not done here.
 
+mod table;
+
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde_json::Value;
+
+use self::table::{counterpart, interpreter, is_without, name_of, reason};
 
 use super::command::fit_name;
 use super::package::PlainScript;
@@ -19,83 +24,6 @@ pub(crate) struct Translated {
     /// Keys that have no counterpart, each with the reason.
     pub(crate) left: Vec<(String, String)>,
 }
-
-/// Keys without a counterpart, and why.
-const WITHOUT: &[(&str, &str)] = &[
-    ("append_env_to_name", "name the app with segue run --name"),
-    ("automation", "it belongs to PM2's monitoring"),
-    ("combine_logs", "all workers write to one log"),
-    (
-        "cron_restart",
-        "restarts at a time are not in this release yet",
-    ),
-    ("deploy", "deploy with what you like, then segue reload"),
-    ("disable_trace", "it belongs to PM2's monitoring"),
-    (
-        "error_file",
-        "both streams go to one log; each line says which worker wrote it",
-    ),
-    (
-        "filter_env",
-        "workers get the environment that segue run was started in",
-    ),
-    ("force", "an app runs as often as it is started"),
-    ("gid", "another user for workers is not in this release yet"),
-    ("ignore_watch", "watching files is not in this release yet"),
-    (
-        "increment_var",
-        "workers tell themselves apart by SEGUE_SLOT or NODE_APP_INSTANCE",
-    ),
-    (
-        "instance_var",
-        "workers tell themselves apart by SEGUE_SLOT or NODE_APP_INSTANCE",
-    ),
-    (
-        "log_date_format",
-        "times in logs are not in this release yet",
-    ),
-    ("log_file", "there is one log: log.out"),
-    ("log_type", "logs as JSON are not in this release yet"),
-    ("merge_logs", "all workers write to one log"),
-    (
-        "min_uptime",
-        "restart.intensity counts respawns within a time instead",
-    ),
-    ("namespace", "there are no groups of apps"),
-    ("pid_file", "segue run --pid-file writes the main process's"),
-    ("pmx", "it belongs to PM2's monitoring"),
-    ("post_update", "run it before segue reload"),
-    (
-        "stop_exit_codes",
-        "a worker that ends is respawned, whatever its exit code",
-    ),
-    ("time", "times in logs are not in this release yet"),
-    ("treekill", "what a worker has started always ends with it"),
-    ("uid", "another user for workers is not in this release yet"),
-    (
-        "user",
-        "another user for workers is not in this release yet",
-    ),
-    ("vizion", "segue status reads the commit by itself"),
-    ("watch", "watching files is not in this release yet"),
-    ("watch_delay", "watching files is not in this release yet"),
-    ("watch_options", "watching files is not in this release yet"),
-];
-
-/// Other names of keys: PM2's own, and those of its dump.
-const ALIASES: &[(&str, &str)] = &[
-    ("cmd", "script"),
-    ("err_file", "error_file"),
-    ("error", "error_file"),
-    ("exec_interpreter", "interpreter"),
-    ("interpreter_args", "node_args"),
-    ("node_arguments", "node_args"),
-    ("out", "out_file"),
-    ("output", "out_file"),
-    ("pid", "pid_file"),
-    ("pm_cwd", "cwd"),
-    ("pm_exec_path", "script"),
-];
 
 /// Translates everything that a file holds. `mode` chooses `env_MODE`; `own` is the environment here,
 /// of which a dump repeats most.
@@ -115,18 +43,19 @@ pub(crate) fn translate(
         Value::Object(file) => match file.get("apps") {
             Some(Value::Array(apps)) => (apps.clone(), false),
             Some(app @ Value::Object(_)) => (vec![app.clone()], false),
-            _ if file.contains_key("script") => (vec![Value::Object(file.clone())], false),
+            // As in a package.json.
+            _ if file.contains_key("pm2") => return translate_own(file, mode, own),
+            _ if file.keys().any(|key| name_of(key) == "script") => {
+                (vec![Value::Object(file.clone())], false)
+            }
             _ => return Err("it has no apps".to_owned()),
         },
         _ => return Err("it has no apps".to_owned()),
     };
     let mut found: Vec<Translated> = Vec::new();
     for app in apps.iter().filter_map(Value::as_object) {
-        let mut keys: BTreeMap<&str, &Value> = BTreeMap::new();
-        for (name, value) in app {
-            let alias = ALIASES.iter().find(|(other, _)| other == name);
-            keys.insert(alias.map_or(name.as_str(), |(_, name)| name), value);
-        }
+        let keys = app.iter().map(|(name, value)| (name_of(name), value));
+        let keys: BTreeMap<String, &Value> = keys.collect();
         let mut one = App {
             keys,
             is_dump,
@@ -146,16 +75,33 @@ pub(crate) fn translate(
     if found.is_empty() {
         return Err("it has no apps".to_owned());
     }
-    if let Some(app) = found.first_mut()
-        && file.get("deploy").is_some()
+    if let (Some(app), Some(file)) = (found.first_mut(), file.as_object())
+        && file.contains_key("apps")
     {
-        app.leave("deploy");
+        for name in file.keys().filter(|name| *name != "apps") {
+            app.leave(name);
+        }
     }
     Ok(found)
 }
 
+/// The `pm2` of a package.json: an app, several, or a whole file.
+fn translate_own(
+    package: &serde_json::Map<String, Value>,
+    mode: Option<&str>,
+    own: &dyn Fn(&str) -> Option<String>,
+) -> Result<Vec<Translated>, String> {
+    let mut file = package.get("pm2").cloned().unwrap_or_default();
+    if let Value::Object(app) = &mut file
+        && let (Some(name), false) = (package.get("name"), app.contains_key("apps"))
+    {
+        app.entry("name").or_insert_with(|| name.clone());
+    }
+    translate(&file, mode, own)
+}
+
 struct App<'a> {
-    keys: BTreeMap<&'a str, &'a Value>,
+    keys: BTreeMap<String, &'a Value>,
     is_dump: bool,
     mode: Option<&'a str>,
     own: &'a dyn Fn(&str) -> Option<String>,
@@ -164,18 +110,18 @@ struct App<'a> {
 
 impl Translated {
     fn leave(&mut self, name: &str) {
-        let reason = WITHOUT.iter().find(|(key, _)| *key == name);
-        let reason = reason.map_or("segue has no counterpart", |(_, reason)| reason);
-        self.left.push((name.to_owned(), reason.to_owned()));
+        self.note(name, reason(name));
+    }
+
+    fn note(&mut self, name: &str, why: &str) {
+        self.left.push((name.to_owned(), why.to_owned()));
     }
 
     /// Puts a value that is good, and lists one that is not.
     fn put(&mut self, from: &str, to: &str, value: &str) {
         match key(to).map(|key| key.check(value)) {
             Some(Ok(())) => self.settings.push(to, value),
-            Some(Err(why)) => self
-                .left
-                .push((from.to_owned(), format!("{value:?}: {why}"))),
+            Some(Err(why)) => self.note(from, &format!("{value:?}: {why}")),
             None => self.leave(from),
         }
     }
@@ -185,18 +131,13 @@ impl App<'_> {
     fn translate(&mut self) -> Result<(), String> {
         let script = self.text("script").ok_or("an app has no script")?;
         let name = self.text("name").unwrap_or_else(|| {
-            let stem = std::path::Path::new(&script).file_stem();
+            let stem = Path::new(&script).file_stem();
             stem.unwrap_or_default().to_string_lossy().into_owned()
         });
         self.found.name = fit_name(&name);
         self.command(&script);
-        let keys: Vec<(&str, &Value)> = self
-            .keys
-            .iter()
-            .map(|(key, value)| (*key, *value))
-            .collect();
-        for (name, value) in keys {
-            self.key(name, value);
+        for (name, value) in self.keys.clone() {
+            self.key(&name, value);
         }
         if !self.keys.contains_key("instances") {
             self.found.put("instances", "workers", "1");
@@ -210,26 +151,44 @@ impl App<'_> {
 
     fn command(&mut self, script: &str) {
         let args = self.words("args");
-        let interpreter = self
+        let extension = Path::new(script).extension().unwrap_or_default();
+        let extension = extension.to_string_lossy();
+        let mut runs_it = self
             .text("interpreter")
-            .unwrap_or_else(|| "node".to_owned());
-        let extension = script.rsplit('.').next().unwrap_or_default();
-        let is_script = ["js", "mjs", "cjs", "ts", "mts", "cts"].contains(&extension);
-        let is_node = interpreter.rsplit('/').next() == Some("node");
+            .unwrap_or_else(|| interpreter(&extension).to_owned());
+        let is_script = ["js", "mjs", "cjs", "ts", "mts", "cts"].contains(&extension.as_ref());
         let found = &mut self.found;
-        if interpreter == "none" || is_node && !is_script && script.contains('/') && self.is_dump {
-            found.command = script.to_owned();
+        if runs_it.starts_with("node@") {
+            let why = format!("{runs_it:?}: segue installs no node; name yours: node = \"PATH\"");
+            found.note("interpreter", &why);
+            runs_it = "node".to_owned();
+        }
+        let is_node = runs_it.rsplit('/').next() == Some("node");
+        let is_wrapper = ["npm", "yarn", "pnpm", "npx"].contains(&script);
+        if is_wrapper {
+            found.note(
+                "script",
+                &format!("{script} would stand between segue and node: write what it runs"),
+            );
+        }
+        let script = self.at_home(script);
+        let found = &mut self.found;
+        if is_wrapper
+            || runs_it == "none"
+            || is_node && !is_script && script.contains('/') && self.is_dump
+        {
+            found.command = script;
             found.args = args;
         } else if is_node && is_script {
-            found.command = script.to_owned();
+            found.command = script;
             found.args = args;
-            if interpreter != "node" && !self.is_dump {
-                found.put("interpreter", "node", &interpreter);
+            if runs_it != "node" && !self.is_dump {
+                found.put("interpreter", "node", &runs_it);
             }
         } else {
             // Node itself finds what has another name.
-            found.command = interpreter;
-            found.args = std::iter::once(script.to_owned()).chain(args).collect();
+            found.command = runs_it;
+            found.args = std::iter::once(script).chain(args).collect();
         }
         for arg in self.words("node_args") {
             self.found.put("node_args", "node_args", &arg);
@@ -241,60 +200,130 @@ impl App<'_> {
         let text = plain(value);
         match name {
             "name" | "script" | "args" | "interpreter" | "node_args" => {}
+            "exec_mode" if text.starts_with("fork") && self.has_several() => self.found.note(
+                name,
+                "workers share the ports that they listen on, as in PM2's cluster mode",
+            ),
             "exec_mode" | "autorestart" if value != &Value::Bool(false) => {}
-            "autorestart" => self.found.left.push((
-                name.to_owned(),
-                "a worker that ends is respawned; for jobs that end segue is not made".to_owned(),
-            )),
+            "autorestart" => self.found.note(
+                name,
+                "a worker that ends is respawned; for jobs that end segue is not made",
+            ),
             "env_file" if is_set => self.found.put(name, "env_file", &text),
-            "cwd" => self.found.put(name, "cwd", &text),
-            "instances" => match text.as_str() {
-                "max" | "0" | "-1" => self.found.put(name, "workers", "auto"),
-                count => self.found.put(name, "workers", count),
-            },
-            "env" => self.variables(value),
+            "cwd" => {
+                let directory = self.at_home(&text);
+                self.found.put(name, "cwd", &directory);
+            }
+            "instances" => self.instances(&text),
+            "port" if is_set => self.found.put(name, "env", &format!("PORT={text}")),
+            "env" => self.variables(name, value),
             _ if self.mode.is_some_and(|mode| name == format!("env_{mode}")) => {
-                self.variables(value);
+                self.variables(name, value);
             }
             "wait_ready" if is_set => self.found.put(name, "reload.ready", "message"),
             "shutdown_with_message" if is_set => {
                 self.found.put(name, "stop.request", "message:shutdown");
             }
             "listen_timeout" if is_set => {
-                self.found.put(name, "reload.ready_timeout", &time(value))
+                self.found.put(name, "reload.ready_timeout", &time(value));
             }
-            "kill_timeout" if is_set => self.found.put(name, "stop.timeout", &time(value)),
-            "restart_delay" | "exp_backoff_restart_delay" if is_set && text != "0" => {
+            // Requests and what the app does at SIGINT each get what both had together.
+            "kill_timeout" if is_set => {
+                self.found.put(name, "stop.timeout", &time(value));
+                self.found.put(name, "drain.kill_after", &time(value));
+            }
+            "exp_backoff_restart_delay" if is_set && text != "0" => {
                 self.found.put(name, "restart.backoff.min", &time(value));
+            }
+            "restart_delay" if is_set && text != "0" => {
+                self.found.put(name, "restart.backoff.min", &time(value));
+                self.found.put(name, "restart.backoff.max", &time(value));
             }
             "max_restarts" if is_set => {
                 self.found
                     .put(name, "restart.intensity", &format!("{text}/1m"));
             }
             "max_memory_restart" if is_set => self.found.put(name, "limits.memory", &size(value)),
-            "out_file" if !self.is_dump && is_set => self.found.put(name, "log.out", &text),
+            "out_file" if ["NULL", "/dev/null"].contains(&text.as_str()) => {
+                self.found.leave("disable_logs");
+            }
+            "out_file" if !self.is_dump && is_set => {
+                let path = self.in_cwd(&text);
+                self.found.put(name, "log.out", &path);
+            }
+            "time" if is_set => self.found.put(name, "log.time", "on"),
+            "log_date_format" if is_set && !text.is_empty() => {
+                self.found.put(name, "log.time", "on");
+                self.found.note(name, "log.time has one form, in UTC");
+            }
+            "log_type" if is_set => self.found.put(name, "log.format", &text),
             "source_map_support" if is_set => {
                 self.found.put(name, "node_args", "--enable-source-maps");
             }
+            "disable_source_map_support" => {}
+            "treekill" if !is_set && !self.is_dump => self.found.leave(name),
             _ if !is_set => {}
-            // A dump holds PM2's own state, and the environment once more.
-            _ if self.is_dump && !WITHOUT.iter().any(|(key, _)| *key == name) => {}
-            "error_file" | "pid_file" | "vizion" | "treekill" | "pmx" | "automation"
-            | "merge_logs" | "namespace" | "instance_var"
+            "instance_var" if text == "NODE_APP_INSTANCE" => {}
+            "merge_logs" | "error_file" | "pid_file" | "vizion" | "treekill" | "pmx"
+            | "automation" | "namespace" | "username" | "windows_hide" | "kill_retry_time"
+            | "filter_env" | "io"
                 if self.is_dump => {}
-            _ if name.starts_with("env_") => self.found.left.push((
-                name.to_owned(),
-                format!(
+            // A dump holds PM2's own state, and the environment once more.
+            _ if self.is_dump && !is_without(name) => {}
+            _ if name.starts_with("env_") => self.found.note(
+                name,
+                &format!(
                     "import with --env {} to have it",
                     name.trim_start_matches("env_")
                 ),
-            )),
-            _ => self.found.leave(name),
+            ),
+            _ => match counterpart(name) {
+                Some(ours) => self.found.put(name, ours, &text),
+                None => self.found.leave(name),
+            },
         }
     }
 
-    fn variables(&mut self, value: &Value) {
+    fn instances(&mut self, text: &str) {
+        match text {
+            "max" | "0" => self.found.put("instances", "workers", "auto"),
+            below if below.starts_with('-') => {
+                self.found.put("instances", "workers", "auto");
+                self.found.note(
+                    "instances",
+                    &format!(
+                        "{below}: workers = \"auto\" is one for each CPU; write a number for fewer"
+                    ),
+                );
+            }
+            count => self.found.put("instances", "workers", count),
+        }
+    }
+
+    fn has_several(&self) -> bool {
+        let count = self.text("instances");
+        count.is_some_and(|count| count != "1")
+    }
+
+    /// PM2 knows `~`, which is otherwise a shell's.
+    fn at_home(&self, path: &str) -> String {
+        let home = (self.own)("HOME");
+        match (path.strip_prefix("~/"), home) {
+            (Some(rest), Some(home)) => format!("{home}/{rest}"),
+            _ => path.to_owned(),
+        }
+    }
+
+    /// A log file is below `cwd` there, and below the directory of the file here.
+    fn in_cwd(&self, path: &str) -> String {
+        let directory = self.text("cwd").unwrap_or_default();
+        let path = Path::new(&self.at_home(&directory)).join(self.at_home(path));
+        path.to_string_lossy().into_owned()
+    }
+
+    fn variables(&mut self, key: &str, value: &Value) {
         let Some(variables) = value.as_object() else {
+            self.found.note(key, "it is no object of variables");
             return;
         };
         for (name, value) in variables {
@@ -334,9 +363,7 @@ impl App<'_> {
                 match PlainScript::parse(&format!("x {line}")) {
                     Ok(plain) => plain.words.into_iter().skip(1).collect(),
                     Err(why) => {
-                        self.found
-                            .left
-                            .push((key.to_owned(), format!("{line:?}: {why}")));
+                        self.found.note(key, &format!("{line:?}: {why}"));
                         Vec::new()
                     }
                 }
@@ -435,10 +462,40 @@ mod tests {
             ]
         );
         let text = print::app(&found.name, &found.command, &found.args, &found.settings);
-        let file = File::parse(std::path::Path::new("/a/segue.toml"), &text, &|_| None);
+        let file = File::parse(Path::new("/a/segue.toml"), &text, &|_| None);
         let read = file.unwrap().apps[0].settings.clone();
         assert_eq!(read.last("env"), Some("A=p"));
         assert!(read.fixed_changes(&found.settings).is_empty());
+    }
+
+    /// Those of PM2 7 (lib/API/schema.json), without what has values of its own above.
+    #[test]
+    fn every_key_of_pm2s_is_answered_for() {
+        let words = "name_prefix filter_env namespace install_url log_file disable_logs log_type \
+            log_date_format time pid_file restart_delay exp_backoff_restart_delay source_map_support \
+            disable_source_map_support kill_timeout shutdown_with_message listen_timeout cron_restart \
+            merge_logs vizion autorestart watch_delay watch ignore_watch watch_options min_uptime \
+            max_restarts execute_command force append_env_to_name post_update trace disable_trace v8 \
+            event_loop_inspector deep_monitoring increment_var instance_var pmx automation treekill \
+            port username uid gid user windowsHide kill_retry_time write io deploy";
+        for name in words.split_whitespace() {
+            for value in [
+                json!(1),
+                json!(true),
+                json!(false),
+                json!("1"),
+                json!(["a"]),
+            ] {
+                let found = one(json!({ "script": "a.js", name: value }));
+                for (key, reason) in found.left {
+                    assert_ne!(reason, reason_of_none(), "{name} = {value}: {key}");
+                }
+            }
+        }
+    }
+
+    fn reason_of_none() -> &'static str {
+        reason("nonsense")
     }
 
     #[test]

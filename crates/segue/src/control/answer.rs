@@ -150,6 +150,11 @@ impl Answerer {
                     _ => Ok(json(StatusCode::OK, &outcome)),
                 }
             }
+            wire::Request::ReopenLogs => {
+                let (reply, answer) = oneshot::channel();
+                self.send(Command::ReopenLogs { reply }).await?;
+                Ok(json(StatusCode::OK, &within(answer).await??))
+            }
             wire::Request::Why { app } => {
                 let (reply, answer) = oneshot::channel();
                 self.send(Command::Why { app, reply }).await?;

@@ -146,6 +146,11 @@ impl Client {
             .await
     }
 
+    /// As USR1 does.
+    pub(crate) async fn reopen_logs(&self) -> Result<Outcome, ClientError> {
+        self.short("POST", "/v1/logs/reopen", Bytes::new()).await
+    }
+
     pub(crate) async fn shutdown(&self) -> Result<Stream, ClientError> {
         self.stream("POST", "/v1/shutdown", Bytes::new()).await
     }

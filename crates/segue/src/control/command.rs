@@ -82,6 +82,10 @@ pub(crate) enum Command {
         key: Option<String>,
         reply: oneshot::Sender<Result<Outcome, Problem>>,
     },
+    /// Open the log files anew.
+    ReopenLogs {
+        reply: oneshot::Sender<Result<Outcome, Problem>>,
+    },
     Stop {
         app: String,
         caller: Caller,

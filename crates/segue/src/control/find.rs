@@ -42,10 +42,21 @@ pub(crate) async fn find(
     app: Option<&str>,
     place: &Place,
 ) -> Result<Found, FindError> {
+    belongs(running(control, place).await?, app)
+}
+
+/// Every supervisor that may be meant, one at least.
+///
+/// # Errors
+/// See [`FindError`].
+pub(crate) async fn running(
+    control: Option<PathBuf>,
+    place: &Place,
+) -> Result<Vec<Found>, FindError> {
     if let Some(path) = control {
         let client = Client::new(path);
         let status = client.status().await?;
-        return belongs(vec![Found { client, status }], app);
+        return Ok(vec![Found { client, status }]);
     }
     let (sockets, distrusted) = place.sockets();
     let mut asked = JoinSet::new();
@@ -56,22 +67,22 @@ pub(crate) async fn find(
             (client, status)
         });
     }
-    let mut running = Vec::new();
+    let mut found = Vec::new();
     let mut failed = None;
     while let Some(answer) = asked.join_next().await {
         match answer {
-            Ok((client, Ok(status))) => running.push(Found { client, status }),
+            Ok((client, Ok(status))) => found.push(Found { client, status }),
             // Left behind by one that has gone.
             Ok((_, Err(ClientError::NotRunning { .. }))) | Err(_) => {}
             Ok((_, Err(error))) => failed = Some(error),
         }
     }
     match failed {
-        Some(error) if running.is_empty() => Err(error.into()),
-        _ if running.is_empty() => Err(FindError::None { distrusted }),
+        Some(error) if found.is_empty() => Err(error.into()),
+        _ if found.is_empty() => Err(FindError::None { distrusted }),
         _ => {
-            running.sort_by(|a, b| a.client.path().cmp(b.client.path()));
-            belongs(running, app)
+            found.sort_by(|a, b| a.client.path().cmp(b.client.path()));
+            Ok(found)
         }
     }
 }

@@ -137,7 +137,7 @@ async fn play(
                 }));
             }
             // As a supervisor that is at its end.
-            Command::Stop { .. } => {}
+            Command::Stop { .. } | Command::ReopenLogs { .. } => {}
             Command::Shutdown { caller }
             | Command::Upgrade { caller, .. }
             | Command::Events { caller } => {

@@ -75,6 +75,9 @@ impl Supervisor {
                 Ok(shell) => shell.scale(scale, key.as_deref(), reply),
                 Err(problem) => drop(reply.send(Err(problem))),
             },
+            Command::ReopenLogs { reply } => {
+                let _ = reply.send(self.reopen_logs_for_caller());
+            }
             Command::Stop { app, caller } => self.each(Some(&app), caller, AppShell::stop),
             Command::Shutdown { caller } => self.shut_down(caller),
             Command::Upgrade { binary, caller } => {

@@ -4,11 +4,12 @@
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::app_shell::{AppShell, Input};
+use super::run::Supervisor;
 use crate::handoff::{InheritError, Inherited, Journal};
 use crate::telemetry::lines::PREFIX;
 use crate::worker::log::{self, LogNews, Owner};
 use crate::worker::writer::Writer;
-use segue_wire::control::Level;
+use segue_wire::control::{Level, Outcome, OutcomeKind, Problem, ProblemCode};
 
 /// The file is to be opened anew, and has not been.
 const REOPENING: &str = "log/reopening";
@@ -100,5 +101,45 @@ impl AppShell {
         if self.plan.host.verbosity.shows(level) {
             self.say(format!("{PREFIX}{text}"));
         }
+    }
+}
+
+impl Supervisor {
+    pub(super) fn reopen_logs(&self) {
+        for shell in self.apps.values() {
+            shell.reopen_log();
+        }
+        self.site.commit();
+    }
+
+    /// The same, for somebody who is told whether it has begun.
+    pub(super) fn reopen_logs_for_caller(&self) -> Result<Outcome, Problem> {
+        let logs = self.apps.values().filter_map(|shell| {
+            let path = shell.plan.writer.log_path()?;
+            Some(path.display().to_string())
+        });
+        let logs: Vec<String> = logs.collect();
+        let text = match logs.as_slice() {
+            [] => {
+                return Err(Problem::new(
+                    ProblemCode::BadRequest,
+                    "no app writes a log file",
+                    "segue run --log FILE writes one",
+                ));
+            }
+            [log] => format!("log file {log} is opened anew"),
+            logs => format!("log files {} are opened anew", logs.join(", ")),
+        };
+        self.reopen_logs();
+        let name = match self.apps.keys().next() {
+            Some(name) if self.apps.len() == 1 => name.clone(),
+            _ => String::new(),
+        };
+        Ok(Outcome {
+            kind: OutcomeKind::Accepted,
+            app: name,
+            text,
+            ..Outcome::default()
+        })
     }
 }

@@ -59,7 +59,7 @@ impl Supervisor {
                 self.begin_upgrade(request, None);
             }
             Intent::Stop => self.hear_stop_signal(),
-            Intent::Reopen => self.reopen_logs(),
+            Intent::Reopen => self.hear_reopen(),
             Intent::Pause => {
                 for shell in self.shells_mut() {
                     let request = shell.new_request();
@@ -147,15 +147,13 @@ impl Supervisor {
         }
     }
 
-    fn reopen_logs(&self) {
+    fn hear_reopen(&self) {
         if self.shells().all(|shell| !shell.has_log()) {
             self.host.say(format!(
                 "{}USR1 (reopen log files): there is none; `segue run --log FILE` writes one",
                 lines::PREFIX
             ));
         }
-        for shell in self.shells() {
-            shell.reopen_log();
-        }
+        self.reopen_logs();
     }
 }
