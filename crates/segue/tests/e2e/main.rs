@@ -28,6 +28,8 @@ mod limits;
 mod lines;
 mod listen;
 mod logs;
+mod logs_hostile;
+mod logs_read;
 mod long;
 mod losses;
 mod output;
