@@ -16,6 +16,7 @@ mod activation;
 mod bypass;
 mod config;
 mod control;
+mod control_records;
 mod crash;
 mod drain;
 mod farewell;
