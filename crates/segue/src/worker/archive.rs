@@ -23,6 +23,8 @@ use rustix::fs::{
     fstat, futimens, openat, renameat, renameat_with, statat, unlinkat,
 };
 use rustix::io::Errno;
+use rustix::process::{Pid, setpriority_process};
+use rustix::thread::gettid;
 
 use crate::config::log::Rotation;
 use crate::telemetry::rotated::{self, Rotated, modified};
@@ -53,6 +55,8 @@ pub(super) struct Archive {
 struct State {
     is_running: bool,
     is_copying: bool,
+    /// The thread of low priority that does it.
+    copier: Option<Pid>,
     /// There is, or may be, something to do.
     is_wanted: bool,
     /// Nothing is to be begun.
@@ -149,6 +153,8 @@ impl Archive {
     pub(super) fn pause(&self, limit: Duration) -> bool {
         let mut state = lock(&self.state);
         state.is_paused = true;
+        // On a busy machine it would be long before it sees that. Who may not lift it waits.
+        let _ = (state.copier).map(|copier| setpriority_process(Some(copier), 0));
         let waited = self
             .changed
             .wait_timeout_while(state, limit, |state| state.is_running);
@@ -305,7 +311,8 @@ impl Archive {
                 .name("segue-gzip".to_owned())
                 .spawn_scoped(scope, move || {
                     // Where that is refused it runs like any other.
-                    let _ = rustix::process::setpriority_process(None, NICE);
+                    let _ = setpriority_process(None, NICE);
+                    lock(&self.state).copier = Some(gettid());
                     copying.copy(source, target)
                 })?;
             loop {
@@ -399,7 +406,9 @@ impl Copying<'_> {
 
 impl Drop for Copying<'_> {
     fn drop(&mut self) {
-        lock(&self.0.state).is_copying = false;
+        let mut state = lock(&self.0.state);
+        (state.is_copying, state.copier) = (false, None);
+        drop(state);
         self.0.changed.notify_all();
     }
 }
