@@ -27,6 +27,9 @@ pub use status::{
     Slot, Status, Stragglers, Supervisor, Trouble, Worker, WorkerPhase,
 };
 
+/// What is asked and answered at every path, as an OpenAPI 3.1 document: for programs what
+/// `docs/control-protocol.md` is for people.
+pub const OPENAPI: &str = include_str!("openapi.json");
 /// The header by which a request is known when it is made again: it is carried out once.
 pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// What the `User-Agent` of segue's own commands begins with.

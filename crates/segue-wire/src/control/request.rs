@@ -8,6 +8,9 @@ use super::problem::{Problem, ProblemCode};
 /// The longest request body that is read, in bytes.
 pub const MAX_BODY: usize = 1024 * 1024;
 
+/// Ours; all crates have one.
+const RELEASE: &str = env!("CARGO_PKG_VERSION");
+
 /// Longest app name that a path may carry, in bytes after decoding.
 const MAX_NAME: usize = 256;
 
@@ -26,6 +29,8 @@ pub enum Request {
     Status,
     /// `GET /v1/metrics`
     Metrics,
+    /// `GET /v1/openapi.json`
+    OpenApi,
     /// `POST /v1/apps/{app}/reload`, or `POST /v1/reload` for every app.
     Reload {
         app: Option<String>,
@@ -243,6 +248,7 @@ pub fn parse(method: &str, path: &str, body: &[u8]) -> Result<Request, Problem> 
     match segments.as_slice() {
         ["status"] => only("GET", method).map(|()| Request::Status),
         ["metrics"] => only("GET", method).map(|()| Request::Metrics),
+        ["openapi.json"] => only("GET", method).map(|()| Request::OpenApi),
         ["events"] => only("GET", method).map(|()| Request::Events),
         ["shutdown"] => only("POST", method).map(|()| Request::Shutdown),
         ["logs", "reopen"] => only("POST", method).map(|()| Request::ReopenLogs),
@@ -417,8 +423,8 @@ fn no_such_path(path: &str) -> Problem {
     let shown: String = path.chars().take(80).collect();
     Problem::new(
         ProblemCode::NoSuchPath,
-        format!("there is no {shown:?} in this API"),
-        "a newer segue may have it; GET /v1/status tells the version",
+        format!("this supervisor is release {RELEASE} and does not know the path {shown:?}"),
+        "where a newer release knows it, segue upgrade brings the supervisor to that one",
     )
 }
 
@@ -439,6 +445,7 @@ mod tests {
         check("GET", "/v1/status", "", Ok(Request::Status));
         check("GET", "/v1/status?pretty", "", Ok(Request::Status));
         check("GET", "/v1/metrics", "", Ok(Request::Metrics));
+        check("GET", "/v1/openapi.json", "", Ok(Request::OpenApi));
         check("GET", "/v1/events", "", Ok(Request::Events));
         check("POST", "/v1/shutdown", "", Ok(Request::Shutdown));
         check("POST", "/v1/logs/reopen", "", Ok(Request::ReopenLogs));
@@ -610,6 +617,18 @@ mod tests {
             "{\"wait\":\"soon\"}",
             Err(ProblemCode::BadRequest),
         );
+    }
+
+    #[test]
+    fn a_path_of_a_newer_release_is_refused_with_ours() {
+        let problem = parse("POST", "/v1/apps/web/teleport", b"{}").unwrap_err();
+        assert_eq!(
+            problem.message,
+            format!(
+                "this supervisor is release {RELEASE} and does not know the path \"/v1/apps/web/teleport\""
+            )
+        );
+        assert!(problem.next.contains("segue upgrade"));
     }
 
     #[test]

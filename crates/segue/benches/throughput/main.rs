@@ -1,6 +1,6 @@
 //! segue against Node's own cluster primary: connections/s, keep-alive requests/s, processor time
 //! for each request, memory of the supervisor, time of a reload, an upgrade and a take-over; and what its preload script
-//! costs.
+//! costs. And lines of output, against PM2.
 //! `cargo bench -p segue`.
 //!
 //! All contenders run the same app on the same machine in turn, launch by launch, so that a busy
@@ -15,6 +15,7 @@
 mod boots;
 mod client;
 mod contender;
+mod lines;
 mod preload;
 mod proc;
 mod takeover;
@@ -62,6 +63,7 @@ enum Part {
     Reload,
     Boots,
     Takeover,
+    Lines,
 }
 
 /// What one launch gave.
@@ -102,6 +104,9 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     if runs(Part::Takeover) {
         takeover::measure(args.launches)?;
+    }
+    if runs(Part::Lines) {
+        lines::compare(args.launches)?;
     }
     let fails = args.check && !is_met;
     Ok(if fails {

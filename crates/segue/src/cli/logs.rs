@@ -21,7 +21,7 @@ use crate::config::quantity;
 use crate::control::find::find;
 use crate::control::runtime::Place;
 use crate::exit::Exit;
-use crate::telemetry::terminal::harmless;
+use crate::telemetry::terminal::{harmless, harmless_json};
 
 const WHAT: &str = "cannot show logs";
 /// So many lines if neither a number nor a time is given.
@@ -128,11 +128,15 @@ impl Form {
 
     fn show(&self, line: &[u8]) {
         let shown = match (self.is_json, self.output.json) {
-            (true, true) | (false, false) => self.coloured(line),
-            (true, false) => self.text(line),
+            (true, true) => line.to_vec(),
             (false, true) => self.object(line).into_bytes(),
+            (true, false) => self.text(line),
+            (false, false) => self.coloured(line),
         };
-        self.output.bytes(&shown);
+        match self.output.json && self.is_terminal {
+            true => self.output.bytes(&harmless_json(&shown)),
+            false => self.output.bytes(&shown),
+        }
     }
 
     /// As it is, on a terminal without what would act on it.
@@ -143,11 +147,11 @@ impl Form {
         let safe = harmless(line);
         let text = String::from_utf8_lossy(&safe);
         match text.split_once(" | ") {
-            Some((name, rest)) if !self.output.json => format!(
-                "{} {rest}",
-                self.output.tone(&format!("{name} |"), Tone::Faint)
-            )
-            .into_bytes(),
+            Some((name, rest)) => {
+                let tone = Tone::of_app(&self.app);
+                let name = self.output.tone(&format!("{name} |"), tone);
+                format!("{name} {rest}").into_bytes()
+            }
             _ => safe.into_owned(),
         }
     }

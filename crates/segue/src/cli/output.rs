@@ -39,6 +39,19 @@ pub(crate) enum Tone {
     Careful,
     Bad,
     Faint,
+    /// An app's own: the code of a colour.
+    App(u8),
+}
+
+impl Tone {
+    /// An app keeps its colour, whoever runs beside it.
+    pub(crate) fn of_app(name: &str) -> Self {
+        // Cyan, yellow, magenta, blue, green.
+        let colours = [36, 33, 35, 34, 32];
+        let sum = name.bytes().map(usize::from).sum::<usize>();
+        let colour = colours.into_iter().cycle().nth(sum % 5);
+        Self::App(colour.unwrap_or(36))
+    }
 }
 
 impl Output {
@@ -166,6 +179,7 @@ fn paint(text: &str, tone: Tone, on: bool) -> String {
         Tone::Careful => 33,
         Tone::Bad => 31,
         Tone::Faint => 2,
+        Tone::App(colour) => colour,
     };
     format!("\u{1b}[{code}m{text}\u{1b}[0m")
 }

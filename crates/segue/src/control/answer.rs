@@ -135,6 +135,10 @@ impl Answerer {
                 let text = metrics::render(within(answer).await?);
                 Ok(whole(StatusCode::OK, metrics::TYPE, text.into()))
             }
+            wire::Request::OpenApi => {
+                let document = Bytes::from_static(wire::OPENAPI.as_bytes());
+                Ok(whole(StatusCode::OK, wire::JSON, document))
+            }
             wire::Request::Scale { app, scale } => {
                 let (reply, answer) = oneshot::channel();
                 self.send(Command::Scale {

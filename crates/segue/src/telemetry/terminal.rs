@@ -45,6 +45,23 @@ pub(crate) fn harmless(line: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(safe.into_bytes())
 }
 
+/// The same for JSON, which means what it did before: JSON itself escapes what lies below a space.
+pub(crate) fn harmless_json(json: &[u8]) -> Cow<'_, [u8]> {
+    let text = String::from_utf8_lossy(json);
+    if !text.chars().any(acts) {
+        return Cow::Borrowed(json);
+    }
+    let mut safe = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match acts(c) {
+            // Writing to a string does not fail. All that acts is in the basic plane.
+            true => drop(write!(safe, "\\u{:04x}", u32::from(c))),
+            false => safe.push(c),
+        }
+    }
+    Cow::Owned(safe.into_bytes())
+}
+
 fn push(safe: &mut String, c: char) {
     let _ = match c {
         _ if !acts(c) => {
@@ -141,6 +158,23 @@ mod tests {
             assert_eq!(String::from_utf8_lossy(&safe), expected, "{line:?}");
         }
         assert_eq!(&*harmless(b"\x9b2J\xff!"), b"\\x9b2J\\xff!");
+    }
+
+    #[test]
+    fn json_stays_json() {
+        let json = "{\"line\":\"a\u{9b}2J \u{202e}b \\\\u\u{7f} ok\"}";
+        let safe = harmless_json(json.as_bytes());
+        assert_eq!(
+            String::from_utf8_lossy(&safe),
+            "{\"line\":\"a\\u009b2J \\u202eb \\\\u\\u007f ok\"}"
+        );
+        let [before, after] = [json.as_bytes(), &safe]
+            .map(|json| serde_json::from_slice::<serde_json::Value>(json).unwrap());
+        assert_eq!(before, after);
+        assert!(matches!(
+            harmless_json(b"{\"line\":\"a\"}"),
+            Cow::Borrowed(_)
+        ));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The rotated log files: shifts their names, compresses the older ones and removes the oldest. A
-//! thread does the latter two while there is something to do, at the lowest priority.
+//! thread does the latter two while there is something to do, and has another one of the lowest
+//! priority compress. Whoever writes lines waits for the first at most, never for the second.
 //!
 //! A process may die at any moment: a rotated file is there under a name of its own, as it was or
 //! compressed, until it is removed for its age. What a predecessor has left half done is found again.
@@ -11,6 +12,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use flate2::Compression;
@@ -21,6 +23,8 @@ use rustix::fs::{
     fstat, futimens, openat, renameat, renameat_with, statat, unlinkat,
 };
 use rustix::io::Errno;
+use rustix::process::{Pid, setpriority_process};
+use rustix::thread::gettid;
 
 use crate::config::log::Rotation;
 use crate::telemetry::rotated::{self, Rotated, modified};
@@ -42,14 +46,17 @@ pub(super) struct Archive {
     /// Held while names change.
     names: Mutex<()>,
     state: Mutex<State>,
-    /// The thread has ended.
-    ended: Condvar,
+    /// Of the state: a thread has ended, or there is more to do.
+    changed: Condvar,
     tell: Tell,
 }
 
 #[derive(Debug, Default)]
 struct State {
     is_running: bool,
+    is_copying: bool,
+    /// The thread of low priority that does it.
+    copier: Option<Pid>,
     /// There is, or may be, something to do.
     is_wanted: bool,
     /// Nothing is to be begun.
@@ -82,7 +89,7 @@ impl Archive {
             rule,
             names: Mutex::default(),
             state: Mutex::default(),
-            ended: Condvar::new(),
+            changed: Condvar::new(),
             tell: Box::new(tell),
         })
     }
@@ -128,10 +135,11 @@ impl Archive {
         let mut state = lock(&self.state);
         state.is_wanted = true;
         if state.is_running || state.is_paused {
+            self.changed.notify_all();
             return;
         }
         let theirs = Arc::clone(self);
-        let begun = std::thread::Builder::new()
+        let begun = thread::Builder::new()
             .name("segue-archive".to_owned())
             .spawn(move || theirs.work());
         state.is_running = begun.is_ok();
@@ -145,8 +153,10 @@ impl Archive {
     pub(super) fn pause(&self, limit: Duration) -> bool {
         let mut state = lock(&self.state);
         state.is_paused = true;
+        // On a busy machine it would be long before it sees that. Who may not lift it waits.
+        let _ = (state.copier).map(|copier| setpriority_process(Some(copier), 0));
         let waited = self
-            .ended
+            .changed
             .wait_timeout_while(state, limit, |state| state.is_running);
         let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         !state.is_running
@@ -167,19 +177,17 @@ impl Archive {
     pub(super) fn is_settled(&self, limit: Duration) -> bool {
         let state = lock(&self.state);
         let waited = self
-            .ended
+            .changed
             .wait_timeout_while(state, limit, |state| state.is_running);
         !waited.unwrap_or_else(PoisonError::into_inner).0.is_running
     }
 
     fn work(&self) {
-        // Where that is refused it runs like any other.
-        let _ = rustix::process::setpriority_process(None, NICE);
         loop {
             let mut state = lock(&self.state);
             if state.is_paused || !state.is_wanted {
                 state.is_running = false;
-                self.ended.notify_all();
+                self.changed.notify_all();
                 return;
             }
             state.is_wanted = false;
@@ -286,29 +294,80 @@ impl Archive {
         done
     }
 
-    /// Compresses the one to the other, and has it on the disk.
+    /// Has the one compressed to the other, and on the disk.
     fn copy(
         &self,
-        mut source: &File,
+        source: &File,
         target: File,
         directory: &OwnedFd,
         name: &OsStr,
     ) -> io::Result<Done> {
+        lock(&self.state).is_copying = true;
+        let copying = Copying(self);
+        thread::scope(|scope| {
+            // Not this thread: it holds the names now and then, and at the lowest priority a busy
+            // machine could keep it from letting go of them for seconds.
+            let copy = thread::Builder::new()
+                .name("segue-gzip".to_owned())
+                .spawn_scoped(scope, move || {
+                    // Where that is refused it runs like any other.
+                    let _ = setpriority_process(None, NICE);
+                    lock(&self.state).copier = Some(gettid());
+                    copying.copy(source, target)
+                })?;
+            loop {
+                let state = lock(&self.state);
+                let goes_on = |state: &mut State| state.is_copying && !state.is_wanted;
+                let state = self.changed.wait_while(state, goes_on);
+                let mut state = state.unwrap_or_else(PoisonError::into_inner);
+                if !state.is_copying {
+                    break;
+                }
+                // Another one has come: what is too much must not wait for us.
+                state.is_wanted = false;
+                drop(state);
+                self.remove_oldest(directory, name)?;
+            }
+            copy.join()
+                .unwrap_or_else(|_| Err(io::Error::other("the thread that compresses it died")))
+        })
+    }
+
+    /// Puts the compressed file in the place of the other, whatever number that has by now; without
+    /// one, it is there already.
+    fn replace(
+        &self,
+        directory: &OwnedFd,
+        name: &OsStr,
+        source: (u64, u64),
+        part: Option<&OsStr>,
+    ) -> io::Result<Done> {
+        let _names = lock(&self.names);
+        let files = rotated::list(directory, name)?.files;
+        let is_source = |file: &&Rotated| !file.is_compressed && file.identity == source;
+        let Some(source) = files.iter().find(is_source) else {
+            return Ok(Done::Changed);
+        };
+        if let Some(part) = part {
+            rename(directory, part, &rotated::name(name, source.number, true))?;
+        }
+        unlinkat(directory, source.name(name), AtFlags::empty())?;
+        Ok(Done::Compressed)
+    }
+}
+
+/// One that is being compressed; dropped, it is no more.
+struct Copying<'a>(&'a Archive);
+
+impl Copying<'_> {
+    fn copy(&self, mut source: &File, target: File) -> io::Result<Done> {
         let before = fstat(source)?;
         let mut encoder = GzEncoder::new(target, Compression::default());
         let mut block = vec![0; BLOCK];
         let mut copied = 0_u64;
         loop {
-            let state = lock(&self.state);
-            let (is_paused, is_wanted) = (state.is_paused, state.is_wanted);
-            drop(state);
-            if is_paused {
+            if lock(&self.0.state).is_paused {
                 return Ok(Done::Paused);
-            }
-            if is_wanted {
-                // Another one has come: what is too much must not wait for us.
-                lock(&self.state).is_wanted = false;
-                self.remove_oldest(directory, name)?;
             }
             let count = match source.read(&mut block) {
                 Ok(0) => break,
@@ -343,27 +402,14 @@ impl Archive {
         target.sync_data()?;
         Ok(Done::Compressed)
     }
+}
 
-    /// Puts the compressed file in the place of the other, whatever number that has by now; without
-    /// one, it is there already.
-    fn replace(
-        &self,
-        directory: &OwnedFd,
-        name: &OsStr,
-        source: (u64, u64),
-        part: Option<&OsStr>,
-    ) -> io::Result<Done> {
-        let _names = lock(&self.names);
-        let files = rotated::list(directory, name)?.files;
-        let is_source = |file: &&Rotated| !file.is_compressed && file.identity == source;
-        let Some(source) = files.iter().find(is_source) else {
-            return Ok(Done::Changed);
-        };
-        if let Some(part) = part {
-            rename(directory, part, &rotated::name(name, source.number, true))?;
-        }
-        unlinkat(directory, source.name(name), AtFlags::empty())?;
-        Ok(Done::Compressed)
+impl Drop for Copying<'_> {
+    fn drop(&mut self) {
+        let mut state = lock(&self.0.state);
+        (state.is_copying, state.copier) = (false, None);
+        drop(state);
+        self.0.changed.notify_all();
     }
 }
 

@@ -1,6 +1,7 @@
 //! The form of a line of output: as text behind the worker's name, or as a JSON object.
 
-use std::fmt::Write as _;
+use std::io::IsTerminal;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::SystemTime;
 
 use jiff::Timestamp;
@@ -9,7 +10,7 @@ use serde::Serialize;
 
 use super::writer::Stream;
 use crate::config::log::{LogFormat, LogSettings};
-use crate::telemetry::terminal::harmless;
+use crate::telemetry::terminal::{harmless, harmless_json};
 
 /// Whose line it is.
 #[derive(Clone, Debug)]
@@ -42,6 +43,8 @@ pub(crate) struct Layout {
 pub(super) struct Reader {
     pub(super) is_terminal: bool,
     pub(super) is_coloured: bool,
+    /// It reads a priority at the beginning of each line (sd-daemon(3)).
+    pub(super) is_journal: bool,
 }
 
 /// Writes the lines of one batch.
@@ -70,10 +73,22 @@ struct Head<'a> {
 
 impl Reader {
     /// Colours are for a terminal, unless NO_COLOR or a dumb terminal say otherwise.
-    pub(super) fn new(is_terminal: bool) -> Self {
+    pub(super) fn of(file: &OwnedFd) -> Self {
+        let is_terminal = file.as_fd().is_terminal();
         Self {
             is_terminal,
             is_coloured: wants_colour(is_terminal),
+            is_journal: is_journal(file),
+        }
+    }
+
+    /// What a line of a worker begins with. Since there always is one, the program's own output
+    /// cannot give itself another.
+    const fn priority(self, printed: Stream) -> &'static str {
+        match printed {
+            _ if !self.is_journal => "",
+            Stream::Err => "<3>",
+            Stream::Out | Stream::Log => "<6>",
         }
     }
 }
@@ -95,7 +110,7 @@ impl Layout {
         reader: Reader,
         with_generation: bool,
     ) -> Batch {
-        let head = match self.format {
+        let said = match self.format {
             LogFormat::Text => {
                 self.text_time() + &label.prefix(with_generation, reader.is_coloured)
             }
@@ -114,7 +129,7 @@ impl Layout {
         Batch {
             format: self.format,
             is_harmless: reader.is_terminal,
-            head,
+            head: reader.priority(stream).to_owned() + &said,
             bytes: Vec::new(),
         }
     }
@@ -211,7 +226,9 @@ impl Batch {
         let from = self.bytes.len();
         let _ = serde_json::to_writer(&mut self.bytes, &line);
         if self.is_harmless {
-            escape(&mut self.bytes, from);
+            let safe = harmless_json(self.bytes.get(from..).unwrap_or_default()).into_owned();
+            self.bytes.truncate(from);
+            self.bytes.extend_from_slice(&safe);
         }
         for (is_so, member) in [
             (!is_text, ",\"invalid_utf8\":true"),
@@ -224,25 +241,6 @@ impl Batch {
         }
         self.bytes.extend_from_slice(b"}\n");
     }
-}
-
-/// JSON itself escapes what lies below a space; the rest that acts on a terminal is left to us.
-fn escape(bytes: &mut Vec<u8>, from: usize) {
-    let text = String::from_utf8_lossy(bytes.get(from..).unwrap_or_default()).into_owned();
-    let acts = |c: char| harmless(c.to_string().as_bytes()).starts_with(b"\\");
-    if !text.chars().any(|c| c != '\\' && acts(c)) {
-        return;
-    }
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c != '\\' && acts(c) {
-            // Writing to a string does not fail.
-            true => drop(write!(safe, "\\u{:04x}", u32::from(c))),
-            false => safe.push(c),
-        }
-    }
-    bytes.truncate(from);
-    bytes.extend_from_slice(safe.as_bytes());
 }
 
 /// An object that lacks its last member and its end.
@@ -264,6 +262,16 @@ fn wants_colour(is_terminal: bool) -> bool {
     let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
     is_terminal && !set("NO_COLOR") && !dumb
+}
+
+/// Whether it is the one that `JOURNAL_STREAM` names (systemd.exec(5)): others may have been put in its
+/// place since.
+fn is_journal(file: &OwnedFd) -> bool {
+    let Ok(named) = std::env::var("JOURNAL_STREAM") else {
+        return false;
+    };
+    let found = rustix::fs::fstat(file);
+    found.is_ok_and(|found| named == format!("{}:{}", found.st_dev, found.st_ino))
 }
 
 #[cfg(test)]
@@ -346,7 +354,7 @@ mod tests {
     fn only_a_terminal_is_protected() {
         let terminal = Reader {
             is_terminal: true,
-            is_coloured: false,
+            ..Reader::default()
         };
         let mut layout = Layout::default();
         let evil = "\x1b[2J\u{9b}J".as_bytes();
@@ -361,6 +369,23 @@ mod tests {
         assert!(bytes.ends_with(b"\"line\":\"\\u001b[2J\\u009bJ\"}\n"));
         let value: Value = serde_json::from_slice(&bytes).unwrap();
         assert_eq!(value["line"].as_str().map(str::as_bytes), Some(evil));
+    }
+
+    #[test]
+    fn a_journal_is_told_the_priority_and_the_program_cannot_change_it() {
+        let journal = Reader {
+            is_journal: true,
+            ..Reader::default()
+        };
+        let mut layout = Layout::default();
+        // `printed` prints to stderr.
+        assert_eq!(printed(&layout, b"<0>x", journal), b"<3>web.1 | <0>x\n");
+        assert_eq!(journal.priority(Stream::Out), "<6>");
+        layout.format = LogFormat::Json;
+        let bytes = printed(&layout, b"<0>x", journal);
+        let object = bytes.strip_prefix(b"<3>").unwrap();
+        let value: Value = serde_json::from_slice(object).unwrap();
+        assert_eq!(value["line"], "<0>x");
     }
 
     #[test]

@@ -19,6 +19,8 @@ use crate::telemetry::rotated::{self, identity};
 
 /// After one that failed, so long no other is tried.
 const PAUSE: Duration = Duration::from_secs(10);
+/// Somebody else may rename a file between two steps of ours; so often is it tried again at once.
+const TRIES: usize = 5;
 
 /// A sink that is rotated, if it is to be.
 pub(super) struct Rolling<'a> {
@@ -209,6 +211,20 @@ impl Rotator {
 
     /// The file that takes the lines from now on.
     fn turn(&self, file: &OwnedFd) -> io::Result<OwnedFd> {
+        let mut turned = self.try_turn(file);
+        for _ in 1..TRIES {
+            match &turned {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                _ => break,
+            }
+            turned = self.try_turn(file);
+        }
+        turned
+    }
+
+    /// # Errors
+    /// That a name was not there any more which just had been, among others.
+    fn try_turn(&self, file: &OwnedFd) -> io::Result<OwnedFd> {
         let (directory, name) = rotated::directory(&self.path)?;
         let ours = fstat(file)?;
         let at = match statat(&directory, &name, AtFlags::SYMLINK_NOFOLLOW) {

@@ -4,7 +4,7 @@
 //! The files may be shared with others, so O_NONBLOCK is never set on them. A reader or a disk that
 //! stalls costs 1 MiB of memory, then whole lines, which are counted.
 
-use std::io::{self, IsTerminal};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -385,7 +385,10 @@ impl Queue {
             Place::Given(file) => (file, None),
             Place::Log(log) => (log.file, Some((log.path, log.rotation, log.began))),
         };
-        let is_terminal = log.is_none() && file.as_fd().is_terminal();
+        let reader = match &log {
+            None => Reader::of(&file),
+            Some(_) => Reader::default(),
+        };
         let queue = Arc::new_cyclic(|queue: &Weak<Self>| Self {
             name: match &log {
                 Some((path, _, _)) => path.display().to_string(),
@@ -402,7 +405,7 @@ impl Queue {
                 rule.is_on().then(|| Archive::new(path, *rule, tell))
             }),
             layout: Arc::clone(layout),
-            reader: Reader::new(is_terminal),
+            reader,
             wake,
             state: Mutex::default(),
             filled: Condvar::new(),

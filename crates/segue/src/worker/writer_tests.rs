@@ -168,7 +168,10 @@ impl Logged {
     }
 
     fn rotated(rotation: Rotation) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        Self::rotated_in(tempfile::tempdir().unwrap(), rotation)
+    }
+
+    fn rotated_in(directory: tempfile::TempDir, rotation: Rotation) -> Self {
         let path = directory.path().join("web.log");
         let file = log::open(&path).unwrap();
         let null = || OwnedFd::from(File::options().write(true).open("/dev/null").unwrap());

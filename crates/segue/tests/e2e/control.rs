@@ -1,16 +1,18 @@
 //! The control socket and the commands that speak to it.
 
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::process::Command;
 
 use segue_load::{Fresh, Load, Phase};
 use segue_wire::control::Status;
 
 use crate::harness::command::{Outcome, Pending};
-use crate::harness::heavy;
 use crate::harness::http;
 use crate::harness::load::{Clients, assert_flawless};
 use crate::harness::run::{LIMIT, Launch};
+use crate::harness::{heavy, is_root, skip};
 
 #[test]
 fn status_for_people_and_for_machines() {
@@ -112,6 +114,63 @@ fn the_socket_is_for_its_owner_alone_and_goes_with_the_supervisor() {
     assert!(!control.exists(), "the socket is removed at the end");
 }
 
+#[test]
+fn another_user_is_turned_away_by_the_file_and_by_the_kernels_word() {
+    if !is_root() {
+        return skip("only root can ask as another user");
+    }
+    let run = Launch::standin("").start();
+    run.site.open_to_all();
+    let binary = run.site.path("segue");
+    std::fs::copy(env!("CARGO_BIN_EXE_segue"), &binary).expect("copy the binary");
+    let ask = || {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]);
+        command.arg(&binary).args(["shutdown", "--control"]);
+        command.arg(&run.control).env("NO_COLOR", "1");
+        Pending::start(command).wait(LIMIT)
+    };
+    let refused = ask();
+    assert_ne!(refused.code, Some(0), "{refused:#?}");
+    refused.says(&["Permission denied"]);
+    // An administrator who is generous with modes does not open it.
+    let all = std::fs::Permissions::from_mode(0o666);
+    std::fs::set_permissions(&run.control, all).expect("open the socket");
+    let refused = ask();
+    assert_ne!(refused.code, Some(0), "{refused:#?}");
+    refused.says(&["only the supervisor's own user and root may use this socket"]);
+    let line = (run.log).wait_for(0, "a control request of another user is refused", LIMIT);
+    assert!(line.text.contains("uid=65534"), "{}", line.text);
+    run.segue(&["status"]).expect(0);
+    run.finish();
+}
+
+#[test]
+fn callers_that_never_finish_their_request_hold_up_nobody() {
+    let run = Launch::standin("").start();
+    let halves = [
+        "GET /v1/sta",
+        "POST /v1/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{",
+        "",
+    ];
+    let mut slow = Vec::new();
+    for half in halves.iter().cycle().take(150) {
+        let mut stream = UnixStream::connect(&run.control).expect("connect");
+        // It may have been closed for the one before it by now.
+        let _ = stream.write_all(half.as_bytes());
+        slow.push(stream);
+    }
+    run.segue(&["status"]).expect(0);
+    run.reload().expect(0);
+    let large = format!("{{\"wait\":\"none\",\"x\":\"{}\"}}", "y".repeat(70_000));
+    let answer = http::request_unix(&run.control, "POST", "/v1/reload", &large);
+    // Refused before it has been read to its end, which may break the rest of it.
+    assert!(answer.map_or(true, |answer| answer.status == 413));
+    assert_eq!(run.app().generation, 2);
+    drop(slow);
+    run.finish();
+}
+
 fn segue(arguments: &[&str]) -> Outcome {
     let mut command = Command::new(env!("CARGO_BIN_EXE_segue"));
     command
@@ -163,6 +222,11 @@ fn the_socket_is_found_without_being_named() {
         .wait(LIMIT)
         .expect(0)
         .says(&["found"]);
+    // segue has made the directory itself.
+    let made = std::fs::metadata(runtime.join("segue")).expect("its directory");
+    assert_eq!(made.permissions().mode() & 0o777, 0o700);
+    let socket = std::fs::metadata(&run.control).expect("the socket");
+    assert_eq!(socket.permissions().mode() & 0o777, 0o600);
     run.finish();
 }
 

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::AsRawFd;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
@@ -14,10 +14,10 @@ use rustix::io::Errno;
 use segue_sys::readable;
 use tokio::io::unix::AsyncFd;
 
-use crate::telemetry::rotated;
+use crate::telemetry::rotated::{self, Rotated};
 
 /// Names may change while they are looked up; so often is it tried again.
-const TRIES: usize = 20;
+const TRIES: usize = 100;
 /// Read at once.
 const BLOCK: usize = 64 << 10;
 
@@ -41,6 +41,26 @@ impl Piece {
         })
     }
 
+    /// Whether the other is this one, compressed: it was given the time of its last line.
+    fn is_plain_of(&self, other: &Self) -> bool {
+        let is_candidate =
+            other.is_compressed && !self.is_compressed && self.modified == other.modified;
+        // Two files may have been written to in the same tick of a coarse clock.
+        is_candidate && is_same(self.reader(), other.reader())
+    }
+
+    /// From its beginning, wherever others have read to.
+    fn reader(&self) -> Box<dyn BufRead + '_> {
+        let bytes = FromBeginning {
+            file: &self.file,
+            at: 0,
+        };
+        match self.is_compressed {
+            true => Box::new(BufReader::with_capacity(BLOCK, MultiGzDecoder::new(bytes))),
+            false => Box::new(BufReader::with_capacity(BLOCK, bytes)),
+        }
+    }
+
     /// What has no end is given back.
     fn each(&self, mut line: impl FnMut(Vec<u8>)) -> io::Result<Vec<u8>> {
         let mut reader: Box<dyn BufRead> = match self.is_compressed {
@@ -58,6 +78,38 @@ impl Piece {
             }
             line(bytes);
         }
+    }
+}
+
+/// Reads without moving the place where its file is read from.
+struct FromBeginning<'a> {
+    file: &'a File,
+    at: u64,
+}
+
+impl Read for FromBeginning<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read_at(buffer, self.at)?;
+        self.at += count as u64;
+        Ok(count)
+    }
+}
+
+fn is_same(mut one: impl BufRead, mut other: impl BufRead) -> bool {
+    loop {
+        let (Ok(first), Ok(second)) = (one.fill_buf(), other.fill_buf()) else {
+            return false;
+        };
+        let count = first.len().min(second.len());
+        if first.get(..count) != second.get(..count) || (count == 0 && first.len() != second.len())
+        {
+            return false;
+        }
+        if count == 0 {
+            return true;
+        }
+        one.consume(count);
+        other.consume(count);
     }
 }
 
@@ -80,14 +132,32 @@ fn open_all(path: &Path) -> io::Result<Vec<Piece>> {
 fn try_open_all(path: &Path) -> io::Result<Vec<Piece>> {
     let newest = Piece::new(File::open(path)?, false)?;
     let (directory, name) = rotated::directory(path)?;
-    let mut pieces = Vec::new();
-    for file in rotated::list(&directory, &name)?.files.iter().rev() {
-        if file.identity == newest.identity {
-            // It has just been rotated.
-            return Err(io::ErrorKind::NotFound.into());
-        }
+    let list = || Ok::<_, io::Error>(rotated::list(&directory, &name)?.files);
+    let files = list()?;
+    let mut pieces: Vec<Piece> = Vec::new();
+    let mut numbers = Vec::new();
+    // The compressed one of a number comes before the other.
+    for file in files.iter().rev() {
         let opened = File::from(file.open(&directory, &name)?);
-        pieces.push(Piece::new(opened, file.is_compressed)?);
+        let piece = Piece::new(opened, file.is_compressed)?;
+        let is_both = numbers.last() == Some(&file.number)
+            && pieces.last().is_some_and(|last| piece.is_plain_of(last));
+        if is_both {
+            // It has just been compressed, and is removed next.
+            pieces.pop();
+        }
+        numbers.push(file.number);
+        pieces.push(piece);
+    }
+    // While names are changed one may be seen twice, or not at all.
+    let found = std::fs::metadata(path)?;
+    let is_same = |(one, other): (&Rotated, &Rotated)| {
+        (one.number, one.identity) == (other.number, other.identity)
+    };
+    let again = list()?;
+    let is_quiet = files.len() == again.len() && files.iter().zip(&again).all(is_same);
+    if !is_quiet || (found.dev(), found.ino()) != newest.identity {
+        return Err(io::ErrorKind::NotFound.into());
     }
     pieces.push(newest);
     Ok(pieces)
@@ -253,12 +323,13 @@ impl Follower {
         self.drain(line)?;
         let found = self.current.file.metadata()?;
         let modified = (found.mtime(), found.mtime_nsec());
+        self.current.modified = modified;
         let own = self.current.identity;
         let newest = pieces.pop().ok_or(io::ErrorKind::NotFound)?;
-        match pieces.iter().position(|piece| piece.identity == own) {
+        let is_own = |piece: &Piece| piece.identity == own || self.current.is_plain_of(piece);
+        match pieces.iter().position(is_own) {
             Some(at) => drop(pieces.drain(..=at)),
-            // It has been compressed by now. Clocks of file systems tick slowly: rather twice
-            // than never.
+            // It has been removed by now, and so has what is older.
             None => pieces.retain(|piece| piece.modified >= modified),
         }
         for piece in pieces {
@@ -371,5 +442,54 @@ mod tests {
         follower.changed().await.unwrap();
         follower.read(&mut |line| lines.push(line)).unwrap();
         assert_eq!(texts(lines), ["a", "bc", "d", "e", "f", "g", "h", "i"]);
+    }
+
+    /// The compressed form of a file, made as segue makes it.
+    fn compressed(from: &Path, to: &Path) {
+        let mut encoder =
+            flate2::write::GzEncoder::new(File::create(to).unwrap(), flate2::Compression::fast());
+        encoder.write_all(&std::fs::read(from).unwrap()).unwrap();
+        let file = encoder.finish().unwrap();
+        let modified = from.metadata().unwrap().modified().unwrap();
+        file.set_modified(modified).unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_being_compressed_comes_once() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("web");
+        let at = |name: &str| place.path().join(name);
+        std::fs::write(&path, "old\n").unwrap();
+        let mut follower =
+            Follower::new(&path, last_lines(&path, 0, None, |_| true).unwrap()).unwrap();
+        let mut lines = Vec::new();
+        File::options()
+            .append(true)
+            .open(&path)
+            .unwrap()
+            .write_all(b"a\n")
+            .unwrap();
+        follower.read(&mut |line| lines.push(line)).unwrap();
+        let tick = path.metadata().unwrap().modified().unwrap();
+        // Of one tick of the clock: what is followed, by now compressed, and two that came after it.
+        std::fs::rename(&path, at("web.3")).unwrap();
+        compressed(&at("web.3"), &at("web.3.gz"));
+        std::fs::remove_file(at("web.3")).unwrap();
+        for (name, text) in [("web.2", "b\n"), ("web.1", "c\n"), ("web", "d\n")] {
+            std::fs::write(at(name), text).unwrap();
+            File::options()
+                .write(true)
+                .open(at(name))
+                .unwrap()
+                .set_modified(tick)
+                .unwrap();
+        }
+        // The first of them is there in both forms.
+        compressed(&at("web.2"), &at("web.2.gz"));
+        follower.changed().await.unwrap();
+        follower.read(&mut |line| lines.push(line)).unwrap();
+        assert_eq!(texts(lines), ["a", "b", "c", "d"]);
+        let lines = last_lines(&path, usize::MAX, None, |_| true).unwrap().lines;
+        assert_eq!(texts(lines), ["old", "a", "b", "c", "d"]);
     }
 }

@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long an answer may take.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -53,7 +53,7 @@ impl Answer {
 pub(crate) fn get(address: SocketAddr, path: &str) -> io::Result<Answer> {
     let stream = TcpStream::connect_timeout(&address, LIMIT)?;
     stream.set_read_timeout(Some(LIMIT))?;
-    exchange(stream, "GET", path, "")
+    exchange(stream, "GET", path, "", "")
 }
 
 /// GET over a Unix-domain socket.
@@ -70,7 +70,27 @@ pub(crate) fn request_unix(
 ) -> io::Result<Answer> {
     let stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(LIMIT))?;
-    exchange(stream, method, path, body)
+    exchange(stream, method, path, body, "")
+}
+
+/// The same under a key, again until there is a whole answer: whoever takes over gives it.
+pub(crate) fn request_unix_until_answered(
+    socket: &Path,
+    method: &str,
+    path: &str,
+    body: &str,
+    key: &str,
+) -> io::Result<Answer> {
+    let header = format!("Idempotency-Key: {key}\r\n");
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let stream = UnixStream::connect(socket)?;
+        stream.set_read_timeout(Some(LIMIT))?;
+        match exchange(stream, method, path, body, &header) {
+            Err(_) if Instant::now() < deadline => {}
+            answer => return answer,
+        }
+    }
 }
 
 fn exchange(
@@ -78,11 +98,12 @@ fn exchange(
     method: &str,
     path: &str,
     body: &str,
+    headers: &str,
 ) -> io::Result<Answer> {
     write!(
         stream,
         "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
-         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+         {headers}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     )?;
     let mut bytes = Vec::new();

@@ -19,6 +19,7 @@ pub(crate) mod record;
 pub(crate) mod run;
 pub(crate) mod site;
 pub(crate) mod systemd;
+pub(crate) mod terminal;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

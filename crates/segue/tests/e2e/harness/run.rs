@@ -18,6 +18,7 @@ use super::nodes::{Node, frameworks};
 use super::output::{Log, Stream};
 use super::process::{self, MARK, Process};
 use super::site::{Program, Site};
+use super::terminal::Terminal;
 
 /// How long anything may take that is not measured.
 pub(crate) const LIMIT: Duration = Duration::from_secs(40);
@@ -222,6 +223,16 @@ impl Launch {
         log.follow(Stream::Err, child.stderr.take().expect("stderr is a pipe"));
         let main = Process::open(child.id()).expect("it was started and has not been reaped");
         self.over_to(log, mark, main, Main::Command(child))
+    }
+
+    /// Starts it on a terminal, which shows what it prints.
+    #[track_caller]
+    pub(crate) fn start_on(self, terminal: &Terminal) -> Run {
+        let mark = process::new_mark();
+        let child = terminal.start(&mut self.command(&mark));
+        let main = Process::open(child.id()).expect("it was started and has not been reaped");
+        self.over_to(Log::new(), mark, main, Main::Command(child))
+            .when_ready()
     }
 
     /// Starts it as a service manager does: it finds these sockets open, under these names.
