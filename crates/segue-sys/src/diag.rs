@@ -164,7 +164,15 @@ pub fn unix_accepted(client: impl AsFd) -> io::Result<Option<u64>> {
 /// Whether a process, or one below it, has the socket of this inode open; `None` where we may not look.
 #[must_use]
 pub fn has_socket(pid: i32, inode: u64) -> Option<bool> {
-    std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    // The names in it may be seen without what they lead to (ptrace(2), access mode checking): by root
+    // without CAP_SYS_PTRACE, as in a container, of a process of another user.
+    let first = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?.next();
+    if let Some(Ok(first)) = first
+        && let Err(error) = std::fs::read_link(first.path())
+        && error.kind() == io::ErrorKind::PermissionDenied
+    {
+        return None;
+    }
     let mut processes = std::iter::once(pid).chain(descendants(pid));
     Some(processes.any(|pid| socket_inodes(pid).any(|found| found == inode)))
 }

@@ -191,13 +191,16 @@ fn a_file_that_is_wrong_is_not_run() {
 
 #[test]
 fn check_says_everything_at_once() {
-    let launch = launch("env_file = \"no.env\"\nnode = \"no-such-node\"\n");
+    let launch =
+        launch("env_file = \"no.env\"\nnode = \"no-such-node\"\nuser = \"no-such-user\"\n");
     let there = launch.site.path(".");
     segue(&there, &["check"]).expect(2).says(&[
         "segue.toml:4:12",
         "cannot read the env file",
         "segue.toml:5:8",
         "there is no node no-such-node",
+        "segue.toml:6:8",
+        "there is no user no-such-user in /etc/passwd",
     ]);
     write(&launch, "command2 = 1\nworkers = -1\n");
     segue(&there, &["check"]).expect(2).says(&[

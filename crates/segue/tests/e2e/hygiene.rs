@@ -144,6 +144,28 @@ fn workers_of_another_user_are_reloaded_unnoticed() {
     run.finish();
 }
 
+/// Root in a container may change users and signal them, and not look into them.
+#[test]
+fn roots_rights_in_a_container_are_enough() {
+    if !is_root() {
+        return skip("only root can run workers as another user");
+    }
+    let rights = "-all,+chown,+dac_override,+fowner,+kill,+setgid,+setuid,+net_bind_service";
+    let launch = Launch::node("plain.js")
+        .under(&["setpriv", "--bounding-set", rights])
+        .flag("--user", "64321")
+        .flag("--group", "64322")
+        .flag("--ready", "http=/");
+    launch.site.open_to_all();
+    let run = launch.start();
+    run.roll("v2", "plain.js");
+    assert_eq!(run.get("/").version(), "v2");
+    for pid in after_a_respawn(&run) {
+        assert_eq!(line_of(pid, "status", "Uid:"), "64321 64321 64321 64321");
+    }
+    run.finish();
+}
+
 #[test]
 fn a_name_brings_its_groups_and_its_home() {
     if !is_root() {

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use super::app::FromFile;
 use super::{Complaint, File, FileApp};
+use crate::config::accounts::Accounts;
 use crate::config::command::Command;
+use crate::config::confine::Confinement;
 use crate::config::env_file::read_env_file;
 use crate::config::written::Written;
 
@@ -44,6 +46,15 @@ fn complaint(app: &FileApp, keys: &[&str], what: String, help: &str) -> Complain
     }
 }
 
+/// Whoever it is to run as is looked up here, although that may be another machine's user.
+fn no_account(app: &FileApp, confinement: &Confinement) -> Option<Complaint> {
+    let (user, group) = (confinement.user.as_deref(), confinement.group.as_deref());
+    user.or(group)?;
+    let present = rustix::process::geteuid().as_raw();
+    let error = Accounts::of_system().find(user, group, present).err()?;
+    Some(complaint(app, &["user", "group"], error.to_string(), ""))
+}
+
 fn missing(app: &FileApp, read: &FromFile, path: &OsStr) -> Vec<Complaint> {
     let config = &read.config;
     if !config.cwd.is_dir() {
@@ -57,6 +68,7 @@ fn missing(app: &FileApp, read: &FromFile, path: &OsStr) -> Vec<Complaint> {
         )];
     }
     let mut complaints = Vec::new();
+    complaints.extend(no_account(app, &config.confinement));
     match &config.command {
         Command::Script(script) => {
             let script = config.cwd.join(script);
