@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use segue_wire::control::{
-    Decoder, OPENAPI, Outcome, ProblemBody, Progress, Request, Status, Story, parse,
+    Decoder, Differences, OPENAPI, Outcome, ProblemBody, Progress, Request, Status, Story, parse,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -34,6 +34,11 @@ fn operation_of(request: &Request) -> (&'static str, &'static str) {
         Request::Metrics => ("GET", "/v1/metrics"),
         Request::OpenApi => ("GET", "/v1/openapi.json"),
         Request::Events => ("GET", "/v1/events"),
+        Request::Start { .. } => ("POST", "/v1/apps"),
+        Request::StartAgain { .. } => ("POST", "/v1/apps/{app}/start"),
+        Request::Delete { .. } => ("DELETE", "/v1/apps/{app}"),
+        Request::Apply(_) => ("POST", "/v1/apply"),
+        Request::ReopenLogs => ("POST", "/v1/logs/reopen"),
         Request::Reload { app: None, .. } => ("POST", "/v1/reload"),
         Request::Reload { app: Some(_), .. } => ("POST", "/v1/apps/{app}/reload"),
         Request::Promote { .. } => ("POST", "/v1/apps/{app}/promote"),
@@ -66,14 +71,16 @@ fn the_document_has_the_paths_of_the_parser_and_no_others() {
     assert_eq!(operations, operations_in_source());
     for (method, path) in &operations {
         let concrete = path.replace("{app}", "web");
-        let body = match path.ends_with("/scale") {
-            true => r#"{"to":1}"#,
-            false => "",
+        let body = match path.as_str() {
+            "/v1/apps/{app}/scale" => r#"{"to":1}"#,
+            "/v1/apps" => r#"{"definition":{}}"#,
+            "/v1/apply" => r#"{"source":"/srv/segue.toml"}"#,
+            _ => "",
         };
         let request = parse(method, &concrete, body.as_bytes());
         let request = request.unwrap_or_else(|problem| panic!("{method} {path}: {problem}"));
         assert_eq!(operation_of(&request), (method.as_str(), path.as_str()));
-        for other in ["GET", "POST"] {
+        for other in ["GET", "POST", "DELETE"] {
             let is_known = operations.contains(&(other.to_owned(), path.clone()));
             let parsed = parse(other, &concrete, body.as_bytes());
             assert_eq!(parsed.is_ok(), is_known, "{other} {path}");
@@ -212,6 +219,7 @@ fn read_again(name: &str, kind: &str, text: &str) -> Value {
         "Story" => again::<Story>(name, text),
         "Outcome" => again::<Outcome>(name, text),
         "ProblemBody" => again::<ProblemBody>(name, text),
+        "Differences" => again::<Differences>(name, text),
         other => panic!("{name}: {other} is no kind of answer"),
     }
 }

@@ -569,18 +569,19 @@ mod tests {
 
     #[test]
     fn refusals() {
-        for path in [
-            "",
-            "/",
-            "v1/status",
-            "/v2/status",
-            "/v1",
-            "/v1/apps/web",
-            "/v1/status/x",
-        ] {
+        for path in ["", "/", "v1/status", "/v2/status", "/v1", "/v1/status/x"] {
             check("GET", path, "", Err(ProblemCode::NoSuchPath));
         }
         check("POST", "/v1/status", "", Err(ProblemCode::MethodNotAllowed));
+        check(
+            "GET",
+            "/v1/apps/web",
+            "",
+            Err(ProblemCode::MethodNotAllowed),
+        );
+        check("POST", "/v1/apps", "", Err(ProblemCode::BadRequest));
+        let relative = r#"{"source":"segue.toml"}"#;
+        check("POST", "/v1/apply", relative, Err(ProblemCode::BadRequest));
         check(
             "GET",
             "/v1/apps/web/reload",

@@ -11,6 +11,7 @@ pub(crate) mod output;
 pub(crate) mod preload;
 pub(crate) mod probe;
 pub(crate) mod pulse;
+mod queue;
 mod reader;
 mod rolling;
 mod sink;

@@ -3,6 +3,9 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, PipeReader, Read, pipe};
 
+use super::super::archive::Archive;
+use super::super::log::{self, LogNews};
+use super::super::queue::LIMIT;
 use super::*;
 use crate::config::log::Rotation;
 

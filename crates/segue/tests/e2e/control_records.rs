@@ -60,6 +60,7 @@ impl Recorder<'_> {
     #[track_caller]
     fn documented(&self, method: &str, path: &str, status: u16, media: &str) -> String {
         let path = path.replace("/apps/web/", "/apps/{app}/");
+        let path = path.replace("/apps/nobody", "/apps/{app}");
         let operation = &self.document["paths"][&path][method.to_lowercase()];
         let responses = &operation["responses"];
         let response = match responses.get(status.to_string()) {
@@ -154,6 +155,13 @@ fn every_answer_is_what_the_document_says() {
     };
     recorder.ask("GET", "/v1/openapi.json", "", 200, "openapi");
     recorder.ask("GET", "/v1/metrics", "", 200, "metrics");
+    let odd = r#"{"definition":{"name":"api"}}"#;
+    recorder.ask("POST", "/v1/apps", odd, 400, "ProblemBody");
+    recorder.ask("POST", "/v1/apps/web/start", "", 409, "ProblemBody");
+    recorder.ask("DELETE", "/v1/apps/nobody", "", 404, "ProblemBody");
+    let file = r#"{"source":"/srv/segue.toml","definitions":[],"dry_run":true}"#;
+    recorder.ask("POST", "/v1/apply", file, 200, "Differences");
+    recorder.ask("POST", "/v1/logs/reopen", "", 200, "Outcome");
     let web = |verb: &str| format!("/v1/apps/web/{verb}");
     let events = events_until(&run, "reload_failed");
     run.site
