@@ -4,7 +4,8 @@ use std::path::Path;
 
 use segue_core::{Finish, Time};
 use segue_wire::control::{
-    App, AppPhase, Differences, Problem, ProblemCode, Status, Supervisor as Process,
+    App, AppPhase, Differences, Outcome, OutcomeKind, Problem, ProblemCode, Status,
+    Supervisor as Process,
 };
 
 use super::app_shell::AppShell;
@@ -121,6 +122,13 @@ impl Supervisor {
         let asker = caller.accept();
         self.is_ending = true;
         self.site.put(ENDING, &true);
+        if self.shells().next().is_none() {
+            asker.teller.outcome(Outcome {
+                kind: OutcomeKind::Stopped,
+                text: "no app ran; the supervisor ends".to_owned(),
+                ..Outcome::default()
+            });
+        }
         for shell in self.shells_mut() {
             shell.stop(asker.clone());
         }

@@ -22,13 +22,13 @@ use crate::harness::site::Site;
 use crate::harness::standin;
 
 /// A user with a directory of their own, and a supervisor in the background.
-struct Desk {
-    site: std::sync::Arc<Site>,
+pub(crate) struct Desk {
+    pub(crate) site: std::sync::Arc<Site>,
     mark: String,
 }
 
 impl Desk {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let launch = Launch::node("plain.js");
         let desk = Self {
             site: launch.site,
@@ -40,7 +40,7 @@ impl Desk {
         desk
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.site.path(name)
     }
 
@@ -62,11 +62,17 @@ impl Desk {
         std::fs::write(self.path("segue.toml"), text).expect("write the file");
     }
 
-    fn begin(&self, words: &[&str]) -> Pending {
+    pub(crate) fn begin(&self, words: &[&str]) -> Pending {
+        self.begin_in(".", words)
+    }
+
+    /// In one of its directories.
+    pub(crate) fn begin_in(&self, directory: &str, words: &[&str]) -> Pending {
         let mut command = Command::new(env!("CARGO_BIN_EXE_segue"));
         command
             .args(words)
-            .current_dir(self.path(""))
+            .current_dir(self.path(directory))
+            .env("PORTS", self.path("ports.json"))
             .env("NO_COLOR", "1")
             .env("XDG_RUNTIME_DIR", self.path("run"))
             .env("XDG_STATE_HOME", self.path("state"))
@@ -77,23 +83,23 @@ impl Desk {
         Pending::start(command)
     }
 
-    fn segue(&self, words: &[&str]) -> Outcome {
+    pub(crate) fn segue(&self, words: &[&str]) -> Outcome {
         self.begin(words).wait(LIMIT)
     }
 
-    fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> Status {
         let outcome = self.segue(&["status", "--json"]);
         serde_json::from_str(&outcome.expect(0).out).expect("a status")
     }
 
-    fn app(&self, name: &str) -> App {
+    pub(crate) fn app(&self, name: &str) -> App {
         let apps = self.status().apps;
         let app = apps.into_iter().find(|app| app.name == name);
         app.unwrap_or_else(|| panic!("no app {name}"))
     }
 
     #[track_caller]
-    fn until(&self, what: &str, wanted: impl Fn(&Status) -> bool) {
+    pub(crate) fn until(&self, what: &str, wanted: impl Fn(&Status) -> bool) {
         let deadline = Instant::now() + LIMIT;
         loop {
             let status = self.status();
@@ -122,7 +128,7 @@ impl Desk {
         answer.json()["env"][name].clone()
     }
 
-    fn load(&self, at: SocketAddr) -> Clients {
+    pub(crate) fn load(&self, at: SocketAddr) -> Clients {
         let load = Load::builder()
             .with(Fresh {
                 clients: 10,
@@ -138,7 +144,7 @@ impl Desk {
     }
 
     /// Main processes whose runtime directory is this one's.
-    fn mains(&self) -> Vec<Process> {
+    pub(crate) fn mains(&self) -> Vec<Process> {
         let wanted = format!("XDG_RUNTIME_DIR={}", self.path("run").display());
         let is_ours = |pid: &u32| {
             let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
@@ -158,7 +164,7 @@ impl Desk {
     }
 
     #[track_caller]
-    fn assert_flawless(&self, report: &Report) {
+    pub(crate) fn assert_flawless(&self, report: &Report) {
         assert_eq!(
             report.failed() + report.in_flight,
             0,
@@ -185,7 +191,7 @@ impl Drop for Desk {
     }
 }
 
-fn ready(app: &App) -> usize {
+pub(crate) fn ready(app: &App) -> usize {
     let ready = app.workers.iter();
     ready
         .filter(|worker| worker.phase == WorkerPhase::Ready)

@@ -40,6 +40,7 @@ mod long;
 mod losses;
 mod output;
 mod peers;
+mod pm2_day;
 mod preload;
 mod proof;
 mod release;
