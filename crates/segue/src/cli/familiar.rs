@@ -69,36 +69,36 @@ const TABLE: &[(&str, Familiar)] = &[
     (
         "save",
         Instead(
-            "there is no list of processes to save: segue.toml says what runs",
-            "segue init writes one; segue import pm2 ~/.pm2/dump.pm2 takes PM2's",
+            "there is nothing to save: the background supervisor remembers its apps by itself",
+            "segue import pm2 ~/.pm2/dump.pm2 takes those of PM2",
         ),
     ),
     (
         "dump",
         Instead(
-            "there is no list of processes to save: segue.toml says what runs",
-            "segue init writes one; segue import pm2 ~/.pm2/dump.pm2 takes PM2's",
+            "there is nothing to save: the background supervisor remembers its apps by itself",
+            "segue import pm2 ~/.pm2/dump.pm2 takes those of PM2",
         ),
     ),
     (
         "resurrect",
         Instead(
-            "there is no saved list: segue.toml says what runs, and systemd starts it",
-            "segue run; at boot: segue service install, then systemctl enable --now NAME",
+            "the background supervisor brings its apps back whenever it starts",
+            "segue start; at boot: segue service install --background, then systemctl enable --now segue",
         ),
     ),
     (
         "startup",
         Instead(
-            "systemd starts segue at boot, by a unit of its own for each app",
-            "segue service install server.js, then systemctl enable --now NAME",
+            "systemd starts segue at boot, and that brings its apps back",
+            "segue service install --background, then systemctl enable --now segue",
         ),
     ),
     (
         "unstartup",
         Instead(
             "systemd starts segue at boot, and no longer does once its unit is disabled",
-            "systemctl disable --now NAME",
+            "systemctl disable --now segue",
         ),
     ),
     (

@@ -100,7 +100,7 @@ pub(super) async fn run(args: ImportArgs, output: Output) -> Result<Exit, Troubl
             output.line(&format!("{}: {key} is left out: {why}", app.name));
         }
     }
-    output.line("next: segue check, then segue run");
+    output.line("next: segue check, then segue start");
     Ok(Exit::Done)
 }
 

@@ -27,8 +27,8 @@ fn familiar_words_are_understood() {
     let json: serde_json::Value = serde_json::from_str(&json.out).expect("JSON");
     assert_eq!(json["apps"][0]["name"], name.as_str());
     for (word, next) in [
-        ("save", "segue init"),
-        ("resurrect", "segue run"),
+        ("save", "remembers its apps by itself"),
+        ("resurrect", "segue start"),
         ("startup", "segue service install"),
         ("unstartup", "systemctl disable"),
     ] {

@@ -97,6 +97,7 @@ fn try_section(name: &str) {
         .env("PORT", port.number().to_string())
         .env("SEGUE_CONTROL", here.join("segue.sock"))
         .env("HOME", here)
+        .env("XDG_STATE_HOME", here.join("state"))
         .env("NO_COLOR", "1")
         .env_remove("PWD");
     for role in ["AUTHOR", "COMMITTER"] {
@@ -104,6 +105,12 @@ fn try_section(name: &str) {
         command.env(format!("GIT_{role}_EMAIL"), "test@example.com");
     }
     let outcome = Pending::start(command).wait(LIMIT * 2);
+    // One in the background has an environment of its own.
+    let mut shutdown = Command::new(env!("CARGO_BIN_EXE_segue"));
+    shutdown
+        .args(["shutdown", "--control"])
+        .arg(here.join("segue.sock"));
+    let _ = Pending::start(shutdown).wait(LIMIT);
     process::kill_marked(&mark);
     process::wait_until_none(&mark, Duration::from_secs(5));
     let log = fs::read_to_string(here.join("segue.log")).unwrap_or_default();
