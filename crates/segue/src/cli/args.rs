@@ -304,7 +304,7 @@ pub(crate) struct WhyArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct LogsArgs {
-    /// The app that is meant [default: the only one]
+    /// The app that is meant [default: all of the supervisor]
     pub(crate) app: Option<String>,
     /// So many lines, from as many rotated files as it takes [default: 10; with --since all]
     #[arg(short = 'n', long, value_name = "N")]

@@ -2,21 +2,22 @@
 
 mod files;
 
+use std::future::poll_fn;
 use std::io::{self, IsTerminal};
-use std::path::Path;
+use std::path::PathBuf;
+use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
-use segue_wire::control::Log;
+use segue_wire::control::App;
 use serde_json::{Map, Value};
 
-use self::files::{Follower, last_lines};
+use self::files::{Follower, Last, last_lines};
 use super::args::LogsArgs;
 use super::error::Trouble;
 use super::output::{Output, Tone};
-use super::scale::only_app;
 use crate::config::quantity;
 use crate::control::find::find;
 use crate::control::runtime::Place;
@@ -31,75 +32,149 @@ pub(super) async fn run(args: LogsArgs, output: Output) -> Result<Exit, Trouble>
     let app = args.app.as_deref();
     let found = find(args.common.control.clone(), app, &Place::of_this_process()).await;
     let found = found.map_err(|error| Trouble::finding(WHAT, error))?;
-    let app = only_app(&found, app, WHAT)?;
-    let shown = found
-        .status
-        .apps
+    let apps = found.status.apps.into_iter();
+    let apps: Vec<App> = apps
+        .filter(|it| app.is_none_or(|app| it.name == app))
+        .collect();
+    let names: Vec<String> = apps.iter().map(|app| app.name.clone()).collect();
+    let logs: Vec<Shown> = apps
         .into_iter()
-        .find(|shown| shown.name == app);
-    let Some(log) = shown.and_then(|shown| shown.log) else {
+        .filter_map(|app| Shown::of(app, &output))
+        .collect();
+    if logs.is_empty() {
+        let why = match names.as_slice() {
+            [] => "the supervisor has no app".to_owned(),
+            names => format!(
+                "{} has no log file: its output goes to the supervisor's stdout and stderr",
+                names.join(", ")
+            ),
+        };
         return Err(Trouble::new(
             WHAT,
-            format!("{app} has no log file: its output goes to the supervisor's stdout and stderr"),
+            why,
             "look there (under systemd: journalctl -u UNIT), or run it with --log FILE",
             Exit::Failed,
         ));
-    };
-    let form = Form {
-        app,
-        is_json: log.format == "json",
-        has_time: log.time,
-        is_terminal: io::stdout().is_terminal(),
-        output: output.clone(),
-    };
-    if args.since.is_some() && !form.is_json && !form.has_time {
+    }
+    if let Some(blind) = logs.iter().find(|log| !log.form.tells_time())
+        && args.since.is_some()
+    {
         return Err(Trouble::new(
             WHAT,
-            "--since needs the time of each line, and this log does not tell it",
+            format!(
+                "--since needs the time of each line, and the log of {} does not tell it",
+                blind.form.app
+            ),
             "run the app with --log-time on or --log-format json, or ask for a number of lines with -n",
             Exit::Usage,
         ));
     }
-    show(&args, &log, &form).await.map_err(|error| {
+    show(&args, &logs).await.map_err(|(path, error)| {
         Trouble::new(
             WHAT,
-            format!("{}: {error}", log.path),
+            format!("{}: {error}", path.display()),
             "run the command as a user who may read it",
             Exit::Failed,
         )
     })
 }
 
-async fn show(args: &LogsArgs, log: &Log, form: &Form) -> io::Result<Exit> {
-    let path = Path::new(&log.path);
-    let most = match (args.lines, args.since) {
-        (Some(lines), _) => lines,
-        (None, Some(_)) => usize::MAX,
-        (None, None) => LINES,
-    };
-    let since = args.since;
-    let mut is_since = false;
-    let wanted = |line: &[u8]| {
-        let Some(since) = since else { return true };
-        // A line that tells no time belongs to the one before it.
-        if let Some(time) = form.time(line) {
-            is_since = time >= since;
+/// An app's log, and how it is shown.
+struct Shown {
+    path: PathBuf,
+    form: Form,
+}
+
+impl Shown {
+    fn of(app: App, output: &Output) -> Option<Self> {
+        let log = app.log?;
+        Some(Self {
+            path: log.path.into(),
+            form: Form {
+                app: app.name,
+                is_json: log.format == "json",
+                has_time: log.time,
+                is_terminal: io::stdout().is_terminal(),
+                output: output.clone(),
+            },
+        })
+    }
+
+    fn last(&self, args: &LogsArgs) -> io::Result<Last> {
+        let most = match (args.lines, args.since) {
+            (Some(lines), _) => lines,
+            (None, Some(_)) => usize::MAX,
+            (None, None) => LINES,
+        };
+        let since = args.since;
+        let mut is_since = false;
+        let wanted = |line: &[u8]| {
+            let Some(since) = since else { return true };
+            // A line that tells no time belongs to the one before it.
+            if let Some(time) = self.form.time(line) {
+                is_since = time >= since;
+            }
+            is_since
+        };
+        last_lines(&self.path, most, since.map(Timestamp::as_second), wanted)
+    }
+}
+
+async fn show(args: &LogsArgs, logs: &[Shown]) -> Result<Exit, (PathBuf, io::Error)> {
+    let mut ends = Vec::new();
+    let mut lines = Vec::new();
+    for log in logs {
+        let mut last = log.last(args).map_err(|error| (log.path.clone(), error))?;
+        let mut time = None;
+        for line in std::mem::take(&mut last.lines) {
+            time = log.form.time(&line).or(time);
+            lines.push((time, &log.form, line));
         }
-        is_since
-    };
-    let mut last = last_lines(path, most, since.map(Timestamp::as_second), wanted)?;
-    for line in std::mem::take(&mut last.lines) {
+        ends.push((log, last));
+    }
+    // Of several logs that tell the time, in its order; else one after the other.
+    if logs.iter().all(|log| log.form.tells_time()) {
+        lines.sort_by_key(|(time, _, _)| *time);
+    }
+    for (_, form, line) in lines {
         form.show(&line);
     }
     if !args.follow {
         return Ok(Exit::Done);
     }
-    let mut follower = Follower::new(path, last)?;
-    while !form.output.is_broken() {
-        follower.read(&mut |line| form.show(&line))?;
-        follower.changed().await?;
+    let mut followers = Vec::new();
+    for (log, last) in ends {
+        let failed = |error| (log.path.clone(), error);
+        followers.push((log, Follower::new(&log.path, last).map_err(failed)?));
+    }
+    let is_broken = || logs.iter().any(|log| log.form.output.is_broken());
+    while !is_broken() {
+        for (log, follower) in &mut followers {
+            let failed = |error| (log.path.clone(), error);
+            follower
+                .read(&mut |line| log.form.show(&line))
+                .map_err(failed)?;
+        }
+        any_changed(&followers).await?;
     }
     Ok(Exit::Done)
+}
+
+/// Waits until there may be more of one of them.
+async fn any_changed(followers: &[(&Shown, Follower)]) -> Result<(), (PathBuf, io::Error)> {
+    let mut changes: Vec<_> = followers
+        .iter()
+        .map(|(log, follower)| (log, Box::pin(follower.changed())))
+        .collect();
+    poll_fn(|context| {
+        for (log, change) in &mut changes {
+            if let Poll::Ready(changed) = change.as_mut().poll(context) {
+                return Poll::Ready(changed.map_err(|error| (log.path.clone(), error)));
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 /// How lines are written in the file, and how they are shown.
@@ -112,6 +187,10 @@ struct Form {
 }
 
 impl Form {
+    const fn tells_time(&self) -> bool {
+        self.is_json || self.has_time
+    }
+
     fn time(&self, line: &[u8]) -> Option<Timestamp> {
         let text = match self.is_json {
             true => {

@@ -89,6 +89,11 @@ fn a_day_after_pm2() {
         .expect(0)
         .says(&["listening"]);
 
+    desk.segue(&["logs", "-n", "50"])
+        .expect(0)
+        .says(&["shop.0 | listening", "shop-queue.0 | listening"]);
+    let following = desk.begin(&["logs", "-f"]);
+
     let clients = names.map(|name| desk.load(at(name)));
     desk.segue(&["scale", "shop", "3"]).expect(0);
     desk.segue(&["scale", "shop", "-1"]).expect(0);
@@ -103,6 +108,11 @@ fn a_day_after_pm2() {
         clients.wait_for_answers(50);
         desk.assert_flawless(&clients.stop());
     }
+    if let Some(process) = &following.process {
+        process.signal(Signal::TERM);
+    }
+    let followed = following.wait(LIMIT);
+    followed.says(&["shop.0 g2 | listening", "shop-queue.0 g2 | listening"]);
     desk.segue(&["restart", "legacy"]).expect(0);
     desk.segue(&["stop", "legacy"]).expect(0);
     desk.segue(&["del", "web"]).expect(0);
