@@ -5,6 +5,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -182,6 +183,7 @@ fn supervise(args: &RunArgs) -> u8 {
         beginning,
         apps,
         control,
+        metrics,
     } = match begin(args) {
         Ok(begun) => begun,
         Err(failed) => {
@@ -206,6 +208,7 @@ fn supervise(args: &RunArgs) -> u8 {
         },
         shelf: Shelf::of_this_process(Place::of_this_process().directory().ok().as_deref()),
         control,
+        metrics,
         verbosity: args.verbosity(),
         writer: writer.clone(),
         descriptor_limit,
@@ -260,6 +263,7 @@ struct Begun {
     /// None where a predecessor has left them.
     apps: Vec<AppConfig>,
     control: Option<PathBuf>,
+    metrics: Option<SocketAddr>,
 }
 
 /// Why there is no beginning.
@@ -281,13 +285,14 @@ fn begin(args: &RunArgs) -> Result<Begun, NotBegun> {
     let passed = holdings.descriptors.extract_if(.., is_passed).collect();
     let inherited = Inherited::of(holdings.descriptors)
         .map_err(|error| failed(format!("cannot take over: {error}")))?;
-    let (apps, control) = match (Prepared::of(args), &inherited) {
+    let (apps, control, metrics) = match (Prepared::of(args), &inherited) {
         // They go on as they were, wherever the command line leads by now.
         (prepared, Some(_)) => {
+            let metrics = prepared.as_ref().ok().and_then(|it| it.metrics);
             let control = prepared.ok().and_then(|prepared| prepared.control.ok());
-            (Vec::new(), control)
+            (Vec::new(), control, metrics.or(args.metrics))
         }
-        (Ok(prepared), None) => (prepared.apps, prepared.control.ok()),
+        (Ok(prepared), None) => (prepared.apps, prepared.control.ok(), prepared.metrics),
         (Err(why), None) => {
             return Err(NotBegun {
                 why,
@@ -305,6 +310,7 @@ fn begin(args: &RunArgs) -> Result<Begun, NotBegun> {
         beginning,
         apps,
         control,
+        metrics,
     })
 }
 

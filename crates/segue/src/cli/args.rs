@@ -1,6 +1,7 @@
 //! The grammar of the command line. Flags of settings come from the table of settings, the rest from here.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use super::reference::{CompletionsArgs, ManArgs};
 use super::service::ServiceArgs;
 use crate::config::keys::KEYS;
 use crate::config::settings::AppSettings;
+use crate::config::values::address;
 use crate::config::written::Written;
 use crate::config::{probe, quantity};
 use crate::telemetry::log::Verbosity;
@@ -114,6 +116,9 @@ pub(crate) struct RunArgs {
         help_heading = "Supervisor"
     )]
     pub(crate) control: Option<PathBuf>,
+    /// Serve metrics for Prometheus at /metrics of this address, such as 127.0.0.1:9464 [default: nowhere]
+    #[arg(long, value_name = "ADDRESS", value_parser = address, help_heading = "Supervisor")]
+    pub(crate) metrics: Option<SocketAddr>,
     /// Write the main process's pid here, for kill -HUP
     #[arg(long, value_name = "PATH", help_heading = "Supervisor")]
     pub(crate) pid_file: Option<PathBuf>,

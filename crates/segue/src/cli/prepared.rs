@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::args::RunArgs;
@@ -20,6 +21,8 @@ pub(crate) struct Prepared {
     /// None where nobody has named a socket and there is no place for one, as in a container
     /// whose whole file system is read-only: that must not keep the apps from running.
     pub(crate) control: Result<PathBuf, NoDirectory>,
+    /// Where metrics are served.
+    pub(crate) metrics: Option<SocketAddr>,
 }
 
 /// The directory that a command is written in, with the symlinks it was reached by.
@@ -40,6 +43,7 @@ impl Prepared {
             return Ok(Self {
                 apps: Vec::new(),
                 control: control(args, &here, None, MAIN),
+                metrics: args.metrics,
             });
         }
         let chosen = chosen(args.config.as_deref(), &args.command, &here);
@@ -53,7 +57,12 @@ impl Prepared {
                     _ => name_of_all(&file, &apps),
                 };
                 let control = control(args, &here, named, &format!("{name}.sock"));
-                Ok(Self { apps, control })
+                let metrics = args.metrics.or(file.metrics);
+                Ok(Self {
+                    apps,
+                    control,
+                    metrics,
+                })
             }
             None => {
                 let app = Self::of_words(args, &here)?;
@@ -61,6 +70,7 @@ impl Prepared {
                 Ok(Self {
                     apps: vec![app],
                     control,
+                    metrics: args.metrics,
                 })
             }
         }

@@ -18,5 +18,5 @@ pub(crate) mod quantity;
 pub(crate) mod revision;
 pub(crate) mod settings;
 pub(crate) mod state;
-mod values;
+pub(crate) mod values;
 pub(crate) mod written;

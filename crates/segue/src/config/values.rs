@@ -1,6 +1,7 @@
 //! How single values are written. An error says how to write it instead; it is a fragment that follows
 //! the value.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -119,4 +120,9 @@ pub(super) fn give_up(text: &str) -> Result<GiveUp, String> {
         "exit" => Ok(GiveUp::Exit),
         _ => Err("write stay or exit".to_owned()),
     }
+}
+/// `127.0.0.1:9464`.
+pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| "write an IP address and a port, such as 127.0.0.1:9464".to_owned())
 }

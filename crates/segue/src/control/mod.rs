@@ -14,6 +14,7 @@ pub(crate) mod callers;
 pub(crate) mod client;
 pub(crate) mod command;
 pub(crate) mod convert;
+pub(crate) mod exposition;
 pub(crate) mod find;
 mod metrics;
 pub(crate) mod names;

@@ -362,8 +362,8 @@ async fn a_huge_body_is_refused_unread() {
     let fixture = Fixture::start();
     let mut stream = fixture.connect().await;
     let mut request =
-        b"POST /v1/reload HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n".to_vec();
-    request.extend_from_slice(&[b' '; 70_000]);
+        b"POST /v1/reload HTTP/1.1\r\nhost: x\r\ncontent-length: 100000000\r\n\r\n".to_vec();
+    request.extend(std::iter::repeat_n(b' ', segue_wire::control::MAX_BODY + 1));
     stream.write_all(&request).await.unwrap();
     let mut line = [0; 12];
     stream.read_exact(&mut line).await.unwrap();

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::DirBuilder;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -69,6 +70,8 @@ pub(crate) struct Host {
     pub(crate) shelf: Shelf,
     /// Where the control socket is to be, if there is to be one.
     pub(crate) control: Option<PathBuf>,
+    /// Where metrics are served, if they are.
+    pub(crate) metrics: Option<SocketAddr>,
     pub(crate) verbosity: Verbosity,
     pub(crate) writer: Writer,
     /// The limit of open files that workers get: ours, before we raised it.

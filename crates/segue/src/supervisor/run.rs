@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::{pending, poll_fn};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -27,6 +28,7 @@ use super::upgrade::{Probed, Upgrade, take_over_output};
 use crate::config::app::AppConfig;
 use crate::control::callers::Callers;
 use crate::control::command::Teller;
+use crate::control::exposition;
 use crate::control::server;
 use crate::control::socket::BindError;
 use crate::handoff::{InheritError, Inherited, Journal};
@@ -57,6 +59,11 @@ pub(crate) enum RunError {
     Predecessor(#[from] InheritError),
     #[error("{0}")]
     App(String),
+    #[error("cannot serve metrics at {}: {source}", .address.map(|it| it.to_string()).unwrap_or_default())]
+    Metrics {
+        address: Option<SocketAddr>,
+        source: io::Error,
+    },
     #[error("cannot {doing}: {source}")]
     System {
         doing: &'static str,
@@ -178,11 +185,27 @@ async fn supervise(
         site.hold(name, descriptor);
     }
     let control = open_control(&host, &site, inherited.as_mut())?;
+    let metrics = match host.metrics.map(exposition::bind) {
+        Some(Err(source)) if inherited.is_none() => {
+            return Err(RunError::Metrics {
+                address: host.metrics,
+                source,
+            });
+        }
+        // The apps go on all the same.
+        Some(Err(error)) => {
+            tracing::error!(%error, "no metrics can be served");
+            None
+        }
+        Some(Ok(listener)) => Some(listener),
+        None => None,
+    };
     host.control = control.as_ref().map(|control| control.path().to_owned());
     let signals =
         readable::watch(signals).map_err(|(_, error)| system("watch for signals")(error))?;
     let (inward, mut inwards) = mpsc::unbounded_channel();
     let (commands, mut asked) = mpsc::channel(COMMANDS);
+    let ask = commands.clone();
     let (ending, ended) = oneshot::channel::<()>();
     let inheritance = Inheritance::of(passed, site.clone());
     let tools = Tools {
@@ -202,6 +225,7 @@ async fn supervise(
             let _ = ended.await;
         }))
     });
+    let exposing = metrics.map(|listener| tokio::spawn(exposition::serve(listener, ask)));
     keeper.say(ToKeeper::Ready, None);
 
     supervisor.conclude();
@@ -236,6 +260,9 @@ async fn supervise(
     supervisor.service.end(&last_words.join("; "));
     for shell in supervisor.apps.values() {
         shell.plan.writer.flush(LAST_LINES);
+    }
+    if let Some(exposing) = exposing {
+        exposing.abort();
     }
     let memory = std::mem::take(&mut supervisor.memory);
     // Streams end when their tellers are gone.

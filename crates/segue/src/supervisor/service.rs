@@ -183,9 +183,9 @@ impl RunError {
     /// What the system said, if that is why.
     pub(crate) fn errno(&self) -> Option<i32> {
         match self {
-            Self::System { source, .. } | Self::Keeper(LinkError::Unusable(source)) => {
-                io::Error::raw_os_error(source)
-            }
+            Self::System { source, .. }
+            | Self::Metrics { source, .. }
+            | Self::Keeper(LinkError::Unusable(source)) => io::Error::raw_os_error(source),
             Self::Control(_) | Self::Keeper(_) | Self::Predecessor(_) | Self::App(_) => None,
         }
     }

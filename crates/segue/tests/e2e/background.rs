@@ -431,6 +431,37 @@ fn an_app_that_cannot_start_leaves_nothing() {
 }
 
 #[test]
+fn metrics_are_served_where_the_file_says_and_survive_an_upgrade() {
+    let desk = Desk::new();
+    desk.file("", "");
+    let file = desk.path("segue.toml");
+    let text = std::fs::read_to_string(&file).expect("read the file");
+    let port = Port::lease();
+    let at = SocketAddr::from((Ipv4Addr::LOCALHOST, port.number()));
+    std::fs::write(&file, format!("{text}[supervisor]\nmetrics = \"{at}\"\n")).expect("write");
+    let run = desk.begin(&["run"]);
+    let metrics = || http::get(at, "/metrics").map(|answer| answer.text());
+    let deadline = Instant::now() + LIMIT;
+    let ready = "segue_workers{app=\"api\",phase=\"ready\"} 2";
+    while !metrics().is_ok_and(|text| text.contains(ready)) {
+        assert!(Instant::now() < deadline, "{:?}", metrics());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    desk.segue(&["upgrade"]).expect(0);
+    assert!(metrics().expect("metrics").contains(ready));
+    assert_eq!(http::get(at, "/").expect("an answer").status, 404);
+    let other = desk.begin(&["run", "--control", "other.sock", "-c", "segue.toml", "web"]);
+    other
+        .wait(LIMIT)
+        .expect(1)
+        .says(&["cannot serve metrics at", "in use"]);
+    if let Some(process) = &run.process {
+        process.signal(Signal::TERM);
+    }
+    run.wait(LIMIT).expect(0);
+}
+
+#[test]
 fn a_memory_that_cannot_be_read_is_set_aside() {
     let desk = Desk::new();
     std::fs::create_dir_all(desk.path("state/segue")).expect("make the directory");

@@ -162,7 +162,10 @@ fn callers_that_never_finish_their_request_hold_up_nobody() {
     }
     run.segue(&["status"]).expect(0);
     run.reload().expect(0);
-    let large = format!("{{\"wait\":\"none\",\"x\":\"{}\"}}", "y".repeat(70_000));
+    let large = format!(
+        "{{\"wait\":\"none\",\"x\":\"{}\"}}",
+        "y".repeat(segue_wire::control::MAX_BODY)
+    );
     let answer = http::request_unix(&run.control, "POST", "/v1/reload", &large);
     // Refused before it has been read to its end, which may break the rest of it.
     assert!(answer.map_or(true, |answer| answer.status == 413));

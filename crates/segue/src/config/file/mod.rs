@@ -17,6 +17,7 @@ mod properties;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -38,6 +39,8 @@ pub(crate) struct File {
     /// In the order of the file.
     pub(crate) apps: Vec<FileApp>,
     pub(crate) control: Option<String>,
+    /// Where metrics are served, if they are.
+    pub(crate) metrics: Option<SocketAddr>,
 }
 
 /// One table `[app.NAME]`.

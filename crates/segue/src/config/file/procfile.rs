@@ -71,6 +71,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<File, Vec<Complaint>> {
             text: text.to_owned(),
             apps,
             control: None,
+            metrics: None,
         }),
         false => Err(complaints),
     }

@@ -45,7 +45,8 @@ pub(crate) fn schema() -> Value {
                 "type": "object",
                 "additionalProperties": false,
                 "properties": {
-                    "control": { "type": "string", "description": "Where the control socket is made" }
+                    "control": { "type": "string", "description": "Where the control socket is made" },
+                    "metrics": { "type": "string", "description": "Where Prometheus finds metrics: 127.0.0.1:9464" }
                 }
             }
         }

@@ -33,8 +33,7 @@ pub(super) const ARGS: &str = "args";
 pub(super) const LATER: [&str; 2] = ["watch", "restart.at"];
 
 /// The same of `[supervisor]`.
-pub(super) const SUPERVISOR: [&str; 1] = ["control"];
-pub(super) const SUPERVISOR_LATER: [&str; 1] = ["metrics"];
+pub(super) const SUPERVISOR: [&str; 2] = ["control", "metrics"];
 
 pub(super) fn shape(name: &str) -> Shape {
     match name {

@@ -1,6 +1,7 @@
 //! From the tree of a TOML document to apps. It goes on after something wrong, so that everything
 //! that is wrong is said at once.
 
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::Path;
 
@@ -9,8 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::expand::{NotExpanded, expand};
 use super::shape::{
-    ARGS, COMMAND, SUPERVISOR, SUPERVISOR_LATER, Shape, is_later, is_table, nearest, shape,
-    suggestion,
+    ARGS, COMMAND, SUPERVISOR, Shape, is_later, is_table, nearest, shape, suggestion,
 };
 use super::{Complaint, File, FileApp, Lookup};
 use crate::config::keys::Key;
@@ -63,6 +63,7 @@ impl Walk<'_> {
     fn document(&mut self, path: &Path, text: &str, root: &DeTable<'_>) -> File {
         let mut apps: Vec<(usize, FileApp)> = Vec::new();
         let mut control = None;
+        let mut metrics = None;
         for (name, value) in root {
             match (name.get_ref().as_ref(), value.get_ref()) {
                 ("app", DeValue::Table(tables)) => {
@@ -71,7 +72,9 @@ impl Walk<'_> {
                         apps.push((name.span().start, app));
                     }
                 }
-                ("supervisor", DeValue::Table(table)) => control = self.supervisor(table),
+                ("supervisor", DeValue::Table(table)) => {
+                    (control, metrics) = self.supervisor(table);
+                }
                 (name @ ("app" | "supervisor"), _) => {
                     let help = match name {
                         "app" => "write a table for each app: [app.web]",
@@ -101,28 +104,40 @@ impl Walk<'_> {
             text: text.to_owned(),
             apps: apps.into_iter().map(|(_, app)| app).collect(),
             control,
+            metrics,
         }
     }
 
-    fn supervisor(&mut self, table: &DeTable<'_>) -> Option<String> {
+    /// The place of the control socket, and the address of the metrics.
+    fn supervisor(&mut self, table: &DeTable<'_>) -> (Option<String>, Option<SocketAddr>) {
         let mut control = None;
+        let mut metrics = None;
         for (name, value) in table {
             match name.get_ref().as_ref() {
                 "control" => control = self.text("supervisor.control", value),
-                later if SUPERVISOR_LATER.contains(&later) => {
-                    self.not_yet(name.span(), &format!("supervisor.{later}"));
+                "metrics" => {
+                    let written = self.text("supervisor.metrics", value);
+                    let address = written.map(|written| values::address(&written));
+                    match address {
+                        Some(Ok(address)) => metrics = Some(address),
+                        Some(Err(why)) => {
+                            let what = "`supervisor.metrics` is no address";
+                            self.complain(value.span(), what, why);
+                        }
+                        None => {}
+                    }
                 }
                 unknown => {
                     let help = match nearest(unknown, SUPERVISOR) {
                         Some(name) => format!("did you mean `{name}`?"),
-                        None => format!("there is {}", SUPERVISOR.join(", ")),
+                        None => format!("there are {}", SUPERVISOR.join(", ")),
                     };
                     let what = format!("unknown key `{unknown}` in [supervisor]");
                     self.complain(name.span(), what, help);
                 }
             }
         }
-        control
+        (control, metrics)
     }
 
     fn not_yet(&mut self, span: Range<usize>, name: &str) {
