@@ -535,6 +535,11 @@ impl AppShell {
         }
     }
 
+    /// How many workers it is to have by now.
+    pub(super) fn slots(&self) -> u32 {
+        u32::try_from(self.core.view().slots.len()).unwrap_or(u32::MAX)
+    }
+
     pub(super) fn is_starting(&self) -> bool {
         self.core.view().phase == AppPhase::Starting
     }

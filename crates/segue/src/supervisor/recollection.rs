@@ -36,12 +36,23 @@ struct One {
     /// It is not to run.
     #[serde(default)]
     is_stopped: bool,
+    /// As it was scaled last, if it runs.
+    #[serde(default)]
+    workers: Option<u32>,
+}
+
+/// What makes the file another one.
+#[derive(Debug, PartialEq, Eq)]
+struct Seen {
+    name: String,
+    workers: Option<u32>,
+    definitions: u64,
 }
 
 /// What is to be written next, and what was last.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
-    seen: Vec<(String, bool, u64)>,
+    seen: Vec<Seen>,
     next: Arc<Next>,
     last: Option<JoinHandle<()>>,
 }
@@ -73,19 +84,23 @@ impl Supervisor {
         if self.is_ending {
             return;
         }
-        let seen: Vec<(String, bool, u64)> = self
-            .apps
-            .iter()
-            .filter(|(_, shell)| !shell.is_leaving && !shell.is_on_trial)
-            .map(|(name, shell)| (name.clone(), shell.finish.is_some(), shell.definitions))
+        let staying = self.apps.iter();
+        let staying = staying.filter(|(_, shell)| !shell.is_leaving && !shell.is_on_trial);
+        let seen: Vec<Seen> = staying
+            .map(|(name, shell)| Seen {
+                name: name.clone(),
+                workers: shell.finish.is_none().then(|| shell.slots()),
+                definitions: shell.definitions,
+            })
             .collect();
         if seen == self.memory.seen {
             return;
         }
-        let apps = seen.iter().filter_map(|(name, is_stopped, _)| {
+        let apps = seen.iter().filter_map(|seen| {
             Some(One {
-                app: self.apps.get(name)?.plan.app.clone(),
-                is_stopped: *is_stopped,
+                app: self.apps.get(&seen.name)?.plan.app.clone(),
+                is_stopped: seen.workers.is_none(),
+                workers: seen.workers,
             })
         });
         let remembered = Remembered {
@@ -132,8 +147,16 @@ impl Supervisor {
             Ok(remembered) => remembered,
             Err(error) => return self.set_aside(&path, &error.to_string()),
         };
-        for One { app, is_stopped } in remembered.apps {
+        for remembered in remembered.apps {
+            let One {
+                mut app,
+                is_stopped,
+                workers,
+            } = remembered;
             let name = app.name.clone();
+            if let Some(workers) = workers.filter(|workers| *workers > 0) {
+                app.written.push("workers", workers.to_string());
+            }
             if self.apps.contains_key(&name) {
                 continue;
             }

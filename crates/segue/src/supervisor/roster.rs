@@ -121,14 +121,12 @@ impl Supervisor {
         };
         let gone = self.apps.iter().filter(|(_, shell)| is_gone(shell));
         let gone: Vec<String> = gone.map(|(name, _)| name.clone()).collect();
-        if self.host.memory.is_some() || !gone.is_empty() {
-            for name in &gone {
-                // The last app in the foreground is the end; its words are still to be said.
-                if self.host.memory.is_some() || self.apps.len() > 1 {
-                    self.clear(name);
-                }
+        for name in &gone {
+            // The last app in the foreground is the end; its words are still to be said.
+            if self.host.memory.is_some() || self.apps.len() > 1 {
+                self.clear(name);
+                self.site.commit();
             }
-            self.site.commit();
         }
         self.remember();
     }
@@ -152,8 +150,7 @@ impl Supervisor {
         let (change, keys) = match self.apps.get(&wanted.name) {
             None => ("start", Vec::new()),
             Some(shell) => {
-                let slots = u32::try_from(shell.core.view().slots.len()).unwrap_or(u32::MAX);
-                let keys = change::between(&shell.plan.app, slots, wanted);
+                let keys = change::between(&shell.plan.app, shell.slots(), wanted);
                 let does = |effect| keys.iter().any(|change| change.effect == effect);
                 let change = match () {
                     () if shell.finish.is_some() => "start",
@@ -244,8 +241,7 @@ impl Supervisor {
         let Some(shell) = self.apps.get_mut(name) else {
             return;
         };
-        let slots = u32::try_from(shell.core.view().slots.len()).unwrap_or(u32::MAX);
-        let keys = change::between(&shell.plan.app, slots, &wanted);
+        let keys = change::between(&shell.plan.app, shell.slots(), &wanted);
         let is_logged_elsewhere = keys.iter().any(|change| change.key.starts_with("log."));
         let fresh = match is_logged_elsewhere {
             true => Plan::of(wanted, &self.host, &self.site, None),

@@ -97,6 +97,7 @@ fn a_day_after_pm2() {
     let clients = names.map(|name| desk.load(at(name)));
     desk.segue(&["scale", "shop", "3"]).expect(0);
     desk.segue(&["scale", "shop", "-1"]).expect(0);
+    desk.segue(&["scale", "shop-queue", "1"]).expect(0);
     std::fs::write(desk.path("shop/VERSION"), "v2").expect("write a version");
     desk.segue(&["reload", "shop"]).expect(0);
     assert_eq!(
@@ -156,6 +157,7 @@ fn a_day_after_pm2() {
         http::get(at("shop"), "/").expect("an answer").version(),
         "v2"
     );
+    assert_eq!(ready(&desk.app("shop-queue")), 1, "as it was scaled");
     desk.segue(&["delete", "all"]).expect(0);
     assert!(desk.status().apps.is_empty());
     desk.segue(&["shutdown"]).expect(0);
