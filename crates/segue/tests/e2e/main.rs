@@ -53,5 +53,6 @@ mod streams;
 mod surge;
 mod takeover;
 mod tasks;
+mod triggers;
 mod upgrade;
 mod why;

@@ -9,8 +9,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::expand::{NotExpanded, expand};
 use super::shape::{
-    ARGS, COMMAND, SUPERVISOR, SUPERVISOR_LATER, Shape, is_later, is_table, nearest, shape,
-    suggestion,
+    ARGS, COMMAND, SUPERVISOR, SUPERVISOR_LATER, Shape, is_table, nearest, shape, suggestion,
 };
 use super::{Complaint, File, FileApp, Lookup};
 use crate::config::keys::Key;
@@ -190,8 +189,6 @@ impl Walk<'_> {
             } else if let Some(key) = key(&full).filter(|key| key.name != "name") {
                 app.spans.insert(full, value.span());
                 self.setting(app, key, value);
-            } else if is_later(&full) {
-                self.not_yet(name.span(), &full);
             } else if is_table(&full) {
                 match value.get_ref().as_table() {
                     Some(inner) => self.table(app, &format!("{full}."), inner),
@@ -217,12 +214,12 @@ impl Walk<'_> {
         match (shape(key.name), value.get_ref()) {
             (Shape::Text | Shape::Texts | Shape::Request, DeValue::String(_))
             | (Shape::Number | Shape::Amount, DeValue::String(_) | DeValue::Integer(_))
-            | (Shape::Switch, DeValue::String(_) | DeValue::Boolean(_))
+            | (Shape::Switch | Shape::Watch, DeValue::String(_) | DeValue::Boolean(_))
             | (
                 Shape::Ready | Shape::Canary | Shape::Intensity | Shape::Headers,
                 DeValue::String(_),
             ) => self.scalar(app, key, value),
-            (Shape::Texts | Shape::Headers | Shape::Ready, DeValue::Array(list)) => {
+            (Shape::Texts | Shape::Headers | Shape::Ready | Shape::Watch, DeValue::Array(list)) => {
                 for value in list {
                     match (shape(key.name), value.get_ref()) {
                         (Shape::Ready, DeValue::Table(table)) => {
@@ -424,6 +421,7 @@ impl Walk<'_> {
             (Shape::Number, ..) => "write a whole number".to_owned(),
             (Shape::Amount, ..) => format!("write a number or a text: {}", key.value),
             (Shape::Switch, ..) => "write true or false".to_owned(),
+            (Shape::Watch, ..) => "write true, false, or paths: [\"server.js\", \"src\"]".to_owned(),
             (Shape::Texts, ..) => "write a text, or several: [\"a\", \"b\"]".to_owned(),
             (Shape::Variables, ..) => "write a table: { NODE_ENV = \"production\" }".to_owned(),
             (Shape::Headers, ..) => "write a table: { Authorization = \"Bearer abc\" }".to_owned(),
