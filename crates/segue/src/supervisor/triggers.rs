@@ -18,9 +18,10 @@ use crate::config::schedule::Schedule;
 use crate::config::watch::Watch;
 use crate::telemetry::lines;
 
-/// Changes that come while the reload boots that the changes before have brought: after so many in a row it is
-/// most likely the app itself that writes.
+/// Changes that come while the reload boots that the changes before have brought, or right after it was asked
+/// for: after so many in a row it is most likely the app itself that writes.
 const IN_A_ROW: u32 = 5;
+const RIGHT_AFTER: Duration = Duration::from_secs(3);
 
 /// From then on there is one reload in this time.
 const PACE: Duration = Duration::from_secs(30);
@@ -127,11 +128,11 @@ impl AppShell {
     }
 
     pub(super) fn hear_changes(&mut self, changes: Changes) {
-        let is_reloading = self.core.view().reload.is_some();
+        let (now, is_reloading) = (self.now(), self.core.view().reload.is_some());
         let triggers = &mut self.triggers;
-        triggers.in_a_row = match is_reloading && triggers.asked.is_some() {
-            true => triggers.in_a_row + 1,
-            false => 0,
+        triggers.in_a_row = match triggers.asked {
+            Some(asked) if is_reloading || now < asked + RIGHT_AFTER => triggers.in_a_row + 1,
+            _ => 0,
         };
         if triggers.in_a_row < IN_A_ROW {
             return self.reload_for_changes(&changes);

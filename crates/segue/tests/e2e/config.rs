@@ -293,7 +293,9 @@ fn what_pm2_had_is_imported() {
         segue(here, &["check"]).expect(0).says(&["is good: web"]);
         let text = std::fs::read_to_string(here.join("segue.toml")).expect("the file");
         assert!(
-            text.contains("workers = 2\nwatch = true\n") && text.contains("{ A = \"y\" }"),
+            text.contains("workers = 2\n")
+                && text.contains("watch = true\n")
+                && text.contains("{ A = \"y\" }"),
             "{text}"
         );
         segue(here, &["import", "pm2", name])

@@ -104,7 +104,7 @@ fn computed_values_and_names_in_camel_case() {
     let left = |app: &str, more: &[&str]| -> Vec<String> {
         let keys = [
             more,
-            &["gid", "increment_var", "instance_var", "treekill", "uid"],
+            &["increment_var", "instance_var", "treekill"],
             &["watch_delay"],
         ];
         keys.concat()

@@ -1,6 +1,7 @@
 //! Reloads that nobody types: files change, a link is turned, a time has come.
 
 use std::fs;
+use std::io::Write;
 use std::time::Duration;
 
 use segue_load::{Fresh, Load, Phase};
@@ -9,6 +10,7 @@ use segue_wire::control::ReloadOutcome;
 use crate::harness::load::{Clients, assert_flawless};
 use crate::harness::nodes::each_node;
 use crate::harness::run::{LIMIT, Launch, Run};
+use crate::harness::skip;
 use crate::takeover::kill_supervisor;
 
 /// Longer than changes are gathered.
@@ -227,6 +229,91 @@ fn apply_begins_and_ends_the_watch_with_no_reload() {
     fs::write(there.join("VERSION"), "v3").expect("write the version");
     std::thread::sleep(LONG_ENOUGH);
     assert_eq!(reloads(&run), 1, "{}", run.log.render());
+    run.finish();
+}
+
+/// How often threads of the supervisor have gone to sleep.
+fn sleeps(pid: u32) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the supervisor runs");
+    let texts = tasks
+        .flatten()
+        .filter_map(|task| fs::read_to_string(task.path().join("status")).ok());
+    let count = |text: String| {
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        line.and_then(|count| count.trim().parse::<u64>().ok())
+            .unwrap_or_default()
+    };
+    texts.map(count).sum()
+}
+
+#[test]
+fn nothing_wakes_while_files_are_read_and_logs_are_written() {
+    let run = watching().start();
+    let there = run.site.path("current");
+    // As an app keeps its own log open.
+    let mut log = fs::File::create(there.join("own.log")).expect("make a file");
+    until_watched(&run);
+    let pid = run.status().supervisor.pid;
+    std::thread::sleep(Duration::from_secs(1));
+    let before = sleeps(pid);
+    for _ in 0..500 {
+        fs::read(there.join("server.js")).expect("read the script");
+        writeln!(log, "a line").expect("write a line");
+    }
+    std::thread::sleep(LONG_ENOUGH);
+    let woken = sleeps(pid) - before;
+    assert!(woken < 20, "woken {woken} times");
+    assert_eq!(reloads(&run), 0, "{}", run.log.render());
+    run.finish();
+}
+
+#[test]
+fn an_app_that_writes_while_it_boots_is_slowed_down_and_serves() {
+    let launch = watching();
+    let there = launch.site.path("current");
+    let text =
+        "require('fs').writeFileSync('cache.json', String(Date.now()));\nrequire('./plain.js');\n";
+    fs::write(there.join("server.js"), text).expect("write the script");
+    let run = launch.start();
+    until_watched(&run);
+    let mark = run.log.mark();
+    fs::write(there.join("VERSION"), "v2").expect("write the version");
+    run.log.wait_for(mark, "watch its code only", LIMIT);
+    run.until("the reload has ended", |app| app.reload.is_none());
+    until_version(&run, "v2");
+    let count = reloads(&run);
+    std::thread::sleep(2 * LONG_ENOUGH);
+    assert_eq!(reloads(&run), count, "{}", run.log.render());
+    run.finish();
+}
+
+#[test]
+fn a_limit_of_the_kernels_is_said_once_and_the_app_runs_on() {
+    const LIMITED: &str = "echo 2 > /proc/sys/user/max_inotify_watches && exec \"$0\" \"$@\"";
+    let limited = ["unshare", "--user", "--map-root-user", "sh", "-c", LIMITED];
+    let tried = std::process::Command::new("unshare")
+        .args(&limited[1..])
+        .arg("true")
+        .status();
+    if !tried.is_ok_and(|status| status.success()) {
+        return skip("no user namespace with a limit of its own can be made here");
+    }
+    let launch = watching().under(&limited);
+    for name in ["a", "b", "c"] {
+        fs::create_dir(launch.site.path("current").join(name)).expect("make a directory");
+    }
+    let run = launch.start();
+    run.log.wait_for(0, "fs.inotify.max_user_watches", LIMIT);
+    fs::write(run.site.path("current/VERSION"), "v2").expect("write the version");
+    run.reload().expect(0);
+    until_version(&run, "v2");
+    let lines = run.log.lines();
+    let said = lines
+        .iter()
+        .filter(|line| line.text.starts_with("segue: ") && line.text.contains("max_user_watches"));
+    assert_eq!(said.count(), 1, "{}", run.log.render());
     run.finish();
 }
 
