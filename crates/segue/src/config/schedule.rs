@@ -104,6 +104,11 @@ fn field(
                 (from, step.map_or(from, |_| most))
             }
         };
+        let until = match until {
+            // Sunday ends a week as well as it begins one.
+            0 if most == 7 && from > 0 => 7,
+            until => until,
+        };
         if from > until {
             return Err(usage());
         }
@@ -207,6 +212,16 @@ mod tests {
             ("0 0 29 2 *", "2026-03-02T00:00", "Tue 2028-02-29 00:00"),
             ("0 0 29 2 *", "2096-03-01T00:00", "Fri 2104-02-29 00:00"),
             ("0 0 31 * *", "2026-01-31T00:00", "Tue 2026-03-31 00:00"),
+            (
+                "0 9 * * sat-sun",
+                "2026-03-07T09:00",
+                "Sun 2026-03-08 09:00",
+            ),
+            (
+                "0 9 * * sat-sun",
+                "2026-03-08T09:00",
+                "Sat 2026-03-14 09:00",
+            ),
             // Either day is enough where both are named, and both count where one is a star with a step.
             ("0 0 13 * fri", "2026-03-01T00:00", "Fri 2026-03-06 00:00"),
             ("0 0 */2 * mon", "2026-03-03T00:00", "Mon 2026-03-09 00:00"),
