@@ -72,7 +72,7 @@ pub enum ReloadOutcome {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Asked {
-    /// `cli`, `api`, `signal`, or empty where nobody knows.
+    /// `cli`, `api`, `signal`, `watch`, `schedule`, or empty where nobody knows.
     pub by: String,
     /// For people.
     pub text: String,

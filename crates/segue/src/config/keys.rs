@@ -6,7 +6,7 @@ use super::values::{
     count, distribution, give_up, intensity, name, path, positive, size, text, unresponsive,
     variable, workers,
 };
-use super::{confine, drain, log, probe, quantity};
+use super::{confine, drain, log, probe, quantity, schedule};
 
 /// One line of the table.
 #[derive(Clone, Copy)]
@@ -122,6 +122,16 @@ pub(crate) const KEYS: &[Key] = &[
         |s, t| put(&mut s.distribution, distribution(t)),
         "spread: a queue for each worker; shared: one queue, the idle worker takes the next (CPU-heavy handlers)",
     ),
+    Key {
+        default: Some("off"),
+        ..repeated(
+            "watch",
+            "watch",
+            "on|off|PATH",
+            |s, t| s.watch.add(t),
+            "Reload by itself when files below the working directory change: all, or those of a PATH there; repeatable",
+        )
+    },
     Key {
         default: Some("listening"),
         ..repeated(
@@ -450,6 +460,14 @@ pub(crate) const KEYS: &[Key] = &[
         Some("stay"),
         |s, t| put(&mut s.give_up, give_up(t)),
         "When every worker has been given up: stay and refuse connections, or exit",
+    ),
+    key(
+        "restart.at",
+        "restart-at",
+        "CRON",
+        None,
+        |s, t| put(&mut s.restart_at, schedule::schedule(t).map(Some)),
+        "Reload by itself at such times, by the local clock: minute, hour, day, month and weekday as cron has them, \"0 4 * * *\"",
     ),
 ];
 

@@ -196,7 +196,7 @@ impl App<'_> {
     }
 
     fn key(&mut self, name: &str, value: &Value) {
-        let is_set = !matches!(value, Value::Null | Value::Bool(false));
+        let is_set = is_set(value);
         let text = plain(value);
         match name {
             "name" | "script" | "args" | "interpreter" | "node_args" => {}
@@ -261,6 +261,19 @@ impl App<'_> {
                 self.found.put(name, "node_args", "--enable-source-maps");
             }
             "disable_source_map_support" => {}
+            "watch" if value == &Value::Bool(true) => self.found.put(name, "watch", "on"),
+            "watch" if is_set => {
+                for path in self.words(name) {
+                    let path = path.strip_prefix("./").unwrap_or(&path).to_owned();
+                    match path.as_str() {
+                        "" | "." | "on" => self.found.put(name, "watch", "on"),
+                        path => self.found.put(name, "watch", path),
+                    }
+                }
+            }
+            "ignore_watch" if self.ignores_what_we_do() => {}
+            // As PM2 has it, 0 is none.
+            "cron_restart" if text == "0" => {}
             "treekill" if !is_set && !self.is_dump => self.found.leave(name),
             _ if !is_set => {}
             "instance_var" if text == "NODE_APP_INSTANCE" => {}
@@ -298,6 +311,23 @@ impl App<'_> {
             }
             count => self.found.put("instances", "workers", count),
         }
+    }
+
+    /// There is nothing among it that a watch of ours would look at.
+    fn ignores_what_we_do(&mut self) -> bool {
+        let is_off = !self.keys.get("watch").is_some_and(|watch| is_set(watch));
+        let ours = [
+            "node_modules",
+            "./node_modules",
+            ".git",
+            "\\.git",
+            "[\\/\\\\]\\./",
+        ];
+        is_off
+            || self
+                .words("ignore_watch")
+                .iter()
+                .all(|it| ours.contains(&it.as_str()))
     }
 
     fn has_several(&self) -> bool {
@@ -371,6 +401,10 @@ impl App<'_> {
             _ => Vec::new(),
         }
     }
+}
+
+fn is_set(value: &Value) -> bool {
+    !matches!(value, Value::Null | Value::Bool(false))
 }
 
 fn plain(value: &Value) -> String {
@@ -447,20 +481,13 @@ mod tests {
             ("restart.backoff.min", "100ms"),
             ("node_args", "--inspect"),
             ("stop.request", "SIGINT"),
+            ("watch", "on"),
+            ("restart.at", "0 0 * * *"),
         ] {
             assert_eq!(found.settings.last(key), Some(value), "{key}");
         }
         let left: Vec<&str> = found.left.iter().map(|(key, _)| key.as_str()).collect();
-        assert_eq!(
-            left,
-            [
-                "cron_restart",
-                "env_staging",
-                "error_file",
-                "magic",
-                "watch"
-            ]
-        );
+        assert_eq!(left, ["env_staging", "error_file", "magic"]);
         let text = print::app(&found.name, &found.command, &found.args, &found.settings);
         let file = File::parse(Path::new("/a/segue.toml"), &text, &|_| None);
         let read = file.unwrap().apps[0].settings.clone();
@@ -491,6 +518,49 @@ mod tests {
                     assert_ne!(reason, reason_of_none(), "{name} = {value}: {key}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn triggers() {
+        for (value, watched, left) in [
+            (
+                json!({ "watch": ["src", "./lib"] }),
+                &["src", "lib"][..],
+                &[][..],
+            ),
+            (json!({ "watch": "src lib" }), &["src", "lib"], &[]),
+            (json!({ "watch": "." }), &["on"], &[]),
+            (json!({ "watch": ["/etc"] }), &[], &["watch"]),
+            (
+                json!({ "watch": false, "ignore_watch": ["logs"] }),
+                &[],
+                &[],
+            ),
+            (
+                json!({ "watch": true, "ignore_watch": ["logs"], "watch_delay": 9 }),
+                &["on"],
+                &["ignore_watch", "watch_delay"],
+            ),
+            (
+                json!({ "watch": true, "ignore_watch": ["node_modules", "\\.git"] }),
+                &["on"],
+                &[],
+            ),
+            (json!({ "cron_restart": "0" }), &[], &[]),
+            (json!({ "cron": "* * * * * *" }), &[], &["cron_restart"]),
+        ] {
+            let mut app = value.clone();
+            app["script"] = "a.js".into();
+            let found = one(app);
+            let paths: Vec<&str> = found.settings.values("watch").collect();
+            let keys: Vec<&str> = found.left.iter().map(|(key, _)| key.as_str()).collect();
+            assert_eq!(
+                (paths.as_slice(), keys.as_slice()),
+                (watched, left),
+                "{value}"
+            );
+            assert_eq!(found.settings.last("restart.at"), None);
         }
     }
 

@@ -14,6 +14,8 @@ use super::drain::DrainSettings;
 use super::log::LogSettings;
 use super::probe::{self, ProbeSettings, ReadyWord};
 use super::quantity;
+use super::schedule::Schedule;
+use super::watch::Watch;
 
 /// What a user can say about one app.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +56,10 @@ pub(crate) struct AppSettings {
     pub(crate) backoff_max: Duration,
     pub(crate) intensity: Intensity,
     pub(crate) give_up: GiveUp,
+    /// Whose change brings a reload.
+    pub(crate) watch: Watch,
+    /// When there is a reload besides.
+    pub(crate) restart_at: Option<Schedule>,
 }
 
 /// Settings that are good one by one and cannot be meant together; as text, in the words of flags.
@@ -119,6 +125,8 @@ impl Default for AppSettings {
             backoff_max: core.backoff_max,
             intensity: core.intensity,
             give_up: core.give_up,
+            watch: Watch::default(),
+            restart_at: None,
         }
     }
 }

@@ -22,6 +22,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::booting::{Resolved, boot_priority};
 use super::crew::{Channels, Crew};
+use super::edits::Changes;
+use super::eye::Blind;
 use super::history::History;
 use super::logging;
 use super::memory::Kills;
@@ -32,13 +34,16 @@ use super::roster::LEAVING;
 use super::service::ServiceWord;
 use super::story::request_of;
 use super::succession::{self, Replayed, app_prefix};
+use super::triggers::Triggers;
 use super::upgrade::take_over_output;
 use super::watching::Pulses;
 use crate::config::app::AppConfig;
 use crate::config::drain::DrainSettings;
 use crate::config::processors::available_processors;
+use crate::config::schedule::Schedule;
 use crate::config::settings::AppSettings;
 use crate::config::state;
+use crate::config::watch::Watch;
 use crate::control::callers::Callers;
 use crate::control::names::Measures;
 use crate::handoff::{InheritError, Inherited, Journal};
@@ -102,6 +107,9 @@ pub(super) struct Plan {
     pub(super) max_memory: Option<u64>,
     /// How workers let their connections go.
     pub(super) drain: DrainSettings,
+    /// Whose change brings a reload, and which times of day.
+    pub(super) watch: Watch,
+    pub(super) restart_at: Option<Schedule>,
     /// Where its lines go.
     pub(super) writer: Writer,
     pub(super) host: Host,
@@ -167,6 +175,8 @@ impl Plan {
             probe: question(settings),
             max_memory: settings.max_memory,
             drain: settings.drain.clone(),
+            watch: settings.watch.clone(),
+            restart_at: settings.restart_at,
             settings: settings.core(available_processors()),
             writer,
             host: host.clone(),
@@ -211,6 +221,10 @@ pub(super) enum Input {
     /// A worker has been booting for long.
     BootLasts(WorkerId),
     Log(LogNews),
+    /// Files have changed.
+    Changes(Changes),
+    /// They cannot be watched.
+    Blind(Blind),
     /// Nobody will ask any more for what was kept from an earlier life.
     PatienceEnded,
 }
@@ -274,6 +288,7 @@ pub(super) struct AppShell {
     pub(super) next_look: Option<Time>,
     /// When the workers' memory is next looked at; never without a limit.
     pub(super) next_weighing: Option<Time>,
+    pub(super) triggers: Triggers,
     last_request: u64,
     last_ask: u64,
 }
@@ -336,6 +351,7 @@ impl AppShell {
         shell.is_leaving = inherited.value(&journal.full(LEAVING))?.unwrap_or_default();
         if shell.core.view().phase == AppPhase::Finished {
             shell.finish = Some(Finish::Stopped { killed: 0 });
+            shell.triggers = Triggers::default();
         }
         Ok((shell, pending))
     }
@@ -372,7 +388,6 @@ impl AppShell {
             records: Records::new(journal.clone()),
             history: History::new(journal.clone()),
             kills: Kills::watch(),
-            inputs,
             incoming,
             news,
             heard,
@@ -390,8 +405,10 @@ impl AppShell {
             next_weighing: plan
                 .max_memory
                 .map(|_| Time(clock::monotonic_millis()) + WEIGHING),
+            triggers: Triggers::of(&plan, &inputs),
             last_request: reach.first,
             last_ask: reach.first,
+            inputs,
             plan,
         }
     }
@@ -464,6 +481,7 @@ impl AppShell {
             self.next_look,
             self.next_weighing,
             self.pulses.due(),
+            self.triggers.due(),
         ];
         wake.into_iter().flatten().min()
     }
@@ -481,6 +499,7 @@ impl AppShell {
         if self.pulses.due().is_some_and(|due| self.now() >= due) {
             self.beat();
         }
+        self.pull_triggers();
         if self
             .core
             .next_deadline()

@@ -24,6 +24,8 @@ impl AppShell {
             Input::Probing(news) => self.hear_probing(news),
             Input::Notices(worker, heard) => self.hear_notices(worker, heard),
             Input::BootLasts(worker) => self.raise_priority(worker),
+            Input::Changes(changes) => self.hear_changes(changes),
+            Input::Blind(why) => self.hear_blind(&why),
         }
     }
 

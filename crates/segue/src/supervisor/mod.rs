@@ -22,7 +22,9 @@ mod control_socket;
 mod crew;
 mod dispatch;
 mod draining;
+mod edits;
 mod enclosure;
+mod eye;
 mod farewell;
 mod hear;
 mod history;
@@ -47,6 +49,7 @@ mod service;
 mod signals;
 mod story;
 mod succession;
+mod triggers;
 mod upgrade;
 mod watching;
 

@@ -13,6 +13,7 @@ use segue_wire::node::HandleType;
 
 use super::app_shell::{AppShell, Asking};
 use super::crew::{Descriptors, DrainRecord, Record, Recruit, key_of};
+use super::triggers::Triggers;
 use crate::control::convert;
 use crate::listener::Place;
 use crate::telemetry::banner::Banner;
@@ -114,6 +115,7 @@ impl AppShell {
             Action::Notify(notice) => self.tell(&notice),
             Action::Finish(finish) => {
                 self.bid_farewell(&finish);
+                self.triggers = Triggers::default();
                 self.finish = Some(finish);
             }
         }

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use super::app_shell::Plan;
 use super::run::Supervisor;
+use super::triggers::Triggers;
 use crate::config::app::AppConfig;
 use crate::telemetry::lines::PREFIX;
 
@@ -165,6 +166,7 @@ impl Supervisor {
                     let shell = self.add(plan);
                     if is_stopped {
                         shell.finish = Some(Finish::Stopped { killed: 0 });
+                        shell.triggers = Triggers::default();
                     } else {
                         let request = shell.new_request();
                         shell.feed(Event::StartRequested { request });

@@ -303,6 +303,8 @@ impl AppShell {
             probe,
             max_memory,
             drain,
+            watch,
+            restart_at,
             writer,
             host: _,
         } = fresh;
@@ -312,13 +314,17 @@ impl AppShell {
         self.plan.probe = probe;
         self.plan.drain = drain;
         self.plan.max_memory = max_memory;
+        let watched = std::mem::replace(&mut self.plan.watch, watch);
+        self.plan.restart_at = restart_at;
         self.weigh_from_now();
         if is_logged_elsewhere {
             // Workers that are there go on with the writer that they have.
             super::logging::watch(&writer, &self.journal, &self.inputs);
             self.plan.writer = writer;
         }
+        let was_elsewhere = self.plan.app.cwd != app.cwd || self.plan.app.log != app.log;
         self.redefine(app);
+        self.set_triggers(&watched, was_elsewhere);
         // Events before this one were decided with the settings before.
         self.note_core();
         self.journal.commit();

@@ -274,7 +274,7 @@ fn what_pm2_had_is_imported() {
     let directory = tempfile::tempdir().expect("a directory");
     let here = directory.path();
     std::fs::write(here.join("server.js"), "").expect("write a script");
-    let body = "{ apps: [{ name: 'web', script: './server.js', instances: 2, env: { A: 'x' }, env_production: { A: 'y' }, watch: true }] }";
+    let body = "{ apps: [{ name: 'web', script: './server.js', instances: 2, env: { A: 'x' }, env_production: { A: 'y' }, watch: true, v8: 1 }] }";
     for (name, text) in [
         (
             "ecosystem.config.js",
@@ -289,11 +289,13 @@ fn what_pm2_had_is_imported() {
         std::fs::write(here.join(name), text).expect("write the file");
         segue(here, &["import", "pm2", name, "--env", "production"])
             .expect(0)
-            .says(&["web: watch is left out: watching files is not in this release yet"]);
+            .says(&["web: v8 is left out: it belongs to PM2's monitoring"]);
         segue(here, &["check"]).expect(0).says(&["is good: web"]);
         let text = std::fs::read_to_string(here.join("segue.toml")).expect("the file");
         assert!(
-            text.contains("workers = 2\n") && text.contains("{ A = \"y\" }"),
+            text.contains("workers = 2\n")
+                && text.contains("watch = true\n")
+                && text.contains("{ A = \"y\" }"),
             "{text}"
         );
         segue(here, &["import", "pm2", name])

@@ -67,11 +67,9 @@ fn stages_functions_and_a_deploy_section() {
         &[
             "shop: env_staging",
             "shop: error_file",
-            "shop: ignore_watch",
             "shop: log_date_format",
             "shop: merge_logs",
             "shop: deploy",
-            "shop-queue: cron_restart",
             "shop-queue: exec_mode",
             "shop-queue: log_date_format",
             "shop-queue: merge_logs",
@@ -85,6 +83,7 @@ fn stages_functions_and_a_deploy_section() {
             "node_args = [\"--max-old-space-size=400\", \"--enable-source-maps\"]",
             "[app.shop-queue]",
             "workers = 2",
+            "at = \"0 3 * * *\"",
         ],
     );
     assert!(
@@ -106,7 +105,7 @@ fn computed_values_and_names_in_camel_case() {
         let keys = [
             more,
             &["increment_var", "instance_var", "treekill"],
-            &["watch", "watch_delay"],
+            &["watch_delay"],
         ];
         keys.concat()
             .iter()
@@ -240,8 +239,8 @@ fn a_dump() {
     let text = std::fs::read_to_string(here.join("segue.toml")).expect("the file");
     expect(
         &(outcome.text(), text.clone()),
-        &["web: watch"],
-        &["workers = 2"],
+        &[],
+        &["workers = 2", "watch = true"],
     );
     for (word, is_there) in [("PORT", true), ("PM2_HOME", false), ("307200KiB", true)] {
         assert_eq!(text.contains(word), is_there, "{word}\n{text}");

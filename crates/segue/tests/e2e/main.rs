@@ -54,5 +54,6 @@ mod streams;
 mod surge;
 mod takeover;
 mod tasks;
+mod triggers;
 mod upgrade;
 mod why;

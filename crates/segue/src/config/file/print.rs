@@ -109,6 +109,10 @@ fn line(own: &str, key: &str, settings: &Written) -> Option<String> {
             format!("{{ {} }}", lines.collect::<Vec<_>>().join(", "))
         }
         Shape::Texts | Shape::Headers => list(settings.values(key)),
+        Shape::Watch => match settings.values(key).collect::<Vec<_>>().as_slice() {
+            [one @ ("on" | "off")] => (*one == "on").to_string(),
+            several => list(several.iter().copied()),
+        },
         Shape::Ready => {
             let rules = settings
                 .values(key)

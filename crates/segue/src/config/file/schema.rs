@@ -79,6 +79,9 @@ fn of_key(key: &Key) -> Value {
         },
         Shape::Number | Shape::Amount => number,
         Shape::Switch => json!({ "enum": [true, false, "on", "off"] }),
+        Shape::Watch => json!({ "anyOf": [
+            { "type": "boolean" }, text, { "type": "array", "items": { "type": "string" } }
+        ] }),
         Shape::Texts => {
             json!({ "anyOf": [text, { "type": "array", "items": { "type": "string" } }] })
         }

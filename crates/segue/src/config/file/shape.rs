@@ -13,6 +13,8 @@ pub(super) enum Shape {
     Amount,
     /// `true`, `false`, `"on"`, `"off"`.
     Switch,
+    /// The same, a text, or several.
+    Watch,
     /// A text or several.
     Texts,
     /// `{ NAME = "value" }`.
@@ -29,10 +31,7 @@ pub(super) enum Shape {
 pub(super) const COMMAND: &str = "command";
 pub(super) const ARGS: &str = "args";
 
-/// Keys that are planned: what is written for a later release is no typing error.
-pub(super) const LATER: [&str; 2] = ["watch", "restart.at"];
-
-/// The same of `[supervisor]`.
+/// Those of `[supervisor]`.
 pub(super) const SUPERVISOR: [&str; 2] = ["control", "metrics"];
 
 pub(super) fn shape(name: &str) -> Shape {
@@ -52,6 +51,7 @@ pub(super) fn shape(name: &str) -> Shape {
         "restart.intensity" => Shape::Intensity,
         "drain.preload" | "log.time" | "no_new_privs" => Shape::Switch,
         "stop.request" => Shape::Request,
+        "watch" => Shape::Watch,
         _ => Shape::Text,
     }
 }
@@ -77,10 +77,6 @@ pub(super) fn is_table(name: &str) -> bool {
         key.strip_prefix(name)
             .is_some_and(|rest| rest.starts_with('.'))
     })
-}
-
-pub(super) fn is_later(name: &str) -> bool {
-    LATER.contains(&name)
 }
 
 /// What may have been meant: the nearest of these, if it is near.
@@ -130,13 +126,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn planned_keys_are_not_there_yet() {
-        for later in LATER {
-            assert!(!KEYS.iter().any(|key| key.name == later), "{later}");
-        }
-    }
-
-    #[test]
     fn near_names_are_found() {
         for (within, written, expected) in [
             ("", "wrokers", "did you mean `workers`?"),
@@ -150,7 +139,7 @@ mod tests {
             (
                 "",
                 "script",
-                "there are args, command, cwd, distribution, drain, env, env_file, group, health, limits, listen, log, no_new_privs, node, node_args, reload, restart, stop, user, workers",
+                "there are args, command, cwd, distribution, drain, env, env_file, group, health, limits, listen, log, no_new_privs, node, node_args, reload, restart, stop, user, watch, workers",
             ),
             ("drain.", "stal", "did you mean `stall`?"),
             ("drain.websocket.", "cod", "did you mean `code`?"),

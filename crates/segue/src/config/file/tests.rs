@@ -237,6 +237,7 @@ fn every_key_stands_in_the_manual() {
         let default = match key.name {
             "drain.preload" | "no_new_privs" => "true",
             "log.time" => "false",
+            "watch" => "`off`",
             "restart.intensity" => "10 in `1m`",
             _ => default,
         };

@@ -9,9 +9,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::expand::{NotExpanded, expand};
-use super::shape::{
-    ARGS, COMMAND, SUPERVISOR, Shape, is_later, is_table, nearest, shape, suggestion,
-};
+use super::shape::{ARGS, COMMAND, SUPERVISOR, Shape, is_table, nearest, shape, suggestion};
 use super::{Complaint, File, FileApp, Lookup};
 use crate::config::keys::Key;
 use crate::config::settings::Odd;
@@ -140,11 +138,6 @@ impl Walk<'_> {
         (control, metrics)
     }
 
-    fn not_yet(&mut self, span: Range<usize>, name: &str) {
-        let help = "take it out until a release knows it";
-        self.complain(span, format!("`{name}` is not in this release yet"), help);
-    }
-
     fn app(&mut self, name: &Spanned<std::borrow::Cow<'_, str>>, value: &Value<'_>) -> FileApp {
         let mut app = FileApp {
             name: name.get_ref().clone().into_owned(),
@@ -205,8 +198,6 @@ impl Walk<'_> {
             } else if let Some(key) = key(&full).filter(|key| key.name != "name") {
                 app.spans.insert(full, value.span());
                 self.setting(app, key, value);
-            } else if is_later(&full) {
-                self.not_yet(name.span(), &full);
             } else if is_table(&full) {
                 match value.get_ref().as_table() {
                     Some(inner) => self.table(app, &format!("{full}."), inner),
@@ -232,12 +223,12 @@ impl Walk<'_> {
         match (shape(key.name), value.get_ref()) {
             (Shape::Text | Shape::Texts | Shape::Request, DeValue::String(_))
             | (Shape::Number | Shape::Amount, DeValue::String(_) | DeValue::Integer(_))
-            | (Shape::Switch, DeValue::String(_) | DeValue::Boolean(_))
+            | (Shape::Switch | Shape::Watch, DeValue::String(_) | DeValue::Boolean(_))
             | (
                 Shape::Ready | Shape::Canary | Shape::Intensity | Shape::Headers,
                 DeValue::String(_),
             ) => self.scalar(app, key, value),
-            (Shape::Texts | Shape::Headers | Shape::Ready, DeValue::Array(list)) => {
+            (Shape::Texts | Shape::Headers | Shape::Ready | Shape::Watch, DeValue::Array(list)) => {
                 for value in list {
                     match (shape(key.name), value.get_ref()) {
                         (Shape::Ready, DeValue::Table(table)) => {
@@ -439,6 +430,7 @@ impl Walk<'_> {
             (Shape::Number, ..) => "write a whole number".to_owned(),
             (Shape::Amount, ..) => format!("write a number or a text: {}", key.value),
             (Shape::Switch, ..) => "write true or false".to_owned(),
+            (Shape::Watch, ..) => "write true, false, or paths: [\"server.js\", \"src\"]".to_owned(),
             (Shape::Texts, ..) => "write a text, or several: [\"a\", \"b\"]".to_owned(),
             (Shape::Variables, ..) => "write a table: { NODE_ENV = \"production\" }".to_owned(),
             (Shape::Headers, ..) => "write a table: { Authorization = \"Bearer abc\" }".to_owned(),

@@ -6,10 +6,6 @@ use crate::config::written::key;
 const WITHOUT: &[(&str, &str)] = &[
     ("append_env_to_name", "name the app with segue run --name"),
     ("automation", MONITORING),
-    (
-        "cron_restart",
-        "restarts at a time are not in this release yet",
-    ),
     ("deep_monitoring", MONITORING),
     (
         "deploy",
@@ -32,7 +28,10 @@ const WITHOUT: &[(&str, &str)] = &[
     ),
     ("force", "an app runs as often as it is started"),
     ("gid", ANOTHER_USER),
-    ("ignore_watch", WATCHING),
+    (
+        "ignore_watch",
+        "name what is to be watched instead: watch = [\"src\"]; node_modules, hidden directories and the log never are",
+    ),
     ("increment_var", SLOT),
     ("install_url", "install what the app needs by yourself"),
     ("instance_var", SLOT),
@@ -63,9 +62,14 @@ const WITHOUT: &[(&str, &str)] = &[
     ("username", "PM2 notes who started it; it changes nothing"),
     ("v8", MONITORING),
     ("vizion", "segue status reads the commit by itself"),
-    ("watch", WATCHING),
-    ("watch_delay", WATCHING),
-    ("watch_options", WATCHING),
+    (
+        "watch_delay",
+        "changes are gathered until they cease for 0.3 s",
+    ),
+    (
+        "watch_options",
+        "segue is told of changes by the kernel, and looks for none by itself",
+    ),
     ("windows_hide", "there is no window to hide on Linux"),
     ("write", "it is a switch of PM2's command line"),
 ];
@@ -73,7 +77,6 @@ const WITHOUT: &[(&str, &str)] = &[
 const ANOTHER_USER: &str = "another user for workers is not in this release yet";
 const MONITORING: &str = "it belongs to PM2's monitoring";
 const SLOT: &str = "workers tell themselves apart by SEGUE_SLOT or NODE_APP_INSTANCE";
-const WATCHING: &str = "watching files is not in this release yet";
 
 /// Where a later release has a key of its own, it is translated; until then it is in the table above.
 const BY_NAME: &[(&str, &str)] = &[
