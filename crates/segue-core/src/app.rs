@@ -109,10 +109,13 @@ impl App {
     }
 
     /// Other settings, from now on; what has a deadline keeps it. How many workers there are is a matter
-    /// of scaling. Whoever replays events must take a snapshot first: those before were decided with
+    /// of scaling, and how connections are distributed stays: sockets were made for it. Whoever replays events must take a snapshot first: those before were decided with
     /// the settings before.
     pub fn adjust(&mut self, settings: Settings) {
-        self.settings = settings;
+        self.settings = Settings {
+            distribution: self.settings.distribution,
+            ..settings
+        };
     }
 
     /// An app that has not been started.

@@ -105,7 +105,8 @@ pub struct KeyChange {
     pub key: String,
     pub from: String,
     pub to: String,
-    /// What it takes: `reload`, `scale`, `live` (holds at once), or `next` (with the next workers).
+    /// What it takes: `reload`, `scale`, `live` (holds at once), `next` (with the next workers), or `start`
+    /// (after a stop and another start).
     pub effect: String,
 }
 

@@ -107,6 +107,7 @@ fn lines(difference: &Difference) -> Vec<String> {
         let when = match key.effect.as_str() {
             "live" => " (at once)",
             "next" => " (with the next workers)",
+            "start" => " (after segue stop and start)",
             _ => "",
         };
         match key.from.is_empty() {

@@ -20,6 +20,8 @@ pub(crate) enum Effect {
     Live,
     /// New workers have it, whenever they come.
     Next,
+    /// A stop and another start.
+    Start,
 }
 
 /// One key that differs.
@@ -54,16 +56,17 @@ impl Effect {
             Self::Scale => "scale",
             Self::Live => "live",
             Self::Next => "next",
+            Self::Start => "start",
         }
     }
 
     fn of(key: &str) -> Self {
         match key {
             "workers" => Self::Scale,
-            // Sockets and processes are made for these.
-            "distribution" | "user" | "group" | "listen" | "no_new_privs" | "limits.nofile" => {
-                Self::Reload
-            }
+            // Sockets are made for it.
+            "distribution" => Self::Start,
+            // And processes for these.
+            "user" | "group" | "listen" | "no_new_privs" | "limits.nofile" => Self::Reload,
             key if key.starts_with("log.rotate") || OF_A_WORKER.contains(&key) => Self::Reload,
             _ => Self::Live,
         }

@@ -309,7 +309,10 @@ impl AppShell {
             }
         }
         self.callers.tell(&told);
-        self.has_come_up |= matches!(notice, Notice::AppReady { .. });
+        if matches!(notice, Notice::AppReady { .. }) {
+            self.has_come_up = true;
+            self.is_on_trial = false;
+        }
         if matches!(
             notice,
             Notice::AppReady { .. } | Notice::GenerationGone { .. }

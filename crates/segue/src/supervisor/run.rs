@@ -501,7 +501,7 @@ impl Supervisor {
         if has_come_up && self.apps.values().all(|shell| !shell.is_starting()) {
             for shell in self.apps.values_mut() {
                 shell.await_unwanted();
-                shell.is_on_trial &= !std::mem::take(&mut shell.has_come_up);
+                shell.has_come_up = false;
             }
             if let Some(shell) = self.apps.values().next() {
                 shell.say_unclaimed();
