@@ -1,7 +1,7 @@
 //! Commands that may change what serves: each is one request to the core, and who made it is noted.
 
 use segue_core::Event;
-use segue_wire::control::{CanaryWish, Wait};
+use segue_wire::control::{Asked, CanaryWish, Wait};
 
 use super::app_shell::AppShell;
 use super::origin;
@@ -10,9 +10,20 @@ use crate::control::convert;
 
 impl AppShell {
     pub(super) fn reload(&mut self, wait: Wait, canary: CanaryWish, asker: Asker) {
+        let asked = origin::of_caller(asker.peer, "reload");
+        self.reload_for(asked, wait, canary, asker);
+    }
+
+    /// The same, where something else than a reload was asked for.
+    pub(super) fn reload_for(
+        &mut self,
+        asked: Asked,
+        wait: Wait,
+        canary: CanaryWish,
+        asker: Asker,
+    ) {
         let (request, is_new) = self.enter_request(asker.key.as_deref());
         if is_new {
-            let asked = origin::of_caller(asker.peer, "reload");
             self.note_asked(request, "reload", asked);
         }
         self.callers

@@ -9,6 +9,7 @@ use segue_wire::control::{
 };
 
 use super::app_shell::AppShell;
+use super::origin;
 use super::run::{ENDING, Supervisor};
 use crate::control::command::{Asker, Caller, Command};
 use crate::control::convert;
@@ -30,7 +31,9 @@ impl Supervisor {
             }
             Command::Apply { body, caller } => match self.understand_all(&body) {
                 Ok(wanted) => {
-                    self.apply(Path::new(&body.source), wanted, &caller.accept());
+                    let asker = caller.accept();
+                    let asked = origin::of_caller(asker.peer, "apply");
+                    self.apply(Path::new(&body.source), wanted, &asker, &asked);
                 }
                 Err(problem) => caller.refuse(problem),
             },

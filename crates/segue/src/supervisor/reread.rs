@@ -58,7 +58,7 @@ impl Supervisor {
                     let is_settled = |change: &str| matches!(change, "reload" | "delete" | "start");
                     let settled = differences.iter().filter(|it| is_settled(&it.change));
                     reloaded.extend(settled.map(|difference| difference.app.clone()));
-                    self.apply(&file, apps, &asker);
+                    self.apply(&file, apps, &asker, asked);
                 }
                 // Its apps are asked to reload all the same, and say why they cannot.
                 Err(why) => self.host.say(format!("{PREFIX}{why}")),

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use segue_core::{Event, Finish, Scale};
 use segue_wire::control::{
-    ApplyBody, CanaryWish, Difference, KeyChange, Level, Outcome, OutcomeKind, Problem,
+    ApplyBody, Asked, CanaryWish, Difference, KeyChange, Level, Outcome, OutcomeKind, Problem,
     ProblemCode, Wait,
 };
 use serde::Deserialize;
@@ -206,8 +206,14 @@ impl Supervisor {
         Ok(app)
     }
 
-    /// Makes a file what runs. Each app that has to change has its own outcome.
-    pub(super) fn apply(&mut self, source: &Path, wanted: Vec<AppConfig>, asker: &Asker) {
+    /// Makes a file what runs. Each app that has to change has its own outcome. `asked` is who wants it.
+    pub(super) fn apply(
+        &mut self,
+        source: &Path,
+        wanted: Vec<AppConfig>,
+        asker: &Asker,
+        asked: &Asked,
+    ) {
         let differences = self.differences(source, &wanted);
         let mut wanted = wanted.into_iter().map(|app| (app.name.clone(), app));
         let mut wanted: std::collections::BTreeMap<String, AppConfig> = wanted.by_ref().collect();
@@ -230,14 +236,14 @@ impl Supervisor {
                     Ok(plan) => self.launch(plan, asker.clone(), true),
                     Err(problem) => asker.teller.outcome(not_done(&name, problem)),
                 },
-                (_, Some(app)) => self.change(&name, app, asker),
+                (_, Some(app)) => self.change(&name, app, asker, asked),
                 (_, None) => {}
             }
         }
         self.site.commit();
     }
 
-    fn change(&mut self, name: &str, wanted: AppConfig, asker: &Asker) {
+    fn change(&mut self, name: &str, wanted: AppConfig, asker: &Asker, asked: &Asked) {
         let Some(shell) = self.apps.get_mut(name) else {
             return;
         };
@@ -266,7 +272,8 @@ impl Supervisor {
             shell.feed(Event::ScaleRequested { request, to });
         }
         if does(Effect::Reload) {
-            shell.reload(Wait::Committed, CanaryWish::AsSet, asker.clone());
+            let (wait, canary) = (Wait::Committed, CanaryWish::AsSet);
+            shell.reload_for(asked.clone(), wait, canary, asker.clone());
         } else if !does(Effect::Scale) {
             asker
                 .teller

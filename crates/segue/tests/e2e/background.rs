@@ -329,6 +329,9 @@ fn what_the_file_says_is_what_runs() {
         "api: as the file says",
     ]);
     assert_eq!(desk.env(desk.web(), "COLOUR"), "green");
+    desk.segue(&["why", "web"])
+        .expect(0)
+        .says(&["`segue apply` by"]);
     assert_eq!(ready(&desk.app("web")), 3);
     desk.segue(&["apply"])
         .expect(0)
