@@ -104,7 +104,7 @@ fn a_day_after_pm2() {
         http::get(at("shop"), "/").expect("an answer").version(),
         "v2"
     );
-    desk.segue(&["reload", "all"]).expect(0);
+    desk.segue(&["reload", "shop-queue"]).expect(0);
     for clients in clients {
         clients.wait_for_answers(50);
         desk.assert_flawless(&clients.stop());
