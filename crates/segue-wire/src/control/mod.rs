@@ -6,6 +6,7 @@
 //! same shapes for people; a change here is a change there. Nothing here knows the core or HTTP
 //! beyond a method, a path and a body.
 
+mod body;
 mod event;
 mod problem;
 mod record;
@@ -13,14 +14,14 @@ mod request;
 mod sse;
 mod status;
 
+pub use body::{
+    ApplyBody, Canary, CanaryWish, Difference, Differences, KeyChange, ReloadBody, ScaleBody,
+    StartBody, UpgradeBody, Wait,
+};
 pub use event::{Failure, Level, Missed, Notice, Outcome, OutcomeKind, Progress};
 pub use problem::{Problem, ProblemBody, ProblemCode};
 pub use record::{Asked, ReloadOutcome, ReloadRecord, RestartRecord, Revision, Step, Story};
-pub use request::{
-    ApplyBody, Canary, CanaryWish, Difference, Differences, KeyChange, MAX_BODY, ReloadBody,
-    Request, ScaleBody, StartBody, UpgradeBody, Wait, apps_path, parse, percent_decode,
-    percent_encode,
-};
+pub use request::{MAX_BODY, Request, apps_path, parse, percent_decode, percent_encode};
 pub use sse::{Decoder, Frame, MAX_FRAME, SseError, encode};
 pub use status::{
     Address, Answers, App, AppPhase, CanaryProgress, Drain, Draining, Log, Reload, RestartCount,

@@ -5,14 +5,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::ValueParser;
 use clap::error::ErrorKind;
-use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 use jiff::Timestamp;
 use segue_wire::control::{Canary, CanaryWish, ScaleBody, Wait};
 
 use super::demo::DemoArgs;
 use super::flush::{FlushArgs, ReopenArgs};
+use super::given::Given;
 use super::help::{
     AFTER_HELP, APPLY_HELP, CHECK_HELP, RELOAD_HELP, ROLLBACK_HELP, RUN_HELP, START_HELP,
     UPGRADE_HELP,
@@ -21,10 +21,7 @@ use super::hook::HookArgs;
 use super::output::Output;
 use super::reference::{CompletionsArgs, ManArgs};
 use super::service::ServiceArgs;
-use crate::config::keys::KEYS;
-use crate::config::settings::AppSettings;
 use crate::config::values::address;
-use crate::config::written::Written;
 use crate::config::{probe, quantity};
 use crate::telemetry::log::Verbosity;
 
@@ -100,7 +97,7 @@ pub(crate) enum Command {
 }
 
 /// `run`: settings of the app, flags of the supervisor, and the app's own words.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Default)]
 #[command(after_help = RUN_HELP, override_usage = "segue run [OPTIONS] [SCRIPT|COMMAND [ARGS...]]\n       segue run [OPTIONS] [-c FILE] [APP]")]
 pub(crate) struct RunArgs {
     #[command(flatten)]
@@ -185,13 +182,6 @@ pub(crate) struct ApplyArgs {
     pub(crate) timeout: Option<Duration>,
     #[command(flatten)]
     pub(crate) common: CommonArgs,
-}
-
-/// The settings of a command line: what they come to, and as they were written.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Given {
-    pub(crate) settings: AppSettings,
-    pub(crate) written: Written,
 }
 
 /// Flags of every command that talks to a supervisor.
@@ -454,59 +444,6 @@ impl ScaleArgs {
     }
 }
 
-impl Args for Given {
-    fn augment_args(command: clap::Command) -> clap::Command {
-        KEYS.iter().fold(command, |command, key| {
-            let help = match key.default {
-                Some(default) => format!("{} [default: {default}]", key.doc),
-                None => key.doc.to_owned(),
-            };
-            let action = if key.repeats {
-                ArgAction::Append
-            } else {
-                ArgAction::Set
-            };
-            let check = move |value: &str| key.check(value).map(|()| value.to_owned());
-            let arg = Arg::new(key.name)
-                .long(key.flag)
-                .value_name(key.value)
-                .help(help)
-                .action(action)
-                // An argument of node's begins with a hyphen.
-                .allow_hyphen_values(key.flag == "node-arg")
-                .value_parser(ValueParser::new(check))
-                .help_heading("App");
-            command.arg(match key.short {
-                Some(short) => arg.short(short),
-                None => arg,
-            })
-        })
-    }
-
-    fn augment_args_for_update(command: clap::Command) -> clap::Command {
-        Self::augment_args(command)
-    }
-}
-
-impl FromArgMatches for Given {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let mut given = Self::default();
-        given.update_from_arg_matches(matches)?;
-        Ok(given)
-    }
-
-    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        for key in KEYS {
-            for value in matches.get_many::<String>(key.name).into_iter().flatten() {
-                key.set(&mut self.settings, value)
-                    .map_err(|reason| invalid("run", &reason))?;
-                self.written.push(key.name, value);
-            }
-        }
-        Ok(())
-    }
-}
-
 fn wait(word: &str) -> Result<Wait, String> {
     match word {
         "committed" => Ok(Wait::Committed),
@@ -531,7 +468,7 @@ fn canary(word: &str) -> Result<CanaryWish, String> {
     Ok(CanaryWish::With(canary))
 }
 
-fn invalid(command: &str, reason: &str) -> clap::Error {
+pub(super) fn invalid(command: &str, reason: &str) -> clap::Error {
     let mut cli = Cli::command();
     cli.build();
     match cli.find_subcommand_mut(command) {

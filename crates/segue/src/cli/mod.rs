@@ -10,6 +10,7 @@ mod every;
 mod familiar;
 mod flush;
 mod follow;
+mod given;
 mod help;
 mod hook;
 mod import;
