@@ -102,6 +102,18 @@ impl Phase {
 }
 
 impl App {
+    /// Nothing of it runs, and nothing will by itself: it has not been started, or has ended.
+    #[must_use]
+    pub const fn is_at_rest(&self) -> bool {
+        matches!(self.phase, Phase::New | Phase::Finished)
+    }
+
+    /// How many slots it has.
+    #[must_use]
+    pub fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
     /// The settings as they are.
     #[must_use]
     pub const fn settings(&self) -> &Settings {

@@ -119,7 +119,7 @@ pub struct Outcome {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub killed: Option<u32>,
     /// Why a request was not even tried: `stopping`, `reloading`, `starting`, `no_workers`,
-    /// `too_many`, `upgrading`, `nothing_to_promote`, `nothing_to_roll_back_to`.
+    /// `too_many`, `upgrading`, `nothing_to_promote`, `nothing_to_roll_back_to`, `bad_definition`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refusal: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]

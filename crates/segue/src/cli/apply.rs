@@ -88,7 +88,7 @@ async fn supervisor(args: &ApplyArgs, file: &Path) -> Result<Client, Trouble> {
             }
         }
     }
-    background(args.common.control.as_deref()).await
+    background(args.common.control.clone()).await
 }
 
 /// A difference for people.

@@ -144,7 +144,7 @@ pub(super) fn exit_of(outcome: &Outcome) -> Exit {
         OutcomeKind::Superseded => Exit::Conflict,
         OutcomeKind::StoppedHard => Exit::Partly,
         OutcomeKind::Refused => match outcome.refusal.as_deref() {
-            Some("no_workers" | "too_many") => Exit::Usage,
+            Some("no_workers" | "too_many" | "bad_definition") => Exit::Usage,
             // Nothing is in the way: there is nothing to do it with.
             Some("nothing_to_promote" | "nothing_to_roll_back_to") => Exit::Failed,
             _ => Exit::Conflict,

@@ -1,19 +1,20 @@
 //! `segue start` and `segue delete`: apps of the background supervisor, which `start` makes if there is none.
 
-use std::fs::{DirBuilder, File};
+use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use super::args::{AppArgs, CommonArgs, StartArgs};
+use super::args::{AppArgs, CommonArgs, RunArgs, StartArgs};
 use super::error::Trouble;
 use super::every::each;
 use super::follow::{follow, limited};
 use super::output::Output;
 use super::prepared::{Prepared, here};
 use super::scale::only_app;
+use crate::config::file::File;
 use crate::config::state;
 use crate::control::client::{Client, ClientError};
 use crate::control::find::find;
@@ -65,15 +66,26 @@ async fn start(args: &StartArgs, output: &Output) -> Result<Exit, Trouble> {
             return follow(async || client.order(name, "start").await, what, output).await;
         }
     }
+    let is_alone = args.run.command.is_empty()
+        && args.run.config.is_none()
+        && File::of_directory(&here).is_none()
+        && !here.join("package.json").exists();
     // Before a supervisor is made for nothing.
-    let apps = match Prepared::all(&args.run) {
-        Ok(apps) => apps,
-        Err(_) if args.run.command.is_empty() && args.run.config.is_none() => Vec::new(),
-        Err(why) => return Err(usage(why)),
+    let apps = match is_alone {
+        true => Vec::new(),
+        false => Prepared::all(&args.run).map_err(usage)?,
     };
-    let client = match known {
-        Some(client) => client,
-        None => bring_up(args.run.control.as_deref(), &here).await?,
+    let client = match (known, birth_flag(&args.run)) {
+        (Some(_), Some(flag)) => {
+            return Err(Trouble::new(
+                what,
+                format!("{flag} is for a supervisor that begins, and one runs already"),
+                "leave it out, or begin anew: segue shutdown",
+                Exit::Usage,
+            ));
+        }
+        (Some(client), None) => client,
+        (None, _) => bring_up(&args.run, &here).await?,
     };
     if apps.is_empty() {
         let status = client.status().await;
@@ -120,13 +132,25 @@ async fn delete_one(
 }
 
 /// The background supervisor, made if there is none.
-pub(super) async fn background(control: Option<&Path>) -> Result<Client, Trouble> {
+pub(super) async fn background(control: Option<PathBuf>) -> Result<Client, Trouble> {
     let usage = |why: String| Trouble::new("cannot start", why, "", Exit::Usage);
     let here = here().map_err(usage)?;
-    match existing(control, &here).await? {
+    match existing(control.as_deref(), &here).await? {
         Some(client) => Ok(client),
-        None => bring_up(control, &here).await,
+        None => {
+            let run = RunArgs {
+                control,
+                ..RunArgs::default()
+            };
+            bring_up(&run, &here).await
+        }
     }
+}
+
+/// A flag that only a supervisor that begins can take.
+fn birth_flag(run: &RunArgs) -> Option<&'static str> {
+    let pid_file = run.pid_file.as_ref().map(|_| "--pid-file");
+    pid_file.or(run.metrics.map(|_| "--metrics"))
 }
 
 /// The one that runs, if one does.
@@ -150,10 +174,10 @@ async fn existing(control: Option<&Path>, here: &Path) -> Result<Option<Client>,
     Ok(None)
 }
 
-async fn bring_up(control: Option<&Path>, here: &Path) -> Result<Client, Trouble> {
+async fn bring_up(run: &RunArgs, here: &Path) -> Result<Client, Trouble> {
     let what = "cannot start the background supervisor";
     let failed = |why: String, next: &str| Trouble::new(what, why, next, Exit::Failed);
-    let control = match control {
+    let control = match &run.control {
         Some(control) => here.join(control),
         None => {
             let directory = Place::of_this_process().directory();
@@ -175,8 +199,13 @@ async fn bring_up(control: Option<&Path>, here: &Path) -> Result<Client, Trouble
         )
     })?;
     let from = file.metadata().map_or(0, |found| found.len());
-    let spawned = spawn(&control, file);
-    let mut child = spawned.map_err(|error| failed(error.to_string(), ""))?;
+    let spawned = spawn(run, here, &control, file);
+    let mut child = spawned.map_err(|error| {
+        failed(
+            format!("cannot start a process: {error}"),
+            "see ulimit -u, and whether this binary is still at its place",
+        )
+    })?;
     let client = Client::new(control);
     let deadline = tokio::time::Instant::now() + BIRTH;
     loop {
@@ -191,7 +220,8 @@ async fn bring_up(control: Option<&Path>, here: &Path) -> Result<Client, Trouble
                 return Ok(client);
             }
             let said = last_words(&log, from);
-            return Err(failed(format!("it ended with {status}\n{said}"), ""));
+            let next = format!("mend that and start it again; its log is {}", log.display());
+            return Err(failed(format!("it ended with {status}\n{said}"), &next));
         }
         if tokio::time::Instant::now() >= deadline {
             return Err(failed(
@@ -203,12 +233,24 @@ async fn bring_up(control: Option<&Path>, here: &Path) -> Result<Client, Trouble
     }
 }
 
-fn spawn(control: &Path, log: File) -> io::Result<Child> {
+fn spawn(run: &RunArgs, here: &Path, control: &Path, log: fs::File) -> io::Result<Child> {
     let env = std::env::vars_os()
         .filter(|(name, _)| name.to_str().is_some_and(|name| KEPT.contains(&name)));
-    Command::new(std::env::current_exe()?)
+    let mut command = Command::new(std::env::current_exe()?);
+    command
         .args(["start", "--foreground", "--detached", "--control"])
-        .arg(control)
+        .arg(control);
+    if let Some(path) = &run.pid_file {
+        command.arg("--pid-file").arg(here.join(path));
+    }
+    if let Some(address) = run.metrics {
+        command.arg("--metrics").arg(address.to_string());
+    }
+    if run.quiet {
+        command.arg("--quiet");
+    }
+    command
+        .args(std::iter::repeat_n("--verbose", run.verbose.into()))
         .env_clear()
         .envs(env)
         .current_dir("/")
@@ -218,14 +260,14 @@ fn spawn(control: &Path, log: File) -> io::Result<Child> {
         .spawn()
 }
 
-fn open(log: &Path) -> io::Result<File> {
+fn open(log: &Path) -> io::Result<fs::File> {
     if let Some(directory) = log.parent() {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(directory)?;
     }
-    File::options()
+    fs::File::options()
         .create(true)
         .append(true)
         .mode(0o600)
@@ -235,7 +277,7 @@ fn open(log: &Path) -> io::Result<File> {
 fn last_words(log: &Path, from: u64) -> String {
     use std::os::unix::fs::FileExt;
     let read = || -> io::Result<Vec<u8>> {
-        let file = File::open(log)?;
+        let file = fs::File::open(log)?;
         let mut bytes = vec![0; usize::try_from(LAST_WORDS).unwrap_or_default()];
         let read = file.read_at(&mut bytes, from)?;
         bytes.truncate(read);

@@ -1,10 +1,13 @@
 //! What lies between an app as it runs and as it is wanted: keys, their values, and what it takes to
 //! get from one to the other.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 
 use super::app::AppConfig;
+use super::command::Command;
+#[cfg(test)]
+use super::confine::Confinement;
 use super::keys::KEYS;
 use super::processors::available_processors;
 use super::written::Written;
@@ -86,7 +89,10 @@ pub(crate) fn between(now: &AppConfig, slots: u32, wanted: &AppConfig) -> Vec<Ch
             });
         }
     };
-    let command = |app: &AppConfig| format!("{:?}", app.command);
+    let command = |app: &AppConfig| match &app.command {
+        Command::Script(script) => script.display().to_string(),
+        Command::Executable(program) => program.display().to_string(),
+    };
     push("command", command(now), command(wanted), Effect::Reload);
     push(
         "args",
@@ -105,7 +111,8 @@ pub(crate) fn between(now: &AppConfig, slots: u32, wanted: &AppConfig) -> Vec<Ch
     push("cwd", directory(now), directory(wanted), Effect::Reload);
     let node = |app: &AppConfig| app.node.display().to_string();
     push("node", node(now), node(wanted), Effect::Reload);
-    push("env", variables(now), variables(wanted), Effect::Reload);
+    let differ = differing(effective(&now.env), effective(&wanted.env));
+    push("env", String::new(), differ, Effect::Reload);
     let log = |app: &AppConfig| app.log.as_ref().map(|path| path.display().to_string());
     push(
         "log.out",
@@ -123,11 +130,11 @@ pub(crate) fn between(now: &AppConfig, slots: u32, wanted: &AppConfig) -> Vec<Ch
         count(&wanted.written).to_string(),
         Effect::Scale,
     );
-    let callers = differing(&now.caller_env, &wanted.caller_env);
+    let differ = differing(effective(&now.caller_env), effective(&wanted.caller_env));
     push(
         "environment of the caller",
         String::new(),
-        callers,
+        differ,
         Effect::Next,
     );
     for name in now.written.changes(&wanted.written) {
@@ -171,32 +178,101 @@ fn words(words: &[OsString]) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// The app's own, without their values: some are secret.
-fn variables(app: &AppConfig) -> String {
-    let last: std::collections::BTreeMap<_, _> = app.env.iter().cloned().collect();
-    let shown = last
-        .iter()
-        .map(|(name, value)| format!("{}={}", name.display(), fingerprint(value)));
-    shown.collect::<Vec<_>>().join(" ")
+/// Of a variable that is set twice the last one counts.
+fn effective(env: &[(OsString, OsString)]) -> BTreeMap<&OsString, &OsString> {
+    env.iter().map(|(name, value)| (name, value)).collect()
 }
 
-/// Tells values apart without showing them.
-fn fingerprint(value: &OsString) -> String {
-    use std::hash::{DefaultHasher, Hash, Hasher};
-    let mut hasher = DefaultHasher::new();
-    value.hash(&mut hasher);
-    format!("#{:04x}", hasher.finish() & 0xffff)
+/// Names of variables that are not the same. Their values may be secret.
+fn differing(
+    now: BTreeMap<&OsString, &OsString>,
+    wanted: BTreeMap<&OsString, &OsString>,
+) -> String {
+    let names: BTreeSet<&OsString> = now.keys().chain(wanted.keys()).copied().collect();
+    let names = names.into_iter().filter(|name| {
+        now.get(name) != wanted.get(name) && !SHELL.iter().any(|shell| *name == *shell)
+    });
+    let names: Vec<String> = names.map(|name| name.display().to_string()).collect();
+    names.join(", ")
 }
 
-/// Names of variables that are not the same.
-fn differing(now: &[(OsString, OsString)], wanted: &[(OsString, OsString)]) -> String {
-    let now: BTreeSet<_> = now.iter().collect();
-    let wanted: BTreeSet<_> = wanted.iter().collect();
-    let names = now
-        .symmetric_difference(&wanted)
-        .map(|(name, _)| name.display().to_string());
-    let names: BTreeSet<String> = names
-        .filter(|name| !SHELL.contains(&name.as_str()))
-        .collect();
-    names.into_iter().collect::<Vec<_>>().join(", ")
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn app(env: &[(&str, &str)], written: &[(&str, &str)]) -> AppConfig {
+        let mut settings = Written::default();
+        for (key, value) in written {
+            settings.push(key, *value);
+        }
+        let pairs = env.iter();
+        AppConfig {
+            name: "web".to_owned(),
+            command: Command::Script("server.js".into()),
+            args: Vec::new(),
+            node: "node".into(),
+            node_args: Vec::new(),
+            cwd: "/srv/web".into(),
+            caller_env: Vec::new(),
+            env_files: Vec::new(),
+            env: pairs
+                .map(|(name, value)| ((*name).into(), (*value).into()))
+                .collect(),
+            log: None,
+            umask: None,
+            written: settings,
+            confinement: Confinement::default(),
+            origin: None,
+        }
+    }
+
+    fn told(now: &AppConfig, wanted: &AppConfig) -> Vec<String> {
+        let changes = between(now, 2, wanted).into_iter();
+        changes
+            .map(|it| {
+                format!(
+                    "{}: {} -> {} ({})",
+                    it.key,
+                    it.from,
+                    it.to,
+                    it.effect.name()
+                )
+            })
+            .collect()
+    }
+
+    #[test]
+    fn each_key_has_its_effect() {
+        let now = app(&[("A", "1"), ("B", "2")], &[("workers", "2")]);
+        assert_eq!(told(&now, &now), [""; 0]);
+        // The same by meaning.
+        let same = app(
+            &[("B", "2"), ("A", "0"), ("A", "1")],
+            &[("workers", "2"), ("drain.timeout", "300s")],
+        );
+        assert_eq!(told(&now, &same), [""; 0]);
+        let mut other = app(
+            &[("A", "secret"), ("C", "3")],
+            &[
+                ("workers", "3"),
+                ("drain.timeout", "1m"),
+                ("distribution", "shared"),
+                ("limits.nofile", "1000"),
+            ],
+        );
+        other.command = Command::Script("other.js".into());
+        other.caller_env = vec![("SHLVL".into(), "2".into()), ("LANG".into(), "C".into())];
+        assert_eq!(
+            told(&now, &other),
+            [
+                "command: server.js -> other.js (reload)",
+                "env:  -> A, B, C (reload)",
+                "workers: 2 -> 3 (scale)",
+                "environment of the caller:  -> LANG (next)",
+                "distribution: spread -> shared (start)",
+                "drain.timeout: 5m -> 1m (live)",
+                "limits.nofile: none -> 1000 (reload)",
+            ]
+        );
+    }
 }

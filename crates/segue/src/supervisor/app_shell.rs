@@ -11,8 +11,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use segue_core::{
-    Action, App, AppPhase, AskId, Event, ExitStatus, Finish, Generation, RequestId, Settings, Time,
-    WorkerId,
+    Action, App, AppPhase, AskId, Event, ExitStatus, Finish, Generation, Settings, Time, WorkerId,
 };
 use segue_sys::clock;
 use segue_wire::control as wire;
@@ -112,6 +111,8 @@ pub(super) struct Plan {
     pub(super) restart_at: Option<Schedule>,
     /// Where its lines go.
     pub(super) writer: Writer,
+    /// A copy of its log file, to be held for a successor.
+    log_file: Option<OwnedFd>,
     pub(super) host: Host,
 }
 
@@ -124,7 +125,6 @@ impl Plan {
     pub(super) fn of(
         mut app: AppConfig,
         host: &Host,
-        site: &Journal,
         log_file: Option<(OwnedFd, Option<u64>)>,
     ) -> Result<Self, String> {
         if let (None, Some(memory)) = (&app.log, &host.memory) {
@@ -141,9 +141,8 @@ impl Plan {
             })?),
             (_, file) => file,
         };
-        if let Some(file) = &file {
-            site.under(&app_prefix(&app.name)).hold(log::HELD, file);
-        }
+        let copied = file.as_ref().map(OwnedFd::try_clone).transpose();
+        let copied = copied.map_err(|error| format!("cannot write its log: {error}"))?;
         let log_file = app.log.clone().zip(file).map(|(path, file)| LogFile {
             path,
             file,
@@ -153,7 +152,10 @@ impl Plan {
         let layout = Layout::new(&app.name, &settings.log_settings);
         let writer = host.writer.for_app(layout, log_file);
         let writer = writer.map_err(|error| format!("cannot write its log: {error}"))?;
-        Ok(Self::with(app, &settings, host, writer))
+        Ok(Self {
+            log_file: copied,
+            ..Self::with(app, &settings, host, writer)
+        })
     }
 
     /// The same where the log stays the same, and so does whoever writes it.
@@ -179,9 +181,18 @@ impl Plan {
             restart_at: settings.restart_at,
             settings: settings.core(available_processors()),
             writer,
+            log_file: None,
             host: host.clone(),
             app,
         }
+    }
+
+    /// Has its log file held, and whoever writes it tell what becomes of it.
+    pub(super) fn hold_log(&mut self, journal: &Journal, inputs: &mpsc::UnboundedSender<Input>) {
+        if let Some(file) = self.log_file.take() {
+            journal.hold(log::HELD, file);
+        }
+        logging::watch(&self.writer, journal, inputs);
     }
 }
 
@@ -289,7 +300,6 @@ pub(super) struct AppShell {
     /// When the workers' memory is next looked at; never without a limit.
     pub(super) next_weighing: Option<Time>,
     pub(super) triggers: Triggers,
-    last_request: u64,
     last_ask: u64,
 }
 
@@ -312,7 +322,7 @@ impl AppShell {
         let pool = Pool::new(allowed_by_environment(), journal.clone());
         let registry = Registry::new(journal.under("connection/"), reach.first);
         let core = App::new(plan.settings.clone());
-        let requests = Requests::new(journal.clone());
+        let requests = Requests::new(journal.clone(), reach.first);
         Self::with(plan, reach, core, pool, registry, requests)
     }
 
@@ -334,7 +344,7 @@ impl AppShell {
             pending,
             facts,
         } = succession::replay(plan.settings.clone(), &journal, inherited)?;
-        let requests = Requests::restore(journal.clone(), inherited)?;
+        let requests = Requests::restore(journal.clone(), reach.first, inherited)?;
         let mut shell = Self::with(plan, reach, core, pool, registry.clone(), requests);
         logging::take_over(&shell.plan.writer, &journal, inherited)?;
         shell.facts = facts;
@@ -349,7 +359,7 @@ impl AppShell {
         shell.asks = succession::asks(&journal, inherited)?;
         shell.take_over(inherited, &registry)?;
         shell.is_leaving = inherited.value(&journal.full(LEAVING))?.unwrap_or_default();
-        if shell.core.view().phase == AppPhase::Finished {
+        if shell.core.is_at_rest() {
             shell.finish = Some(Finish::Stopped { killed: 0 });
             shell.triggers = Triggers::default();
         }
@@ -357,7 +367,7 @@ impl AppShell {
     }
 
     fn with(
-        plan: Plan,
+        mut plan: Plan,
         reach: &Reach,
         core: App,
         mut pool: Pool,
@@ -367,7 +377,7 @@ impl AppShell {
         let (inputs, incoming) = mpsc::unbounded_channel();
         let (news, heard) = mpsc::unbounded_channel();
         let journal = journal_of(&reach.site, &plan);
-        logging::watch(&plan.writer, &journal, &inputs);
+        plan.hold_log(&journal, &inputs);
         let worker_journal = journal.under("worker/");
         let crew = Crew::new(inputs.clone(), worker_journal, reach.keeper.clone());
         pool.inherit(reach.inheritance.clone());
@@ -406,7 +416,6 @@ impl AppShell {
                 .max_memory
                 .map(|_| Time(clock::monotonic_millis()) + WEIGHING),
             triggers: Triggers::of(&plan, &inputs),
-            last_request: reach.first,
             last_ask: reach.first,
             inputs,
             plan,
@@ -417,24 +426,9 @@ impl AppShell {
         Time(clock::monotonic_millis())
     }
 
-    pub(super) fn new_request(&mut self) -> RequestId {
-        self.last_request += 1;
-        RequestId(self.last_request)
-    }
-
     pub(super) fn new_ask(&mut self) -> AskId {
         self.last_ask += 1;
         AskId(self.last_ask)
-    }
-
-    /// Numbers that a caller's request may get.
-    pub(super) fn enter_request(&mut self, key: Option<&str>) -> (RequestId, bool) {
-        let next = RequestId(self.last_request + 1);
-        let (request, is_new) = self.requests.enter(key, next);
-        if is_new {
-            self.last_request = next.0;
-        }
-        (request, is_new)
     }
 
     /// Tells the core a fact, does what it says, and goes on with what came of that.
@@ -556,7 +550,7 @@ impl AppShell {
 
     /// How many workers it is to have by now.
     pub(super) fn slots(&self) -> u32 {
-        u32::try_from(self.core.view().slots.len()).unwrap_or(u32::MAX)
+        u32::try_from(self.core.slots()).unwrap_or(u32::MAX)
     }
 
     pub(super) fn is_starting(&self) -> bool {

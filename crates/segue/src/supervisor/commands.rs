@@ -22,7 +22,7 @@ impl AppShell {
         canary: CanaryWish,
         asker: Asker,
     ) {
-        let (request, is_new) = self.enter_request(asker.key.as_deref());
+        let (request, is_new) = self.requests.enter(asker.key.as_deref());
         if is_new {
             self.note_asked(request, "reload", asked);
         }
@@ -33,13 +33,13 @@ impl AppShell {
     }
 
     pub(super) fn promote(&mut self, asker: Asker) {
-        let (request, is_new) = self.enter_request(asker.key.as_deref());
+        let (request, is_new) = self.requests.enter(asker.key.as_deref());
         self.callers.wait(request, asker.teller);
         self.go_on(request, is_new, Event::PromoteRequested { request });
     }
 
     pub(super) fn roll_back(&mut self, asker: Asker) {
-        let (request, is_new) = self.enter_request(asker.key.as_deref());
+        let (request, is_new) = self.requests.enter(asker.key.as_deref());
         if is_new {
             let asked = origin::of_caller(asker.peer, "rollback");
             self.note_asked(request, "rollback", asked);
@@ -49,7 +49,7 @@ impl AppShell {
     }
 
     pub(super) fn restart(&mut self, asker: Asker) {
-        let (request, is_new) = self.enter_request(asker.key.as_deref());
+        let (request, is_new) = self.requests.enter(asker.key.as_deref());
         if is_new {
             let asked = origin::of_caller(asker.peer, "restart");
             self.note_asked(request, "restart", asked);

@@ -33,7 +33,7 @@ impl Supervisor {
                 Ok(wanted) => {
                     let asker = caller.accept();
                     let asked = origin::of_caller(asker.peer, "apply");
-                    self.apply(Path::new(&body.source), wanted, &asker, &asked);
+                    let _ = self.apply(Path::new(&body.source), wanted, &asker, &asked);
                 }
                 Err(problem) => caller.refuse(problem),
             },
@@ -86,7 +86,7 @@ impl Supervisor {
             Command::Shutdown { caller } => self.shut_down(caller),
             Command::Upgrade { binary, caller } => {
                 let Asker { key, teller, .. } = caller.accept();
-                let (request, is_new) = self.enter_request(key.as_deref());
+                let (request, is_new) = self.requests.enter(key.as_deref());
                 self.callers.upgrade(request, teller);
                 match (is_new, self.requests.outcome_of(request)) {
                     (true, _) => self.begin_upgrade(request, binary),

@@ -199,7 +199,7 @@ impl AppShell {
     }
 
     pub(super) fn stop(&mut self, asker: Asker) {
-        let (request, is_new) = self.enter_request(asker.key.as_deref());
+        let (request, is_new) = self.requests.enter(asker.key.as_deref());
         self.callers.wait(request, asker.teller);
         self.go_on(request, is_new, Event::StopRequested { request });
     }
@@ -221,7 +221,7 @@ impl AppShell {
         reply: oneshot::Sender<Result<segue_wire::control::Outcome, Problem>>,
     ) {
         let to = convert::scale(scale);
-        let (request, is_new) = self.enter_request(key);
+        let (request, is_new) = self.requests.enter(key);
         let (outcome, decided) = oneshot::channel();
         self.callers.once(request, outcome);
         tokio::spawn(async move {

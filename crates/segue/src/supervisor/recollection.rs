@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::app_shell::Plan;
+use super::app_shell::{AppShell, Plan};
 use super::run::Supervisor;
 use super::triggers::Triggers;
 use crate::config::app::AppConfig;
@@ -43,11 +43,48 @@ struct One {
 }
 
 /// What makes the file another one.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 struct Seen {
     name: String,
     workers: Option<u32>,
     definitions: u64,
+}
+
+impl Seen {
+    fn of(shell: &AppShell) -> Self {
+        Self {
+            name: shell.plan.app.name.clone(),
+            workers: running(shell),
+            definitions: shell.definitions,
+        }
+    }
+
+    fn is_of(&self, shell: &AppShell) -> bool {
+        let Self {
+            name,
+            workers,
+            definitions,
+        } = self;
+        *name == shell.plan.app.name
+            && *workers == running(shell)
+            && *definitions == shell.definitions
+    }
+}
+
+impl One {
+    fn of(shell: &AppShell) -> Self {
+        let workers = running(shell);
+        Self {
+            app: shell.plan.app.clone(),
+            is_stopped: workers.is_none(),
+            workers,
+        }
+    }
+}
+
+/// How many workers it is to have, unless it is stopped.
+fn running(shell: &AppShell) -> Option<u32> {
+    shell.finish.is_none().then(|| shell.slots())
 }
 
 /// What is to be written next, and what was last.
@@ -85,29 +122,23 @@ impl Supervisor {
         if self.is_ending {
             return;
         }
-        let staying = self.apps.iter();
-        let staying = staying.filter(|(_, shell)| !shell.is_leaving && !shell.is_on_trial);
-        let seen: Vec<Seen> = staying
-            .map(|(name, shell)| Seen {
-                name: name.clone(),
-                workers: shell.finish.is_none().then(|| shell.slots()),
-                definitions: shell.definitions,
-            })
-            .collect();
-        if seen == self.memory.seen {
+        let staying = || {
+            let apps = self.apps.values();
+            apps.filter(|shell| !shell.is_leaving && !shell.is_on_trial)
+        };
+        // At every turn of the loop, so without making anything.
+        if staying().count() == self.memory.seen.len()
+            && staying()
+                .zip(&self.memory.seen)
+                .all(|(shell, seen)| seen.is_of(shell))
+        {
             return;
         }
-        let apps = seen.iter().filter_map(|seen| {
-            Some(One {
-                app: self.apps.get(&seen.name)?.plan.app.clone(),
-                is_stopped: seen.workers.is_none(),
-                workers: seen.workers,
-            })
-        });
         let remembered = Remembered {
             version: VERSION,
-            apps: apps.collect(),
+            apps: staying().map(One::of).collect(),
         };
+        let seen = staying().map(Seen::of).collect();
         self.memory.seen = seen;
         let text = match serde_json::to_string_pretty(&remembered) {
             Ok(text) => text,
@@ -145,6 +176,10 @@ impl Supervisor {
             Err(error) => return self.set_aside(&path, &error.to_string()),
         };
         let remembered: Remembered = match serde_json::from_str(&text) {
+            Ok(Remembered { version, .. }) if version != VERSION => {
+                let why = format!("its form {version} is another release's");
+                return self.set_aside(&path, &why);
+            }
             Ok(remembered) => remembered,
             Err(error) => return self.set_aside(&path, &error.to_string()),
         };
@@ -161,14 +196,14 @@ impl Supervisor {
             if self.apps.contains_key(&name) {
                 continue;
             }
-            match Plan::of(app, &self.host, &self.site, None) {
+            match Plan::of(app, &self.host, None) {
                 Ok(plan) => {
                     let shell = self.add(plan);
                     if is_stopped {
                         shell.finish = Some(Finish::Stopped { killed: 0 });
                         shell.triggers = Triggers::default();
                     } else {
-                        let request = shell.new_request();
+                        let request = shell.requests.next();
                         shell.feed(Event::StartRequested { request });
                     }
                 }

@@ -21,6 +21,8 @@ const PREFIX: &str = "request/";
 pub(super) struct Requests {
     known: VecDeque<Known>,
     journal: Journal,
+    /// The number that was given last.
+    last: u64,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -32,10 +34,12 @@ struct Known {
 }
 
 impl Requests {
-    pub(super) fn new(journal: Journal) -> Self {
+    /// Numbers begin above `first`.
+    pub(super) fn new(journal: Journal, first: u64) -> Self {
         Self {
             known: VecDeque::new(),
             journal,
+            last: first,
         }
     }
 
@@ -43,23 +47,35 @@ impl Requests {
     ///
     /// # Errors
     /// One is of another kind.
-    pub(super) fn restore(journal: Journal, inherited: &Inherited) -> Result<Self, InheritError> {
+    pub(super) fn restore(
+        journal: Journal,
+        first: u64,
+        inherited: &Inherited,
+    ) -> Result<Self, InheritError> {
         let mut known: Vec<Known> = by_name(inherited, &journal.full(PREFIX))?;
         known.sort_by_key(|known| known.request);
         Ok(Self {
             known: known.into(),
             journal,
+            last: first,
         })
     }
 
-    /// The number of a request, and whether it is a new one: then it gets the next.
-    pub(super) fn enter(&mut self, key: Option<&str>, next: RequestId) -> (RequestId, bool) {
+    /// A number that nobody asks for again.
+    pub(super) fn next(&mut self) -> RequestId {
+        self.last += 1;
+        RequestId(self.last)
+    }
+
+    /// The number of a request, and whether it is a new one.
+    pub(super) fn enter(&mut self, key: Option<&str>) -> (RequestId, bool) {
+        if let Some(request) = key.and_then(|key| self.known(key)) {
+            return (request, false);
+        }
+        let next = self.next();
         let Some(key) = key else {
             return (next, true);
         };
-        if let Some(known) = self.known.iter().find(|known| known.key == key) {
-            return (RequestId(known.request), false);
-        }
         let known = Known {
             key: key.to_owned(),
             request: next.0,

@@ -42,8 +42,7 @@ impl Supervisor {
     }
 
     pub(super) fn hear_reread(&mut self, read: Reread, asked: &Asked) {
-        let before: BTreeSet<String> = self.apps.keys().cloned().collect();
-        let mut reloaded = BTreeSet::new();
+        let mut renewed = BTreeSet::new();
         // The log is the answer.
         let (caller, _) = Caller::new(None, Peer::default());
         let asker = caller.accept();
@@ -54,23 +53,13 @@ impl Supervisor {
                     for app in &mut apps {
                         app.umask = umask;
                     }
-                    let differences = self.differences(&file, &apps);
-                    let is_settled = |change: &str| matches!(change, "reload" | "delete" | "start");
-                    let settled = differences.iter().filter(|it| is_settled(&it.change));
-                    reloaded.extend(settled.map(|difference| difference.app.clone()));
-                    self.apply(&file, apps, &asker, asked);
+                    renewed.extend(self.apply(&file, apps, &asker, asked));
                 }
                 // Its apps are asked to reload all the same, and say why they cannot.
                 Err(why) => self.host.say(format!("{PREFIX}{why}")),
             }
         }
-        reloaded.extend(
-            self.apps
-                .keys()
-                .filter(|name| !before.contains(*name))
-                .cloned(),
-        );
-        self.reload_all(asked, &reloaded);
+        self.reload_all(asked, &renewed);
     }
 
     /// That of whoever started the apps of a file.
@@ -85,7 +74,7 @@ impl Supervisor {
             if but.contains(&shell.plan.app.name) {
                 continue;
             }
-            let request = shell.new_request();
+            let request = shell.requests.next();
             shell.note_asked(request, "reload", asked.clone());
             let canary = CanaryChoice::AsSet;
             shell.feed(Event::ReloadRequested { request, canary });

@@ -15,7 +15,7 @@ use super::app_shell::{AppShell, Plan};
 use super::run::Supervisor;
 use super::succession::app_prefix;
 use crate::config::app::AppConfig;
-use crate::config::change::{self, Effect};
+use crate::config::change::{self, Change, Effect};
 use crate::config::command::is_app_name;
 use crate::config::state;
 use crate::control::command::{Asker, Caller};
@@ -73,7 +73,7 @@ impl Supervisor {
     }
 
     fn plan(&self, app: AppConfig) -> Result<Plan, Problem> {
-        Plan::of(app, &self.host, &self.site, None).map_err(|why| {
+        Plan::of(app, &self.host, None).map_err(|why| {
             Problem::new(
                 ProblemCode::BadRequest,
                 why,
@@ -88,7 +88,7 @@ impl Supervisor {
         self.clear(&name);
         let shell = self.add(plan);
         shell.is_on_trial = is_on_trial && !is_known;
-        let (request, is_new) = shell.enter_request(asker.key.as_deref());
+        let (request, is_new) = shell.requests.enter(asker.key.as_deref());
         shell.callers.wait(request, asker.teller);
         shell.go_on(request, is_new, Event::StartRequested { request });
         self.site.commit();
@@ -100,6 +100,15 @@ impl Supervisor {
             let prefix = app_prefix(name);
             self.site.drop_all(&prefix);
             self.holder.release_all(&prefix);
+            self.tell_apart();
+        }
+    }
+
+    /// Where there are several apps, or may be, what is said of one says which it is.
+    pub(super) fn tell_apart(&mut self) {
+        let are_many = self.host.memory.is_some() || self.apps.len() > 1;
+        for shell in self.apps.values_mut() {
+            shell.is_one_of_many = are_many;
         }
     }
 
@@ -133,48 +142,51 @@ impl Supervisor {
 
     /// What would have to change for a file to be what runs.
     pub(super) fn differences(&self, source: &Path, wanted: &[AppConfig]) -> Vec<Difference> {
-        let names: BTreeSet<&str> = wanted.iter().map(|app| app.name.as_str()).collect();
-        let gone = self.apps.iter().filter(|(name, shell)| {
-            is_from(&shell.plan.app, source) && !names.contains(name.as_str())
+        let kept = wanted.iter().map(|app| {
+            let (fate, keys) = self.fate(app);
+            (app.name.as_str(), fate, keys)
         });
-        let gone = gone.map(|(name, _)| Difference {
-            app: name.clone(),
-            change: "delete".to_owned(),
-            keys: Vec::new(),
-        });
-        let wanted = wanted.iter().map(|app| self.difference(app));
-        wanted.chain(gone).collect()
+        let gone = self.gone(source, wanted);
+        let gone = gone.map(|name| (name, Fate::Delete, Vec::new()));
+        let all = kept.chain(gone);
+        all.map(|(name, fate, keys)| Difference {
+            app: name.to_owned(),
+            change: fate.name().to_owned(),
+            keys: keys.into_iter().map(shown).collect(),
+        })
+        .collect()
     }
 
-    fn difference(&self, wanted: &AppConfig) -> Difference {
-        let (change, keys) = match self.apps.get(&wanted.name) {
-            None => ("start", Vec::new()),
-            Some(shell) => {
-                let keys = change::between(&shell.plan.app, shell.slots(), wanted);
-                let does = |effect| keys.iter().any(|change| change.effect == effect);
-                let change = match () {
-                    () if shell.finish.is_some() => "start",
-                    () if keys.is_empty() => "same",
-                    () if does(Effect::Reload) => "reload",
-                    () if does(Effect::Scale) => "scale",
-                    () => "adjust",
-                };
-                (change, keys)
-            }
+    /// Apps that a file has had and does not have any more.
+    fn gone<'a>(
+        &'a self,
+        source: &'a Path,
+        wanted: &'a [AppConfig],
+    ) -> impl Iterator<Item = &'a str> {
+        let apps = self.apps.iter().filter(move |(name, shell)| {
+            is_from(&shell.plan.app, source) && !wanted.iter().any(|app| app.name == **name)
+        });
+        apps.map(|(name, _)| name.as_str())
+    }
+
+    fn fate(&self, wanted: &AppConfig) -> (Fate, Vec<Change>) {
+        let Some(shell) = self.apps.get(&wanted.name) else {
+            return (Fate::Start, Vec::new());
         };
-        Difference {
-            app: wanted.name.clone(),
-            change: change.to_owned(),
-            keys: keys
-                .into_iter()
-                .map(|change| KeyChange {
-                    key: change.key,
-                    from: change.from,
-                    to: change.to,
-                    effect: change.effect.name().to_owned(),
-                })
-                .collect(),
-        }
+        let keys = change::between(&shell.plan.app, shell.slots(), wanted);
+        let does = |effect| keys.iter().any(|change| change.effect == effect);
+        let fate = if shell.finish.is_some() {
+            Fate::Start
+        } else if keys.is_empty() {
+            Fate::Same
+        } else if does(Effect::Reload) {
+            Fate::Reload
+        } else if does(Effect::Scale) {
+            Fate::Scale
+        } else {
+            Fate::Adjust
+        };
+        (fate, keys)
     }
 
     /// All apps of a file.
@@ -207,50 +219,60 @@ impl Supervisor {
     }
 
     /// Makes a file what runs. Each app that has to change has its own outcome. `asked` is who wants it.
+    /// Says which apps have new workers by that, or none at all.
     pub(super) fn apply(
         &mut self,
         source: &Path,
         wanted: Vec<AppConfig>,
         asker: &Asker,
         asked: &Asked,
-    ) {
-        let differences = self.differences(source, &wanted);
-        let mut wanted = wanted.into_iter().map(|app| (app.name.clone(), app));
-        let mut wanted: std::collections::BTreeMap<String, AppConfig> = wanted.by_ref().collect();
-        for difference in differences {
-            let name = difference.app;
-            match (difference.change.as_str(), wanted.remove(&name)) {
-                ("delete", _) => {
-                    if let Some(shell) = self.apps.get_mut(&name) {
-                        shell.leave(asker.clone());
-                    }
-                }
-                ("same", Some(app)) => {
-                    if let Some(shell) = self.apps.get_mut(&name) {
-                        // Where it is from, and what its caller has by now.
-                        shell.redefine(app);
-                        asker.teller.outcome(done(&name, "is as the file says"));
-                    }
-                }
-                ("start", Some(app)) => match self.plan(app) {
+    ) -> BTreeSet<String> {
+        let gone: Vec<String> = self.gone(source, &wanted).map(str::to_owned).collect();
+        let mut renewed = BTreeSet::new();
+        for app in wanted {
+            let name = app.name.clone();
+            let (fate, keys) = self.fate(&app);
+            match fate {
+                Fate::Start => match self.plan(app) {
                     Ok(plan) => self.launch(plan, asker.clone(), true),
                     Err(problem) => asker.teller.outcome(not_done(&name, problem)),
                 },
-                (_, Some(app)) => self.change(&name, app, asker, asked),
-                (_, None) => {}
+                _ => self.change(&name, app, &keys, asker, asked),
+            }
+            if matches!(fate, Fate::Start | Fate::Reload) {
+                renewed.insert(name);
             }
         }
+        for name in gone {
+            if let Some(shell) = self.apps.get_mut(&name) {
+                shell.leave(asker.clone());
+            }
+            renewed.insert(name);
+        }
         self.site.commit();
+        renewed
     }
 
-    fn change(&mut self, name: &str, wanted: AppConfig, asker: &Asker, asked: &Asked) {
+    /// Other keys of an app that runs, or none.
+    fn change(
+        &mut self,
+        name: &str,
+        wanted: AppConfig,
+        keys: &[Change],
+        asker: &Asker,
+        asked: &Asked,
+    ) {
         let Some(shell) = self.apps.get_mut(name) else {
             return;
         };
-        let keys = change::between(&shell.plan.app, shell.slots(), &wanted);
+        if keys.is_empty() {
+            // What its caller has by now.
+            shell.redefine(wanted);
+            return asker.teller.outcome(done(name, "is as the file says"));
+        }
         let is_logged_elsewhere = keys.iter().any(|change| change.key.starts_with("log."));
         let fresh = match is_logged_elsewhere {
-            true => Plan::of(wanted, &self.host, &self.site, None),
+            true => Plan::of(wanted, &self.host, None),
             false => Plan::with_writer(wanted, &self.host, shell.plan.writer.clone()),
         };
         let fresh = match fresh {
@@ -260,25 +282,57 @@ impl Supervisor {
                 return asker.teller.outcome(not_done(name, problem));
             }
         };
-        let workers = fresh.settings.workers;
+        let to = Scale::To(fresh.settings.workers);
         shell.adjust(fresh, is_logged_elsewhere);
         let does = |effect| keys.iter().any(|change| change.effect == effect);
-        if does(Effect::Scale) {
-            let request = shell.new_request();
-            let to = Scale::To(workers);
-            if !does(Effect::Reload) {
+        let (scales, reloads) = (does(Effect::Scale), does(Effect::Reload));
+        if scales {
+            let request = shell.requests.next();
+            if !reloads {
                 shell.callers.wait(request, asker.teller.clone());
             }
             shell.feed(Event::ScaleRequested { request, to });
         }
-        if does(Effect::Reload) {
+        if reloads {
             let (wait, canary) = (Wait::Committed, CanaryWish::AsSet);
             shell.reload_for(asked.clone(), wait, canary, asker.clone());
-        } else if !does(Effect::Scale) {
-            asker
-                .teller
-                .outcome(done(name, "is adjusted, with no restart"));
+        } else if !scales {
+            let text = "is adjusted, with no restart";
+            asker.teller.outcome(done(name, text));
         }
+    }
+}
+
+/// What becomes of an app by a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Start,
+    Delete,
+    Reload,
+    Scale,
+    Adjust,
+    Same,
+}
+
+impl Fate {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Delete => "delete",
+            Self::Reload => "reload",
+            Self::Scale => "scale",
+            Self::Adjust => "adjust",
+            Self::Same => "same",
+        }
+    }
+}
+
+fn shown(change: Change) -> KeyChange {
+    KeyChange {
+        key: change.key,
+        from: change.from,
+        to: change.to,
+        effect: change.effect.name().to_owned(),
     }
 }
 
@@ -298,40 +352,29 @@ impl AppShell {
     /// The same settings, meant anew.
     fn redefine(&mut self, app: AppConfig) {
         self.plan.app = app;
+        self.note_definition();
+    }
+
+    fn note_definition(&mut self) {
         self.definitions += 1;
         self.journal.put(super::app_shell::PLAN, &self.plan.app);
     }
 
     /// Other settings, from now on. What is under way goes on as it was begun.
     fn adjust(&mut self, fresh: Plan, is_logged_elsewhere: bool) {
-        let Plan {
-            app,
-            settings,
-            probe,
-            max_memory,
-            drain,
-            watch,
-            restart_at,
-            writer,
-            host: _,
-        } = fresh;
-        self.core.adjust(settings);
+        let before = std::mem::replace(&mut self.plan, fresh);
+        self.core.adjust(self.plan.settings.clone());
         self.plan.settings = self.core.settings().clone();
-        self.proving.ask(probe.clone());
-        self.plan.probe = probe;
-        self.plan.drain = drain;
-        self.plan.max_memory = max_memory;
-        let watched = std::mem::replace(&mut self.plan.watch, watch);
-        self.plan.restart_at = restart_at;
+        self.proving.ask(self.plan.probe.clone());
         self.weigh_from_now();
         if is_logged_elsewhere {
             // Workers that are there go on with the writer that they have.
-            super::logging::watch(&writer, &self.journal, &self.inputs);
-            self.plan.writer = writer;
+            self.plan.hold_log(&self.journal, &self.inputs);
         }
-        let was_elsewhere = self.plan.app.cwd != app.cwd || self.plan.app.log != app.log;
-        self.redefine(app);
-        self.set_triggers(&watched, was_elsewhere);
+        let (was, is) = (&before.app, &self.plan.app);
+        let is_elsewhere = was.cwd != is.cwd || was.log != is.log;
+        self.set_triggers(&before.watch, is_elsewhere);
+        self.note_definition();
         // Events before this one were decided with the settings before.
         self.note_core();
         self.journal.commit();

@@ -6,14 +6,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use segue_core::{Event, Finish, RequestId, Time};
+use segue_core::{Event, Finish, Time};
 use segue_sys::signal::Signals;
 use segue_sys::{clock, readable};
 use segue_wire::control::Asked;
 use segue_wire::handoff::{Contents, ToKeeper};
 use thiserror::Error;
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 
 use super::app_shell::{AppShell, Happening, Host, Plan, Reach};
@@ -35,6 +36,7 @@ use crate::handoff::{InheritError, Inherited, Journal};
 use crate::keeper::{LinkError, Opened, Sender};
 use crate::listener::Inheritance;
 use crate::worker::log;
+use crate::worker::writer::Writer;
 
 /// Requests of callers that may wait for the loop.
 const COMMANDS: usize = 64;
@@ -42,8 +44,11 @@ const COMMANDS: usize = 64;
 /// A deadline that should have passed and is still due is a bug; this keeps it from spinning.
 const LEAST_SLEEP: Duration = Duration::from_millis(1);
 
-/// How long the last lines of an app may take to reach its log file.
+/// How long the last lines may take to reach their log files.
 const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// Where metrics are served.
+pub(super) const METRICS: &str = "metrics";
 
 /// All apps are to stop, and the supervisor with them.
 pub(super) const ENDING: &str = "ending";
@@ -59,9 +64,9 @@ pub(crate) enum RunError {
     Predecessor(#[from] InheritError),
     #[error("{0}")]
     App(String),
-    #[error("cannot serve metrics at {}: {source}", .address.map(|it| it.to_string()).unwrap_or_default())]
+    #[error("cannot serve metrics at {address}: {source}; choose another address with --metrics")]
     Metrics {
-        address: Option<SocketAddr>,
+        address: SocketAddr,
         source: io::Error,
     },
     #[error("cannot {doing}: {source}")]
@@ -109,7 +114,6 @@ pub(super) struct Supervisor {
     pub(super) stop_signalled: Option<Time>,
     /// Who sends the signal of this number: a process and its user.
     pub(super) signal_origin: Option<(u64, (u32, u32))>,
-    last_request: u64,
     /// Whose turn it is, so that a talkative app does not keep the others from being heard.
     turn: usize,
 }
@@ -185,19 +189,14 @@ async fn supervise(
         site.hold(name, descriptor);
     }
     let control = open_control(&host, &site, inherited.as_mut())?;
-    let metrics = match host.metrics.map(exposition::bind) {
-        Some(Err(source)) if inherited.is_none() => {
-            return Err(RunError::Metrics {
-                address: host.metrics,
-                source,
-            });
+    // A predecessor's, whatever its file says by now.
+    let before = inherited.as_ref().map(|before| before.value(METRICS));
+    let address = before.transpose()?.flatten().or(host.metrics);
+    let metrics = match address {
+        Some(address) => {
+            site.put(METRICS, &address);
+            open_metrics(address, inherited.is_some())?
         }
-        // The apps go on all the same.
-        Some(Err(error)) => {
-            tracing::error!(%error, "no metrics can be served");
-            None
-        }
-        Some(Ok(listener)) => Some(listener),
         None => None,
     };
     host.control = control.as_ref().map(|control| control.path().to_owned());
@@ -258,9 +257,8 @@ async fn supervise(
         .filter_map(|shell| shell.word.last_words())
         .collect();
     supervisor.service.end(&last_words.join("; "));
-    for shell in supervisor.apps.values() {
-        shell.plan.writer.flush(LAST_LINES);
-    }
+    let apps = supervisor.apps.values();
+    let writers: Vec<Writer> = apps.map(|shell| shell.plan.writer.clone()).collect();
     if let Some(exposing) = exposing {
         exposing.abort();
     }
@@ -272,7 +270,24 @@ async fn supervise(
     if let Some(serving) = serving {
         let _ = serving.await;
     }
+    // All of them write meanwhile; what is not written by then stays unwritten.
+    let until = Instant::now() + LAST_LINES;
+    for writer in writers {
+        writer.flush(until.saturating_duration_since(Instant::now()));
+    }
     Ok(ended)
+}
+
+/// What serves already goes on without metrics.
+fn open_metrics(address: SocketAddr, is_successor: bool) -> Result<Option<TcpListener>, RunError> {
+    match exposition::bind(address) {
+        Ok(listener) => Ok(Some(listener)),
+        Err(source) if is_successor => {
+            tracing::error!(error = %source, %address, "no metrics can be served");
+            Ok(None)
+        }
+        Err(source) => Err(RunError::Metrics { address, source }),
+    }
 }
 
 /// What a supervisor works with.
@@ -294,18 +309,16 @@ async fn sleep_until(wake: Option<Duration>) {
 
 impl Supervisor {
     fn begin(host: Host, apps: Vec<AppConfig>, tools: Tools) -> Result<Self, RunError> {
-        let requests = Requests::new(tools.site.clone());
-        let mut supervisor = Self::with(host, tools, Life::new(), requests);
+        let life = Life::new();
+        let requests = Requests::new(tools.site.clone(), life.first_number());
+        let mut supervisor = Self::with(host, tools, life, requests);
         for app in apps {
-            let plan = Plan::of(app, &supervisor.host, &supervisor.site, None);
+            let plan = Plan::of(app, &supervisor.host, None);
             supervisor.add(plan.map_err(RunError::App)?);
         }
-        let names: Vec<String> = supervisor.apps.keys().cloned().collect();
-        for name in names {
-            if let Some(shell) = supervisor.apps.get_mut(&name) {
-                let request = shell.new_request();
-                shell.feed(Event::StartRequested { request });
-            }
+        for shell in supervisor.apps.values_mut() {
+            let request = shell.requests.next();
+            shell.feed(Event::StartRequested { request });
         }
         supervisor.recall();
         Ok(supervisor)
@@ -315,7 +328,8 @@ impl Supervisor {
     fn restore(host: Host, tools: Tools, mut inherited: Inherited) -> Result<Self, RunError> {
         take_over_output(&host.writer, &tools.site, &inherited)?;
         let life = Life::restore(&inherited)?;
-        let requests = Requests::restore(tools.site.clone(), &inherited)?;
+        let first = life.first_number();
+        let requests = Requests::restore(tools.site.clone(), first, &inherited)?;
         let mut supervisor = Self::with(host, tools, life, requests);
         supervisor.is_ending = inherited.value(ENDING)?.unwrap_or_default();
         let mut pending = BTreeMap::new();
@@ -330,6 +344,7 @@ impl Supervisor {
             supervisor.apps.insert(name.clone(), shell);
             pending.insert(name, left);
         }
+        supervisor.tell_apart();
         for name in inherited.left() {
             // Nobody knows what it was for.
             supervisor.site.release(name);
@@ -348,11 +363,11 @@ impl Supervisor {
         app: AppConfig,
         file: Option<(OwnedFd, Option<u64>)>,
     ) -> Result<Plan, RunError> {
-        Plan::of(app.clone(), &self.host, &self.site, file).or_else(|why| {
+        Plan::of(app.clone(), &self.host, file).or_else(|why| {
             self.host
                 .say(format!("{}{why}", crate::telemetry::lines::PREFIX));
             let app = AppConfig { log: None, ..app };
-            Plan::of(app, &self.host, &self.site, None).map_err(RunError::App)
+            Plan::of(app, &self.host, None).map_err(RunError::App)
         })
     }
 
@@ -395,7 +410,6 @@ impl Supervisor {
             lost_keeper: false,
             stop_signalled: None,
             signal_origin: None,
-            last_request: reach.first,
             turn: 0,
             life,
             reach,
@@ -410,25 +424,15 @@ impl Supervisor {
         for teller in &self.watching {
             shell.callers.watch(teller.clone());
         }
+        shell.is_one_of_many = self.host.memory.is_some() || !self.apps.is_empty();
+        for other in self.apps.values_mut() {
+            other.is_one_of_many = true;
+        }
         self.apps.entry(name).insert_entry(shell).into_mut()
     }
 
     pub(super) fn now(&self) -> Time {
         Time(clock::monotonic_millis())
-    }
-
-    pub(super) fn new_request(&mut self) -> RequestId {
-        self.last_request += 1;
-        RequestId(self.last_request)
-    }
-
-    pub(super) fn enter_request(&mut self, key: Option<&str>) -> (RequestId, bool) {
-        let next = RequestId(self.last_request + 1);
-        let (request, is_new) = self.requests.enter(key, next);
-        if is_new {
-            self.last_request = next.0;
-        }
-        (request, is_new)
     }
 
     /// What happens next to any app.
@@ -481,10 +485,6 @@ impl Supervisor {
 
     /// What follows for the process from what has happened to its apps.
     fn conclude(&mut self) {
-        let are_many = self.host.memory.is_some() || self.apps.len() > 1;
-        for shell in self.apps.values_mut() {
-            shell.is_one_of_many = are_many;
-        }
         self.settle_roster();
         let is_foreground = self.host.memory.is_none();
         let has_failed = |shell: &AppShell| {

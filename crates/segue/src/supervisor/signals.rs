@@ -55,14 +55,14 @@ impl Supervisor {
                 self.read_again(asked);
             }
             Intent::Upgrade => {
-                let request = self.new_request();
+                let request = self.requests.next();
                 self.begin_upgrade(request, None);
             }
             Intent::Stop => self.hear_stop_signal(),
             Intent::Reopen => self.hear_reopen(),
             Intent::Pause => {
                 for shell in self.shells_mut() {
-                    let request = shell.new_request();
+                    let request = shell.requests.next();
                     shell.feed(Event::PauseRequested { request });
                 }
             }
@@ -134,7 +134,7 @@ impl Supervisor {
         self.is_ending = true;
         self.site.put(ENDING, &true);
         for shell in self.shells_mut() {
-            let request = shell.new_request();
+            let request = shell.requests.next();
             shell.feed(Event::StopRequested { request });
         }
         self.site.commit();
@@ -142,7 +142,7 @@ impl Supervisor {
 
     fn hear_scale(&mut self, to: Scale) {
         for shell in self.shells_mut() {
-            let request = shell.new_request();
+            let request = shell.requests.next();
             shell.feed(Event::ScaleRequested { request, to });
         }
     }

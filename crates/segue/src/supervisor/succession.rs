@@ -8,6 +8,7 @@
 //! performs them, and those that can be seen to have been done are not done again.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
 
 use segue_core::{
     Action, App, Datum, Event, Generation, Settings, Time, WorkerId, load_event, save_event,
@@ -23,6 +24,7 @@ use super::crew::{self, DESCRIPTORS, NOTIFY, Recruit};
 use super::history::History;
 use super::records::Records;
 use super::requests::Requests;
+use super::run::{ENDING, METRICS};
 use crate::config::app::AppConfig;
 use crate::handoff::text::Word;
 use crate::handoff::{Deposit, InheritError, Inherited, Journal, tree};
@@ -140,8 +142,9 @@ impl AppShell {
 pub(crate) fn check(contents: Contents) -> Result<(), InheritError> {
     let inherited = Inherited::values_of(contents);
     Life::restore(&inherited)?;
-    Requests::restore(Journal::nowhere(), &inherited)?;
-    inherited.value::<bool>(super::run::ENDING)?;
+    Requests::restore(Journal::nowhere(), 0, &inherited)?;
+    inherited.value::<bool>(ENDING)?;
+    inherited.value::<SocketAddr>(METRICS)?;
     for app in apps(&inherited)? {
         check_app(&app, &inherited)?;
     }
@@ -167,7 +170,7 @@ fn check_app(app: &AppConfig, inherited: &Inherited) -> Result<(), InheritError>
     replay(Settings::default(), &journal, inherited)?;
     releases(&journal, inherited)?;
     asks(&journal, inherited)?;
-    Requests::restore(journal.clone(), inherited)?;
+    Requests::restore(journal.clone(), 0, inherited)?;
     Records::restore(journal.clone(), inherited)?;
     History::restore(journal.clone(), inherited)?;
     inherited.value::<Counts>(&journal.full(COUNTS))?;

@@ -173,7 +173,7 @@ impl AppShell {
             false => "reload asked for by ".to_owned(),
         };
         self.say(format!("{}{line}{text}", lines::PREFIX));
-        let request = self.new_request();
+        let request = self.requests.next();
         let asked = Asked {
             by: by.to_owned(),
             text,

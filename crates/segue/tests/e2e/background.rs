@@ -424,12 +424,24 @@ fn any_file_after_any_other_is_what_runs_then() {
 fn an_app_that_cannot_start_leaves_nothing() {
     let desk = Desk::new();
     std::fs::write(desk.path("broken.js"), "throw new Error('no way')").expect("write");
-    let started = desk.segue(&["start", "broken.js"]);
+    let pid_file = desk.path("pid");
+    let pid_file = pid_file.to_str().expect("a plain path");
+    let started = desk.segue(&["start", "--pid-file", pid_file, "broken.js"]);
+    let main = desk.status().supervisor.keeper_pid.expect("a main process");
+    let written = std::fs::read_to_string(pid_file).expect("the pid file");
+    assert_eq!(written.trim(), main.to_string());
     started.expect(1).says(&["no way"]);
     assert!(desk.status().apps.is_empty());
+    std::fs::write(desk.path("segue.toml"), "[app.web]\nwrokers = 1\n").expect("write");
+    desk.segue(&["start"])
+        .expect(2)
+        .says(&["did you mean `workers`"]);
     desk.file("", "-");
     desk.segue(&["start"]).expect(0);
     desk.segue(&["start"]).expect(4).says(&["web runs already"]);
+    desk.segue(&["start", "--metrics", "127.0.0.1:9464"])
+        .expect(2)
+        .says(&["--metrics is for a supervisor that begins"]);
     desk.segue(&["start", "--foreground"]).expect(4);
 }
 

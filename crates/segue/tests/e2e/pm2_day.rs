@@ -158,6 +158,10 @@ fn a_day_after_pm2() {
         "v2"
     );
     assert_eq!(ready(&desk.app("shop-queue")), 1, "as it was scaled");
+    // What was stopped before the supervisor began is so after it has become another one.
+    desk.segue(&["upgrade"]).expect(0);
+    assert_eq!(desk.app("legacy").phase, AppPhase::Finished);
+    desk.segue(&["start", "legacy"]).expect(0);
     desk.segue(&["delete", "all"]).expect(0);
     assert!(desk.status().apps.is_empty());
     desk.segue(&["shutdown"]).expect(0);
