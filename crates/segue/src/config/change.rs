@@ -40,16 +40,13 @@ pub(crate) struct Change {
 const SHELL: [&str; 6] = ["_", "OLDPWD", "PWD", "SHLVL", "COLUMNS", "LINES"];
 
 /// Keys whose values only a new worker can have.
-const OF_A_WORKER: [&str; 9] = [
+const OF_A_WORKER: [&str; 6] = [
     "env",
     "env_file",
     "cwd",
     "node",
     "node_args",
     "drain.preload",
-    "log.out",
-    "log.format",
-    "log.time",
 ];
 
 impl Effect {
@@ -70,7 +67,7 @@ impl Effect {
             "distribution" => Self::Start,
             // And processes for these.
             "user" | "group" | "listen" | "no_new_privs" | "limits.nofile" => Self::Reload,
-            key if key.starts_with("log.rotate") || OF_A_WORKER.contains(&key) => Self::Reload,
+            key if OF_A_WORKER.contains(&key) => Self::Reload,
             _ => Self::Live,
         }
     }
@@ -118,7 +115,7 @@ pub(crate) fn between(now: &AppConfig, slots: u32, wanted: &AppConfig) -> Vec<Ch
         "log.out",
         log(now).unwrap_or_default(),
         log(wanted).unwrap_or_default(),
-        Effect::Reload,
+        Effect::Live,
     );
     let count = |written: &Written| {
         let settings = written.settings().unwrap_or_default();
@@ -258,8 +255,10 @@ mod tests {
                 ("drain.timeout", "1m"),
                 ("distribution", "shared"),
                 ("limits.nofile", "1000"),
+                ("log.rotate.size", "1MiB"),
             ],
         );
+        other.log = Some("web.log".into());
         other.command = Command::Script("other.js".into());
         other.caller_env = vec![("SHLVL".into(), "2".into()), ("LANG".into(), "C".into())];
         assert_eq!(
@@ -267,11 +266,13 @@ mod tests {
             [
                 "command: server.js -> other.js (reload)",
                 "env:  -> A, B, C (reload)",
+                "log.out:  -> web.log (live)",
                 "workers: 2 -> 3 (scale)",
                 "environment of the caller:  -> LANG (next)",
                 "distribution: spread -> shared (start)",
                 "drain.timeout: 5m -> 1m (live)",
                 "limits.nofile: none -> 1000 (reload)",
+                "log.rotate.size: 50MiB -> 1MiB (live)",
             ]
         );
     }

@@ -300,6 +300,8 @@ pub(super) struct AppShell {
     /// When the workers' memory is next looked at; never without a limit.
     pub(super) next_weighing: Option<Time>,
     pub(super) triggers: Triggers,
+    /// Who has written its lines before, and may not be through.
+    pub(super) retired: Vec<Writer>,
     last_ask: u64,
 }
 
@@ -416,6 +418,7 @@ impl AppShell {
                 .max_memory
                 .map(|_| Time(clock::monotonic_millis()) + WEIGHING),
             triggers: Triggers::of(&plan, &inputs),
+            retired: Vec::new(),
             last_ask: reach.first,
             inputs,
             plan,

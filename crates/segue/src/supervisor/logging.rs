@@ -1,6 +1,8 @@
 //! The log file of workers' output: opened anew when a signal asks for it, and what people are told
 //! of it. The file itself belongs to its thread, which may wait for a disk.
 
+use std::time::Duration;
+
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::app_shell::{AppShell, Input};
@@ -10,6 +12,9 @@ use crate::telemetry::lines::PREFIX;
 use crate::worker::log::{self, LogNews, Owner};
 use crate::worker::writer::Writer;
 use segue_wire::control::{Level, Outcome, OutcomeKind, Problem, ProblemCode};
+
+/// A disk may take so long for what it was handed before others are kept waiting no longer.
+const LAST_LINES_THERE: Duration = Duration::from_millis(50);
 
 /// The file is to be opened anew, and has not been.
 const REOPENING: &str = "log/reopening";
@@ -37,6 +42,24 @@ pub(super) fn take_over(
 }
 
 impl AppShell {
+    /// What workers print from now on goes where the plan says; what they have printed, where it was to.
+    pub(super) fn log_elsewhere(&mut self, before: Writer) {
+        let writer = &self.plan.writer;
+        before.retire(writer, LAST_LINES_THERE);
+        self.retired.retain(|writer| !writer.flush(Duration::ZERO));
+        self.retired.push(before);
+        for (_, member) in self.crew.members() {
+            member.output.write_to(writer.clone());
+        }
+        for name in [REOPENING, log::BEGAN] {
+            self.journal.drop(name);
+        }
+        if !self.has_log() {
+            self.journal.release(log::HELD);
+        }
+        self.plan.hold_log(&self.journal, &self.inputs);
+    }
+
     pub(super) fn has_log(&self) -> bool {
         self.plan.writer.log_path().is_some()
     }

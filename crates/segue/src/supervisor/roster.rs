@@ -368,8 +368,7 @@ impl AppShell {
         self.proving.ask(self.plan.probe.clone());
         self.weigh_from_now();
         if is_logged_elsewhere {
-            // Workers that are there go on with the writer that they have.
-            self.plan.hold_log(&self.journal, &self.inputs);
+            self.log_elsewhere(before.writer.clone());
         }
         let (was, is) = (&before.app, &self.plan.app);
         let is_elsewhere = was.cwd != is.cwd || was.log != is.log;

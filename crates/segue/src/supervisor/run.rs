@@ -258,7 +258,8 @@ async fn supervise(
         .collect();
     supervisor.service.end(&last_words.join("; "));
     let apps = supervisor.apps.values();
-    let writers: Vec<Writer> = apps.map(|shell| shell.plan.writer.clone()).collect();
+    let writers = apps.flat_map(|shell| shell.retired.iter().chain([&shell.plan.writer]));
+    let writers: Vec<Writer> = writers.cloned().collect();
     if let Some(exposing) = exposing {
         exposing.abort();
     }

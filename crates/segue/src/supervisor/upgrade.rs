@@ -210,9 +210,12 @@ impl Supervisor {
             shell.journal.put(OUTPUT, &left);
             (name.clone(), left)
         });
+        let apps = apps.collect();
+        let mut retired = self.apps.values().flat_map(|shell| &shell.retired);
         Leftovers {
-            apps: apps.collect(),
+            apps,
             own,
+            is_retired_stalled: !retired.all(|writer| writer.flush(limit)),
         }
     }
 
@@ -304,12 +307,13 @@ impl Supervisor {
 pub(super) struct Leftovers {
     own: Leftover,
     apps: Vec<(String, Leftover)>,
+    is_retired_stalled: bool,
 }
 
 impl Leftovers {
     fn is_stalled(&self) -> bool {
         let mut apps = self.apps.iter();
-        self.own.is_stalled() || apps.any(|(_, left)| left.is_stalled())
+        self.is_retired_stalled || self.own.is_stalled() || apps.any(|(_, left)| left.is_stalled())
     }
 }
 

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::OFlags;
 
@@ -71,7 +72,8 @@ pub(crate) enum LogNews {
 
 /// Whom the file's thread tells.
 pub(crate) struct Owner {
-    journal: Journal,
+    /// None once another file is the one to go on with.
+    journal: Mutex<Option<Journal>>,
     /// Must not wait.
     tell: Box<dyn Fn(LogNews) + Send + Sync>,
 }
@@ -79,14 +81,25 @@ pub(crate) struct Owner {
 impl Owner {
     pub(crate) fn new(journal: Journal, tell: impl Fn(LogNews) + Send + Sync + 'static) -> Self {
         Self {
-            journal,
+            journal: Mutex::new(Some(journal)),
             tell: Box::new(tell),
         }
     }
 
     /// A successor is to go on with this file, before anything is written to it.
     pub(super) fn hold(&self, file: impl AsFd) {
-        self.journal.hold(HELD, file);
+        if let Some(journal) = &*self.journal() {
+            journal.hold(HELD, file);
+        }
+    }
+
+    /// Nothing is held for a successor any more from when this returns.
+    pub(super) fn retire(&self) {
+        *self.journal() = None;
+    }
+
+    fn journal(&self) -> MutexGuard<'_, Option<Journal>> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn tell(&self, news: LogNews) {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::layout::{Batch, Label, Piece};
+use super::layout::{Label, Piece};
 use super::reader::{Pipe, Reader};
 use super::writer::{Stream, Ticket, Writer};
 use crate::handoff::text::Word;
@@ -32,6 +32,21 @@ pub(crate) struct Output {
     /// Of stdout and stderr.
     lines: [Shared; 2],
     open: watch::Receiver<u8>,
+    outlet: Outlet,
+}
+
+/// Who writes what both streams become; another one may, from some line on.
+#[derive(Clone, Debug)]
+struct Outlet(Arc<Mutex<Writer>>);
+
+impl Outlet {
+    fn writer(&self) -> Writer {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Writer> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What has been read and not been passed on, for a successor.
@@ -77,6 +92,7 @@ impl Output {
         }));
         let (closing, open) = watch::channel(2);
         let closing = Arc::new(closing);
+        let outlet = Outlet(Arc::new(Mutex::new(writer.clone())));
         let mut lines = Vec::new();
         let pipes = [(Stream::Out, stdout), (Stream::Err, stderr)];
         for ((stream, pipe), part) in pipes.into_iter().zip(unfinished.parts) {
@@ -91,7 +107,7 @@ impl Output {
             let printer = Printer {
                 stream,
                 label: label.clone(),
-                writer: writer.clone(),
+                outlet: outlet.clone(),
                 lines: shared,
                 tail: matches!(stream, Stream::Err).then(|| Arc::clone(&tail)),
             };
@@ -102,7 +118,17 @@ impl Output {
             });
         }
         let lines = <[Shared; 2]>::try_from(lines).map_err(|_| io::ErrorKind::InvalidInput)?;
-        Ok(Self { tail, lines, open })
+        Ok(Self {
+            tail,
+            lines,
+            open,
+            outlet,
+        })
+    }
+
+    /// Whole lines from now on go to another writer; those before have gone to the one before.
+    pub(crate) fn write_to(&self, writer: Writer) {
+        *self.outlet.lock() = writer;
     }
 
     /// What a successor must know to go on in the middle of a line.
@@ -145,7 +171,7 @@ impl Output {
 pub(super) struct Printer {
     stream: Stream,
     label: Label,
-    writer: Writer,
+    outlet: Outlet,
     lines: Shared,
     tail: Option<Arc<Mutex<Tail>>>,
 }
@@ -154,8 +180,9 @@ impl Printer {
     /// Passes on the lines that `bytes` complete; without any, what is left. Of the bytes, so many
     /// stay in the pipe until [`taken`](Self::taken).
     pub(super) fn hand_over(&self, bytes: Option<&[u8]>, stay: usize) -> Ticket {
-        let stream = self.writer.for_worker(self.stream);
-        let mut batch = self.batch();
+        let writer = self.outlet.writer();
+        let stream = writer.for_worker(self.stream);
+        let mut batch = writer.batch(&self.label, self.stream, stream);
         let mut tail = self
             .tail
             .as_ref()
@@ -173,27 +200,20 @@ impl Printer {
         }
         lines.handed_over = stay;
         drop(lines);
-        self.writer.push(stream, &batch.bytes)
+        writer.push(stream, &batch.bytes)
     }
 
     /// How many lines may be handed over at once: with what they get in front they must fit into
     /// the writer's queue.
     pub(super) fn most_lines(&self) -> usize {
-        (MOST_OVERHEAD / self.batch().overhead()).max(1)
-    }
-
-    fn batch(&self) -> Batch {
-        let stream = self.writer.for_worker(self.stream);
-        self.writer.batch(&self.label, self.stream, stream)
+        let writer = self.outlet.writer();
+        let batch = writer.batch(&self.label, self.stream, writer.for_worker(self.stream));
+        (MOST_OVERHEAD / batch.overhead()).max(1)
     }
 
     /// What stayed in the pipe is there no more.
     pub(super) fn taken(&self) {
         self.lines.lock().handed_over = 0;
-    }
-
-    pub(super) fn writer(&self) -> &Writer {
-        &self.writer
     }
 }
 

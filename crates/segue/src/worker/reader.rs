@@ -165,7 +165,7 @@ impl Reader {
                 // A worker that floods its output must not keep the others waiting.
                 Turn::More => tokio::task::yield_now().await,
                 Turn::Written(ticket, count) => {
-                    if !self.printer.writer().written(ticket, PATIENCE).await {
+                    if !ticket.written(PATIENCE).await {
                         self.is_behind = Some(ticket);
                     }
                     let taken = self.pipe.discard(count);
@@ -219,8 +219,8 @@ impl Reader {
         };
         self.left = 0;
         let ticket = self.printer.hand_over(seen.get(..whole), whole);
-        match self.is_behind {
-            Some(late) if !self.printer.writer().is_written(late) => {
+        match &self.is_behind {
+            Some(late) if !late.is_written() => {
                 let taken = self.pipe.discard(whole);
                 self.printer.taken();
                 match taken {

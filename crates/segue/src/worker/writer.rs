@@ -29,11 +29,32 @@ pub(crate) enum Stream {
 }
 
 /// Where lines stand in a file's queue.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Ticket {
-    stream: Stream,
+    queue: Arc<Queue>,
     /// Bytes that were handed over up to their end.
     end: u64,
+}
+
+impl Ticket {
+    /// Whether the lines have been written, or never will be.
+    pub(crate) fn is_written(&self) -> bool {
+        self.queue.lock().is_written(self.end)
+    }
+
+    /// Waits for that, for `limit` at most; says whether it is so.
+    pub(crate) async fn written(&self, limit: Duration) -> bool {
+        let written = async {
+            loop {
+                let progress = self.queue.progress.notified();
+                if self.is_written() {
+                    return;
+                }
+                progress.await;
+            }
+        };
+        tokio::time::timeout(limit, written).await.is_ok()
+    }
 }
 
 /// Takes whole lines for stdout, stderr and the log file. Clones share one queue; when the last is dropped,
@@ -176,30 +197,32 @@ impl Writer {
         (self.shared.log.as_ref()).is_some_and(|log| log.lock().wants_reopening)
     }
 
+    /// Has its log file left to another writer that was made after this one. What has been handed over
+    /// is written, for `limit` at most before this returns.
+    pub(crate) fn retire(&self, successor: &Self, limit: Duration) {
+        let Some(log) = &self.shared.log else {
+            return;
+        };
+        let owner = {
+            let mut state = log.lock();
+            state.wants_reopening = false;
+            state.owner.take()
+        };
+        if let Some(owner) = owner {
+            owner.retire();
+        }
+        let is_idle = log.flush(limit);
+        // It would rotate the file that the other one has open.
+        if is_idle && self.log_path() == successor.log_path() {
+            log.pause(Duration::ZERO);
+        }
+    }
+
     /// Hands over lines, each with its newline. Never waits.
     pub(crate) fn push(&self, stream: Stream, lines: &[u8]) -> Ticket {
-        let end = self.queue(stream).push(lines);
-        Ticket { stream, end }
-    }
-
-    /// Whether lines have been written, or never will be.
-    pub(crate) fn is_written(&self, ticket: Ticket) -> bool {
-        self.queue(ticket.stream).lock().is_written(ticket.end)
-    }
-
-    /// Waits for that, for `limit` at most; says whether it is so.
-    pub(crate) async fn written(&self, ticket: Ticket, limit: Duration) -> bool {
-        let queue = self.queue(ticket.stream);
-        let written = async {
-            loop {
-                let progress = queue.progress.notified();
-                if self.is_written(ticket) {
-                    return;
-                }
-                progress.await;
-            }
-        };
-        tokio::time::timeout(limit, written).await.is_ok()
+        let queue = Arc::clone(self.queue(stream));
+        let end = queue.push(lines);
+        Ticket { queue, end }
     }
 
     /// For whoever looks into pipes.
@@ -279,7 +302,7 @@ impl Writer {
         }
     }
 
-    fn queue(&self, stream: Stream) -> &Queue {
+    fn queue(&self, stream: Stream) -> &Arc<Queue> {
         match stream {
             Stream::Out => &self.shared.out,
             Stream::Err => &self.shared.err,

@@ -45,7 +45,7 @@ impl Desk {
     }
 
     /// `[app.web]` and `[app.api]`, with more lines for each.
-    fn file(&self, web: &str, api: &str) {
+    pub(crate) fn file(&self, web: &str, api: &str) {
         let quick = "reload = { min_uptime = \"0s\" }\ndrain = { settle = \"0s\" }\n";
         let app = |name: &str, port: u16, lines: &str| match lines {
             "-" => String::new(),
@@ -159,7 +159,7 @@ impl Desk {
         pids.filter(is_ours).filter_map(Process::open).collect()
     }
 
-    fn own_log(&self) -> String {
+    pub(crate) fn own_log(&self) -> String {
         std::fs::read_to_string(self.path("state/segue/segue.log")).unwrap_or_default()
     }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
 
+use crate::background::Desk;
 use crate::harness::output::Stream;
 use crate::harness::process::Process;
 use crate::harness::run::{LIMIT, Launch, Run};
@@ -223,6 +224,66 @@ fn a_successor_goes_on_with_the_log_file_and_hears_of_a_rotation() {
     reopen(&run);
     wait_for_more(&run, &path, 0);
     run.finish();
+}
+
+#[test]
+fn a_log_that_moves_while_workers_print_has_every_line_once() {
+    let desk = Desk::new();
+    desk.site.deploy("v2", "counting.js");
+    std::fs::create_dir(desk.path("logs")).expect("make the directory of logs");
+    let (first, second) = (desk.path("logs/first.log"), desk.path("logs/second.log"));
+    let pids = || {
+        let workers = desk.app("web").workers.into_iter();
+        workers.filter_map(|worker| worker.pid).collect::<Vec<_>>()
+    };
+    let apply = |log: &Path, more: &str| {
+        desk.file(&format!("log = {{ out = {log:?}, {more} }}"), "-");
+        desk.segue(&["apply"])
+    };
+    apply(&first, "time = false").expect(0);
+    let before = pids();
+    let grows = |log: &Path| {
+        let than = read(log).len();
+        desk.until("more is printed", |_| read(log).len() > than);
+    };
+    grows(&first);
+    let moved = apply(&second, "time = false");
+    moved.expect(0).says(&["log.out: ", "(at once)"]);
+    grows(&second);
+    // Another rule for the same file, then back.
+    let ruled = apply(&second, "rotate = { size = \"1GiB\" }");
+    ruled.expect(0).says(&["log.rotate.size: 50MiB -> 1GiB"]);
+    grows(&second);
+    apply(&first, "time = false").expect(0);
+    grows(&first);
+    // Whoever comes after goes on with the file that is the last.
+    desk.segue(&["upgrade"]).expect(0);
+    grows(&first);
+    let length = read(&second).len();
+    let killed = desk.status().supervisor.pid;
+    Process::open(killed).expect("it runs").signal(Signal::KILL);
+    desk.until("it has a successor", |status| {
+        status.supervisor.pid != killed
+    });
+    grows(&first);
+    apply(&second, "time = true").expect(0);
+    desk.until("the time is told", |_| {
+        let more = read(&second).split_off(length);
+        more.lines()
+            .last()
+            .is_some_and(|line| line.contains("Z web."))
+    });
+    apply(&second, "time = false").expect(0);
+    assert_eq!(pids(), before, "no worker is another one");
+    desk.segue(&["stop", "web"]).expect(0);
+    desk.segue(&["shutdown"]).expect(0);
+    let without_time = |text: String| {
+        let lines = text.split_inclusive('\n');
+        let lines = lines.map(|line| line.split_once("Z web.").map_or(line, |(_, rest)| rest));
+        lines.collect::<String>()
+    };
+    let texts = [without_time(read(&first)), without_time(read(&second))];
+    expect_all(&texts, 2, Twice::Sometimes, &desk.own_log());
 }
 
 #[test]
