@@ -192,7 +192,21 @@ impl Supervisor {
     /// All apps of a file.
     pub(super) fn understand_all(&self, body: &ApplyBody) -> Result<Vec<AppConfig>, Problem> {
         let definitions = body.definitions.iter();
-        definitions.map(|app| self.understand(app)).collect()
+        let apps = definitions.map(|app| self.understand(app));
+        apps.map(|app| Ok(self.at_home(app?))).collect()
+    }
+
+    /// An app of a supervisor in the foreground lives where that was started, whoever applies its file.
+    fn at_home(&self, app: AppConfig) -> AppConfig {
+        let like = self.apps.get(&app.name).or(self.apps.values().next());
+        match like.filter(|_| self.host.memory.is_none()) {
+            Some(like) => AppConfig {
+                caller_env: like.plan.app.caller_env.clone(),
+                umask: like.plan.app.umask,
+                ..app
+            },
+            None => app,
+        }
     }
 
     /// An app as it comes over the socket.

@@ -68,6 +68,10 @@ impl Desk {
 
     /// In one of its directories.
     pub(crate) fn begin_in(&self, directory: &str, words: &[&str]) -> Pending {
+        Pending::start(self.command(directory, words))
+    }
+
+    fn command(&self, directory: &str, words: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_segue"));
         command
             .args(words)
@@ -80,7 +84,7 @@ impl Desk {
             .env(process::MARK, &self.mark)
             .env_remove("SEGUE_CONTROL")
             .env_remove("PWD");
-        Pending::start(command)
+        command
     }
 
     pub(crate) fn segue(&self, words: &[&str]) -> Outcome {
@@ -519,6 +523,18 @@ fn several_apps_in_the_foreground_follow_their_file_at_hup() {
     desk.until("two apps", |status| {
         status.apps.len() == 2 && status.apps.iter().all(|app| app.phase == AppPhase::Running)
     });
+    // Its apps live where it was started, whoever applies their file.
+    desk.file("limits.max_age = \"24h\"", "-");
+    let mut apply = desk.command(".", &["apply"]);
+    apply.env("COLOUR", "of somebody's shell");
+    let applied = Pending::start(apply).wait(LIMIT);
+    applied.expect(0).says(&["limits.max_age"]);
+    assert!(!applied.out.contains("environment"), "{}", applied.out);
+    desk.file("", "");
+    let mut apply = desk.command(".", &["apply"]);
+    apply.env("COLOUR", "of somebody's shell");
+    Pending::start(apply).wait(LIMIT).expect(0);
+    assert_eq!(desk.env(desk.api(), "COLOUR"), Value::Null);
     clients.wait_for_answers(50);
     desk.assert_flawless(&clients.stop());
     main.signal(Signal::TERM);
