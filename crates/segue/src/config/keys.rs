@@ -286,6 +286,22 @@ pub(crate) const KEYS: &[Key] = &[
         "A worker that uses more resident memory than this is replaced first, then drained: 512MiB, 2GiB",
     ),
     key(
+        "limits.memory_high",
+        "memory-high",
+        "SIZE",
+        None,
+        |s, t| put(&mut s.memory_high, size(t).map(Some)),
+        "The kernel slows a worker and its helpers down above this and takes memory back from them (memory.high); needs a cgroup of version 2 that segue may write to",
+    ),
+    key(
+        "limits.memory_max",
+        "memory-max",
+        "SIZE",
+        None,
+        |s, t| put(&mut s.memory_max, size(t).map(Some)),
+        "The kernel kills a worker, or a helper of it, that needs more memory than this (memory.max); needs the same",
+    ),
+    key(
         "limits.max_age",
         "max-age",
         "DURATION",

@@ -43,6 +43,10 @@ pub(crate) struct AppSettings {
     pub(crate) drain_generations: u32,
     /// Bytes of resident memory.
     pub(crate) max_memory: Option<u64>,
+    /// Bytes that the kernel lets a worker and its helpers have: above the first it takes them back, above
+    /// the second it kills.
+    pub(crate) memory_high: Option<u64>,
+    pub(crate) memory_max: Option<u64>,
     pub(crate) max_age: Option<Duration>,
     pub(crate) confinement: Confinement,
     pub(crate) stop_timeout: Duration,
@@ -77,6 +81,14 @@ pub(crate) enum Odd {
         "log-rotate-size is larger than log-rotate-total; one file would be too much: raise log-rotate-total, or lower log-rotate-size"
     )]
     Rotation,
+    #[error(
+        "{lower} is not below {upper}; a worker would never get from the one to the other: lower {lower}, or raise {upper}"
+    )]
+    Memory {
+        key: &'static str,
+        lower: &'static str,
+        upper: &'static str,
+    },
 }
 
 /// How many workers.
@@ -113,6 +125,8 @@ impl Default for AppSettings {
             drain_timeout: core.drain_timeout,
             drain_generations: core.drain_generations,
             max_memory: None,
+            memory_high: None,
+            memory_max: None,
             max_age: core.max_age,
             confinement: Confinement::default(),
             stop_timeout: core.stop_timeout,
@@ -138,6 +152,20 @@ impl AppSettings {
     /// Which keys are at odds.
     pub(crate) fn check(&self) -> Result<(), Odd> {
         self.log_settings.rotation.check()?;
+        let limits = [
+            ("limits.memory", "memory", self.max_memory),
+            ("limits.memory_high", "memory-high", self.memory_high),
+            ("limits.memory_max", "memory-max", self.memory_max),
+        ];
+        let limits = limits.map(|(key, flag, limit)| Some((key, flag, limit?)));
+        let given: Vec<_> = limits.into_iter().flatten().collect();
+        for pair in given.windows(2) {
+            if let [(key, lower, low), (_, upper, high)] = pair
+                && low >= high
+            {
+                return Err(Odd::Memory { key, lower, upper });
+            }
+        }
         if self.backoff_min > self.backoff_max {
             return Err(Odd::Backoff {
                 min: quantity::human(self.backoff_min),
@@ -206,6 +234,7 @@ impl Odd {
             Self::NoProbe => "health.interval",
             Self::SeveralProbes => "reload.ready",
             Self::Rotation => "log.rotate.size",
+            Self::Memory { key, .. } => key,
         }
     }
 }
@@ -253,6 +282,31 @@ mod tests {
         assert_eq!(written, AppSettings::default());
         assert_eq!(written.core(2), Settings::default());
         assert_eq!(written.check(), Ok(()));
+    }
+
+    #[test]
+    fn limits_of_memory_come_one_after_the_other() {
+        for (memory, high, max, expected) in [
+            (Some(1), Some(2), Some(3), None),
+            (Some(1), None, Some(3), None),
+            (None, None, Some(3), None),
+            (Some(2), Some(2), None, Some(("memory", "memory-high"))),
+            (Some(3), None, Some(2), Some(("memory", "memory-max"))),
+            (None, Some(3), Some(2), Some(("memory-high", "memory-max"))),
+        ] {
+            let settings = AppSettings {
+                max_memory: memory,
+                memory_high: high,
+                memory_max: max,
+                ..AppSettings::default()
+            };
+            let found = settings.check().err();
+            let found = found.map(|odd| match odd {
+                Odd::Memory { lower, upper, .. } => (lower, upper),
+                other => panic!("{other}"),
+            });
+            assert_eq!(found, expected);
+        }
     }
 
     #[test]

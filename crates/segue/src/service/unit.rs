@@ -108,6 +108,10 @@ impl Unit {
             "Restart=on-failure\n# A command line that is wrong stays wrong.\nRestartPreventExitStatus=2",
         );
         line("# A worker that the kernel kills for its memory is replaced.\nOOMPolicy=continue");
+        line(
+            "# Each worker has a cgroup of its own: what it starts ends with it, and its memory can be limited.",
+        );
+        line("Delegate=yes");
         line("# Listening sockets outlive all processes: clients wait there during a restart.");
         line(&format!("FileDescriptorStoreMax={STORE}"));
         if let Some(account) = &self.account {
@@ -204,12 +208,11 @@ impl Unit {
 
 /// What neither segue nor a program on Node needs. MemoryDenyWriteExecute is not among it: Node
 /// compiles as it runs. Netlink is how queues are looked at.
-const CONFINED: [&str; 9] = [
+const CONFINED: [&str; 8] = [
     "PrivateTmp=yes",
     "ProtectSystem=full",
     "ProtectKernelTunables=yes",
     "ProtectKernelModules=yes",
-    "ProtectControlGroups=yes",
     "ProtectClock=yes",
     "RestrictSUIDSGID=yes",
     "LockPersonality=yes",

@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 use segue_core::{
     Action, App, AppPhase, AskId, Event, ExitStatus, Finish, Generation, Settings, Time, WorkerId,
 };
+use segue_sys::cgroup::Limits;
 use segue_sys::clock;
 use segue_wire::control as wire;
 use segue_wire::node::QueryServer;
@@ -104,6 +105,8 @@ pub(super) struct Plan {
     pub(super) probe: Option<Question>,
     /// Resident memory in bytes above which a worker is replaced.
     pub(super) max_memory: Option<u64>,
+    /// What the kernel lets a worker's cgroup have.
+    pub(super) memory_limits: Limits,
     /// How workers let their connections go.
     pub(super) drain: DrainSettings,
     /// Whose change brings a reload, and which times of day.
@@ -176,6 +179,10 @@ impl Plan {
         Self {
             probe: question(settings),
             max_memory: settings.max_memory,
+            memory_limits: Limits {
+                high: settings.memory_high,
+                max: settings.memory_max,
+            },
             drain: settings.drain.clone(),
             watch: settings.watch.clone(),
             restart_at: settings.restart_at,
@@ -224,7 +231,8 @@ fn question(settings: &AppSettings) -> Option<Question> {
 /// What tasks report to the loop.
 #[derive(Debug)]
 pub(super) enum Input {
-    Exited(WorkerId, ExitStatus),
+    /// With how many of it the kernel has killed for want of memory, if that is known.
+    Exited(WorkerId, ExitStatus, Option<u64>),
     Resolved(Generation, Box<Result<Resolved, ResolveError>>),
     Probing(Probing),
     /// Something has come over a worker's notify socket. To be answered once all of it has been read.
@@ -300,6 +308,8 @@ pub(super) struct AppShell {
     /// When the workers' memory is next looked at; never without a limit.
     pub(super) next_weighing: Option<Time>,
     pub(super) triggers: Triggers,
+    /// Why memory is not limited, as it was last said.
+    pub(super) no_limits: Option<String>,
     /// Who has written its lines before, and may not be through.
     pub(super) retired: Vec<Writer>,
     last_ask: u64,
@@ -381,7 +391,8 @@ impl AppShell {
         let journal = journal_of(&reach.site, &plan);
         plan.hold_log(&journal, &inputs);
         let worker_journal = journal.under("worker/");
-        let crew = Crew::new(inputs.clone(), worker_journal, reach.keeper.clone());
+        let keeper = reach.keeper.clone();
+        let crew = Crew::new(inputs.clone(), worker_journal, keeper, reach.keeper_pid);
         pool.inherit(reach.inheritance.clone());
         pool.keep_in(reach.notifier.clone());
         Self {
@@ -418,6 +429,7 @@ impl AppShell {
                 .max_memory
                 .map(|_| Time(clock::monotonic_millis()) + WEIGHING),
             triggers: Triggers::of(&plan, &inputs),
+            no_limits: None,
             retired: Vec::new(),
             last_ask: reach.first,
             inputs,

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use segue_core::{AddressId, ExitStatus, Generation, SlotId, Time, WorkerId};
+use segue_sys::cgroup::Limits;
 use segue_sys::notify::NotifyListener;
 use segue_sys::readable;
 use segue_sys::spawn::{self, Exit, Signal};
@@ -163,11 +164,12 @@ impl Crew {
         inputs: mpsc::UnboundedSender<Input>,
         journal: Journal,
         keeper: Sender,
+        keeper_pid: u32,
     ) -> Self {
         Self {
             members: BTreeMap::new(),
             channels: Channels::default(),
-            enclosures: Enclosures::of_this_process(),
+            enclosures: Enclosures::of_this_process(keeper_pid),
             inputs,
             journal,
             keeper,
@@ -217,8 +219,23 @@ impl Crew {
         }
     }
 
-    pub(super) const fn enclosures(&self) -> &Enclosures {
-        &self.enclosures
+    pub(super) const fn enclosures(&mut self) -> &mut Enclosures {
+        &mut self.enclosures
+    }
+
+    /// Other limits of memory for those that are there. Says why they cannot have them, if so.
+    pub(super) fn limit_memory(&mut self, limits: Limits) -> Option<String> {
+        self.enclosures.try_limits_again();
+        let mut refused = None;
+        for member in self.members.values() {
+            let name = member.record.enclosure.as_deref();
+            if let Some(enclosure) = name.and_then(|name| self.enclosures.find(name))
+                && let Err(why) = self.enclosures.limit(&enclosure, limits)
+            {
+                refused = Some(why);
+            }
+        }
+        refused.filter(|_| !limits.is_none())
     }
 
     pub(super) fn channels(&self) -> Channels {
@@ -479,8 +496,9 @@ impl Watch {
             tokio::time::timeout(LAST_WORDS, last_words),
             output.drained()
         );
+        let for_memory = enclosure.as_ref().and_then(Enclosure::killed_for_memory);
         let rest = enclosure.filter(|enclosure| !enclosure.is_over());
-        let _ = inputs.send(Input::Exited(worker, status));
+        let _ = inputs.send(Input::Exited(worker, status, for_memory));
         // Its successor need not wait for that.
         if let Some(rest) = rest {
             rest.end().await;

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use segue_core::WorkerId;
-use segue_sys::cgroup::{Group, Tree};
+use segue_sys::cgroup::{Group, Limits, NoMemoryControl, Tree};
 use segue_sys::process::Process;
 use segue_sys::spawn::Signal;
 
@@ -19,42 +19,155 @@ const GLANCE: Duration = Duration::from_millis(50);
 /// How long the kernel may take to take down what was killed.
 const AFTER_KILL: Duration = Duration::from_secs(5);
 
+const NO_TREE: &str = "there is no cgroup of version 2 that segue may write to: a unit of systemd needs Delegate=yes, a container a writable /sys/fs/cgroup";
+
+/// So many of those who are in the way are named.
+const MOST_NAMED: usize = 5;
+
+fn no_control(why: &NoMemoryControl) -> String {
+    match why {
+        NoMemoryControl::NotThere => {
+            "the memory controller is not there: the kernel lacks it or has it in version 1, or it is not delegated (Delegate=yes in a unit of systemd)".to_owned()
+        }
+        NoMemoryControl::Others(pids) => {
+            let named = pids.iter().take(MOST_NAMED).map(u32::to_string);
+            let named: Vec<String> = named.collect();
+            let and_more = if pids.len() > MOST_NAMED { ", …" } else { "" };
+            format!(
+                "others are in segue's cgroup (PID {}{and_more}): it needs one of its own, as a service has",
+                named.join(", ")
+            )
+        }
+        NoMemoryControl::System(error) => format!("cannot use the memory controller: {error}"),
+    }
+}
+
 /// Where workers' groups are.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Enclosures(Option<Tree>);
+#[derive(Clone, Debug)]
+pub(super) struct Enclosures {
+    tree: Option<Tree>,
+    /// Who moves out of the way where memory is limited.
+    supervisors: [u32; 2],
+    /// Why memory cannot be limited, as far as that was tried.
+    no_limits: Option<String>,
+}
+
+/// What a worker gets.
+#[derive(Default)]
+pub(super) struct Made {
+    pub(super) enclosure: Option<Enclosure>,
+    /// Why its memory is not limited although it is to be.
+    pub(super) no_limits: Option<String>,
+}
 
 impl Enclosures {
     /// Looks whether there can be any.
-    pub(super) fn of_this_process() -> Self {
+    pub(super) fn of_this_process(keeper: u32) -> Self {
         let tree = Tree::of_this_process();
         if let Some(tree) = &tree {
             tree.sweep();
         }
-        Self(tree)
+        Self {
+            tree,
+            supervisors: [keeper, std::process::id()],
+            no_limits: None,
+        }
     }
 
     /// An empty one for a worker.
-    pub(super) fn make(&self, app: &str, worker: WorkerId) -> Option<Enclosure> {
-        let tree = self.0.as_ref()?;
+    pub(super) fn make(&mut self, app: &str, worker: WorkerId, wanted: Limits) -> Made {
+        let limits = self.limits(wanted);
+        let no_limits = match &limits {
+            Err(why) if !wanted.is_none() => Some(why.clone()),
+            _ => None,
+        };
+        let Some(tree) = &self.tree else {
+            return Made {
+                no_limits,
+                ..Made::default()
+            };
+        };
+        // The worker would take all memory for its own.
+        if limits.is_err() && !tree.above().is_none() {
+            return Made {
+                no_limits,
+                ..Made::default()
+            };
+        }
         let name = Tree::new_name(&format!("{app}-{}", worker.0));
         let group = tree.group(&name);
-        group
-            .make()
-            .inspect_err(|error| tracing::debug!(%error, %worker, "no cgroup"))
-            .ok()?;
-        Some(Enclosure { name, group })
+        let made = group.make().and_then(|()| match limits {
+            Ok(limits) if !limits.is_none() => group.limit_memory(limits).inspect_err(|_| {
+                let _ = group.remove();
+            }),
+            _ => Ok(()),
+        });
+        match made {
+            Ok(()) => Made {
+                enclosure: Some(Enclosure { name, group }),
+                no_limits,
+            },
+            Err(error) => {
+                tracing::debug!(%error, %worker, "no cgroup");
+                Made {
+                    enclosure: None,
+                    no_limits: (!wanted.is_none()).then(|| error.to_string()),
+                }
+            }
+        }
+    }
+
+    /// Other limits for a worker that is there.
+    ///
+    /// # Errors
+    /// Why they cannot be.
+    pub(super) fn limit(&mut self, enclosure: &Enclosure, wanted: Limits) -> Result<(), String> {
+        let limits = self.limits(wanted)?;
+        let is_controlled = self.tree.as_ref().is_some_and(Tree::controls_memory);
+        match is_controlled {
+            true => (enclosure.group.limit_memory(limits)).map_err(|error| error.to_string()),
+            false => Ok(()),
+        }
+    }
+
+    /// It may be possible by now.
+    pub(super) fn try_limits_again(&mut self) {
+        self.no_limits = None;
+    }
+
+    /// The limits that a group is to have, and can have.
+    fn limits(&mut self, wanted: Limits) -> Result<Limits, String> {
+        let Some(tree) = &self.tree else {
+            return match wanted.is_none() {
+                true => Ok(wanted),
+                false => Err(NO_TREE.to_owned()),
+            };
+        };
+        let limits = wanted.and(tree.above());
+        if limits.is_none() {
+            return Ok(limits);
+        }
+        if let Some(why) = &self.no_limits {
+            return Err(why.clone());
+        }
+        tree.control_memory(&self.supervisors).map_err(|error| {
+            let why = no_control(&error);
+            self.no_limits = Some(why.clone());
+            why
+        })?;
+        Ok(limits)
     }
 
     /// That of a worker that has one.
     pub(super) fn find(&self, name: &str) -> Option<Enclosure> {
         let name = name.to_owned();
-        let group = self.0.as_ref()?.group(&name);
+        let group = self.tree.as_ref()?.group(&name);
         Some(Enclosure { name, group })
     }
 
     /// Removes what nobody is in.
     pub(super) fn sweep(&self) {
-        if let Some(tree) = &self.0 {
+        if let Some(tree) = &self.tree {
             tree.sweep();
         }
     }
@@ -76,6 +189,11 @@ impl Enclosure {
     pub(super) fn name_if_around(&self, pid: u32) -> Option<String> {
         let is_in_it = self.group.processes().contains(&pid);
         is_in_it.then(|| self.name.clone())
+    }
+
+    /// How many of it the kernel has killed for want of memory, if it counts them.
+    pub(super) fn killed_for_memory(&self) -> Option<u64> {
+        self.group.killed_for_memory()
     }
 
     /// SIGKILL for everybody in it.

@@ -17,7 +17,9 @@ use crate::worker::launch::Release;
 impl AppShell {
     pub(super) fn hear(&mut self, input: Input) {
         match input {
-            Input::Exited(worker, status) => self.hear_exit(worker, status),
+            Input::Exited(worker, status, for_memory) => {
+                self.hear_exit(worker, status, for_memory);
+            }
             Input::Log(news) => self.hear_log(news),
             Input::PatienceEnded => self.close_unwanted(),
             Input::Resolved(generation, resolved) => self.hear_resolved(generation, *resolved),
@@ -174,11 +176,11 @@ impl AppShell {
         channel.deny(query.seq, &key, &data, errno);
     }
 
-    fn hear_exit(&mut self, worker: WorkerId, status: ExitStatus) {
+    fn hear_exit(&mut self, worker: WorkerId, status: ExitStatus, for_memory: Option<u64>) {
         self.forget_pulse(worker);
         if let Some(member) = self.crew.discharge(worker) {
             let tail = member.output.tail();
-            let out_of_memory = self.kills.judge(status, &tail);
+            let out_of_memory = self.kills.judge(status, &tail, for_memory);
             self.records.bury(
                 worker,
                 Deceased {

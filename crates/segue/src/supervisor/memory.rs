@@ -35,14 +35,23 @@ impl Kills {
         Self { path, seen }
     }
 
-    /// Whether this end was one of them. Each that was counted explains one end.
-    pub(super) fn judge(&mut self, status: ExitStatus, tail: &[String]) -> Option<OutOfMemory> {
+    /// Whether this end was one of them. `own` is the count of the worker's own cgroup, if it has one that
+    /// counts; else each that was counted in ours explains one end.
+    pub(super) fn judge(
+        &mut self,
+        status: ExitStatus,
+        tail: &[String],
+        own: Option<u64>,
+    ) -> Option<OutOfMemory> {
         if ABORTED.contains(&status) && tail.iter().any(|line| line.contains("heap out of memory"))
         {
             return Some(OutOfMemory::Heap);
         }
         if status != KILLED {
             return None;
+        }
+        if let Some(own) = own {
+            return (own > 0).then_some(OutOfMemory::Kernel);
         }
         let now = count(self.path.as_deref()?)?;
         // The count begins anew where the cgroup does.
@@ -102,19 +111,19 @@ mod tests {
         let path = root.path().join("a/memory.events");
         write(&path, 5);
         let mut kills = Kills::at(counter("0::/a\n", root.path()));
-        assert_eq!(kills.judge(KILLED, &[]), None, "before us");
+        assert_eq!(kills.judge(KILLED, &[], None), None, "before us");
         write(&path, 7);
-        let other = kills.judge(ExitStatus::Code(1), &[]);
+        let other = kills.judge(ExitStatus::Code(1), &[], None);
         assert_eq!(other, None, "not killed at all");
-        assert_eq!(kills.judge(KILLED, &[]), Some(OutOfMemory::Kernel));
-        assert_eq!(kills.judge(KILLED, &[]), Some(OutOfMemory::Kernel));
-        assert_eq!(kills.judge(KILLED, &[]), None, "somebody's kill -9");
+        assert_eq!(kills.judge(KILLED, &[], None), Some(OutOfMemory::Kernel));
+        assert_eq!(kills.judge(KILLED, &[], None), Some(OutOfMemory::Kernel));
+        assert_eq!(kills.judge(KILLED, &[], None), None, "somebody's kill -9");
         write(&path, 0);
-        assert_eq!(kills.judge(KILLED, &[]), None);
+        assert_eq!(kills.judge(KILLED, &[], None), None);
         write(&path, 1);
-        assert_eq!(kills.judge(KILLED, &[]), Some(OutOfMemory::Kernel));
+        assert_eq!(kills.judge(KILLED, &[], None), Some(OutOfMemory::Kernel));
         fs::remove_file(&path).unwrap();
-        assert_eq!(kills.judge(KILLED, &[]), None);
+        assert_eq!(kills.judge(KILLED, &[], None), None);
     }
 
     #[test]
@@ -148,10 +157,12 @@ mod tests {
                 .to_owned(),
         ];
         for status in ABORTED {
-            assert_eq!(kills.judge(status, &said), Some(OutOfMemory::Heap));
-            assert_eq!(kills.judge(status, &[]), None);
+            assert_eq!(kills.judge(status, &said, None), Some(OutOfMemory::Heap));
+            assert_eq!(kills.judge(status, &[], None), None);
         }
-        assert_eq!(kills.judge(ExitStatus::Code(1), &said), None);
-        assert_eq!(kills.judge(KILLED, &said), None);
+        assert_eq!(kills.judge(ExitStatus::Code(1), &said, None), None);
+        let counted = |own| Kills::at(None).judge(KILLED, &[], Some(own));
+        assert_eq!((counted(0), counted(1)), (None, Some(OutOfMemory::Kernel)));
+        assert_eq!(kills.judge(KILLED, &said, None), None);
     }
 }

@@ -13,6 +13,7 @@ use segue_wire::node::HandleType;
 
 use super::app_shell::{AppShell, Asking};
 use super::crew::{Descriptors, DrainRecord, Record, Recruit, key_of};
+use super::enclosure::Made;
 use super::triggers::Triggers;
 use crate::control::convert;
 use crate::listener::Place;
@@ -140,6 +141,12 @@ impl AppShell {
         slot: SlotId,
         generation: Generation,
     ) -> std::io::Result<()> {
+        let (name, limits) = (&self.plan.app.name, self.plan.memory_limits);
+        let Made {
+            enclosure,
+            no_limits,
+        } = self.crew.enclosures().make(name, worker, limits);
+        self.note_limits(no_limits);
         let release = self
             .releases
             .get(&generation)
@@ -154,7 +161,6 @@ impl AppShell {
             false => None,
         };
         let notify_address = notify.as_ref().map(NotifyListener::address).transpose()?;
-        let enclosure = self.crew.enclosures().make(&self.plan.app.name, worker);
         let cgroup = enclosure.as_ref().and_then(|it| it.group().open().ok());
         let start = Start {
             preload: preload.as_deref().ok(),
@@ -229,6 +235,18 @@ impl AppShell {
             Ok(()) => {}
         }
         joined
+    }
+
+    /// Says why memory is not limited, when that is news.
+    pub(super) fn note_limits(&mut self, no_limits: Option<String>) {
+        if no_limits == self.no_limits {
+            return;
+        }
+        self.no_limits = no_limits;
+        if let Some(why) = &self.no_limits {
+            let text = format!("limits.memory_high and limits.memory_max do not hold: {why}");
+            self.announce("limits_unavailable", wire::Level::Warn, text);
+        }
     }
 
     fn count(&self, worker: WorkerId, on: bool) {

@@ -381,6 +381,10 @@ impl AppShell {
         self.plan.settings = self.core.settings().clone();
         self.proving.ask(self.plan.probe.clone());
         self.weigh_from_now();
+        if before.memory_limits != self.plan.memory_limits {
+            let refused = self.crew.limit_memory(self.plan.memory_limits);
+            self.note_limits(refused);
+        }
         if is_logged_elsewhere {
             self.log_elsewhere(before.writer.clone());
         }

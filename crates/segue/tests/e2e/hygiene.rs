@@ -370,6 +370,32 @@ fn a_helper_dies_with_its_worker_although_it_does_not_want_to() {
     }
 }
 
+/// Where the memory controller is of version 2, as on most machines by now, the kernel keeps the limit;
+/// elsewhere that is said, and the app runs.
+#[test]
+fn memory_is_limited_or_it_is_said_that_it_is_not() {
+    let run = Launch::node("leaks.js")
+        .workers("1")
+        .flag("--memory-max", "200MiB")
+        .start();
+    let worker = run.ready_pids()[0];
+    let limit = cgroup_of(worker).and_then(|cgroup| {
+        let limit = fs::read_to_string(cgroup.join("memory.max"));
+        limit.ok()
+    });
+    match limit {
+        Some(limit) => {
+            assert_eq!(limit.trim(), (200 << 20).to_string());
+            assert!(!run.log.contains("do not hold"), "{}", run.log.render());
+        }
+        None => {
+            run.log.wait_for(0, "memory_max do not hold: ", LIMIT);
+            assert_eq!(run.get("/").version(), "v1");
+        }
+    }
+    run.finish();
+}
+
 #[test]
 fn a_helper_in_its_group_dies_with_its_worker_everywhere() {
     let run = Launch::node("orphans.js").workers("1").start();

@@ -39,7 +39,10 @@ fn value_of(key: &'static str) -> BoxedStrategy<String> {
         "reload.probe.host" => "[a-z]{1,8}".boxed(),
         "reload.max_surge" => prop_oneof![Just("50%".to_owned()), count()].boxed(),
         "reload.canary" => "[1-9]%:[1-9]s(:[1-9]%)?".boxed(),
-        "limits.memory" => "[1-9][0-9]{0,3}(KiB|MiB|GiB)".boxed(),
+        // One below the other.
+        "limits.memory" => "[1-9][0-9]{0,2}(KiB|MiB)".boxed(),
+        "limits.memory_high" => "[1-9]GiB".boxed(),
+        "limits.memory_max" => "[1-9][0-9]GiB".boxed(),
         "listen" => prop_oneof![
             "[1-9][0-9]{0,3}",
             Just("127.0.0.1:80".to_owned()),

@@ -547,5 +547,13 @@ fn in_file(odd: &Odd) -> (String, String) {
                 .to_owned(),
             "raise total, or lower size".to_owned(),
         ),
+        Odd::Memory { lower, upper, .. } => (
+            format!(
+                "limits.{} is not below limits.{}, so a worker would never get from the one to the other",
+                lower.replace('-', "_"),
+                upper.replace('-', "_")
+            ),
+            "lower the one, or raise the other".to_owned(),
+        ),
     }
 }
