@@ -30,7 +30,6 @@ use crate::supervisor::{
 use crate::telemetry;
 use crate::telemetry::lines::PREFIX;
 use crate::worker::launch::Release;
-use crate::worker::layout::Layout;
 use crate::worker::log;
 use crate::worker::preload::Shelf;
 use crate::worker::writer::{Stream, Writer};
@@ -191,7 +190,8 @@ fn supervise(args: &RunArgs) -> u8 {
             return failed.exit.code();
         }
     };
-    let writer = match Writer::inherited(Layout::default(), None) {
+    let own = state::own_log().filter(|_| args.is_background);
+    let writer = match Writer::inherited(own) {
         Ok(writer) => writer,
         Err(error) => return cannot_start(error),
     };

@@ -1,7 +1,8 @@
 //! One worker process: how it is launched, its channel, its output.
 
 mod archive;
-pub(crate) mod bounds;
+pub(crate) mod bounded;
+mod bounds;
 pub(crate) mod channel;
 pub(crate) mod compile_cache;
 pub(crate) mod launch;

@@ -10,6 +10,7 @@ use rustix::event::EventfdFlags;
 use tokio::sync::Notify;
 
 use super::archive::Archive;
+use super::bounded::Bounded;
 use super::layout::{Layout, Reader};
 use super::log::{self, LogFile, LogNews, Owner};
 use super::rolling::{Rolling, Rotator};
@@ -64,6 +65,8 @@ pub(super) struct State {
 /// Where a queue leads.
 pub(super) enum Place {
     Given(OwnedFd),
+    /// Our own log, if that is there.
+    Own(OwnedFd, PathBuf),
     Log(LogFile),
 }
 
@@ -93,9 +96,16 @@ impl State {
 impl Queue {
     pub(super) fn start(thread: &str, place: Place, layout: &Arc<Layout>) -> io::Result<Arc<Self>> {
         let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let (file, log) = match place {
-            Place::Given(file) => (file, None),
-            Place::Log(log) => (log.file, Some((log.path, log.rotation, log.began))),
+        let (file, log, bounded) = match place {
+            Place::Given(file) => (file, None, None),
+            Place::Own(file, path) => {
+                let bounded = Bounded::of(&file, &path);
+                (file, None, bounded)
+            }
+            Place::Log(log) => {
+                let how = (log.path, log.rotation, log.began);
+                (log.file, Some(how), None)
+            }
         };
         let reader = match &log {
             None => Reader::of(&file),
@@ -134,7 +144,7 @@ impl Queue {
         std::thread::Builder::new()
             .name(format!("segue-{thread}"))
             .stack_size(64 << 10)
-            .spawn(move || theirs.write_to(file, rotator))?;
+            .spawn(move || theirs.write_to(file, rotator, bounded))?;
         Ok(queue)
     }
 
@@ -201,7 +211,12 @@ impl Queue {
     }
 
     /// The thread's life.
-    pub(super) fn write_to(&self, file: OwnedFd, rotator: Option<Rotator>) {
+    pub(super) fn write_to(
+        &self,
+        file: OwnedFd,
+        rotator: Option<Rotator>,
+        mut bounded: Option<Bounded>,
+    ) {
         let mut chunk = Vec::new();
         let sink = Sink::new(file, self.path.is_some(), &self.wake);
         let mut output = Rolling::new(sink, rotator);
@@ -224,6 +239,12 @@ impl Queue {
             }
             let before = output.sink.trouble();
             let written = output.write(&chunk, &self.name, &self.layout, &mut hear);
+            if let Some(bounded) = &mut bounded
+                && !output.sink.is_mid_line()
+                && bounded.see(output.sink.file(), output.sink.size())
+            {
+                output.sink.begin_anew();
+            }
             let mut state = self.lock();
             state.in_flight = 0;
             match written {

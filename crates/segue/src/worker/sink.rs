@@ -61,6 +61,11 @@ impl<'a> Sink<'a> {
         self.size
     }
 
+    /// Somebody has emptied it.
+    pub(super) const fn begin_anew(&mut self) {
+        self.size = 0;
+    }
+
     pub(super) const fn is_mid_line(&self) -> bool {
         self.mid_line
     }

@@ -97,29 +97,42 @@ impl Leftover {
 }
 
 impl Writer {
-    /// Writes to the stdout and stderr of this process, and to a log file. To be
-    /// called after signals are blocked, which the threads inherit.
+    /// Writes to the stdout and stderr of this process; `own` is a file that may not grow without end, if
+    /// it is that. To be called after signals are blocked, which the threads inherit.
     ///
     /// # Errors
     /// That a descriptor or a thread could not be made.
-    pub(crate) fn inherited(layout: Layout, log: Option<LogFile>) -> io::Result<Self> {
+    pub(crate) fn inherited(own: Option<PathBuf>) -> io::Result<Self> {
         let out = io::stdout().as_fd().try_clone_to_owned()?;
         let err = io::stderr().as_fd().try_clone_to_owned()?;
-        Self::over(out, err, layout, log)
+        let out = match own {
+            Some(path) => Place::Own(out, path),
+            None => Place::Given(out),
+        };
+        Self::with(out, err, Layout::default(), None)
     }
 
+    #[cfg(test)]
     pub(super) fn over(
         out: OwnedFd,
         err: OwnedFd,
         layout: Layout,
         log: Option<LogFile>,
     ) -> io::Result<Self> {
+        Self::with(Place::Given(out), err, layout, log)
+    }
+
+    fn with(out: Place, err: OwnedFd, layout: Layout, log: Option<LogFile>) -> io::Result<Self> {
         let layout = Arc::new(layout);
         let one_file = {
-            let (out, err) = (rustix::fs::fstat(&out)?, rustix::fs::fstat(&err)?);
+            let out = match &out {
+                Place::Given(out) | Place::Own(out, _) => rustix::fs::fstat(out)?,
+                Place::Log(log) => rustix::fs::fstat(&log.file)?,
+            };
+            let err = rustix::fs::fstat(&err)?;
             (out.st_dev, out.st_ino) == (err.st_dev, err.st_ino)
         };
-        let out = Queue::start("stdout", Place::Given(out), &layout)?;
+        let out = Queue::start("stdout", out, &layout)?;
         let err = if one_file {
             Arc::clone(&out)
         } else {
