@@ -91,7 +91,7 @@ pub struct Log {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Trouble {
-    /// `slot_given_up`, `address_unserved`, `never_ready` or `no_worker_ready`.
+    /// `slot_given_up`, `address_unserved`, `never_ready`, `no_worker_ready` or `tried_again`.
     pub kind: String,
     /// For people: what is wrong.
     pub text: String,

@@ -30,6 +30,7 @@ use super::memory::Kills;
 use super::proving::{Probing, Proving};
 use super::records::Records;
 use super::requests::Requests;
+use super::revival::{REVIVAL, Revival};
 use super::roster::LEAVING;
 use super::service::ServiceWord;
 use super::story::request_of;
@@ -308,6 +309,8 @@ pub(super) struct AppShell {
     /// When the workers' memory is next looked at; never without a limit.
     pub(super) next_weighing: Option<Time>,
     pub(super) triggers: Triggers,
+    /// It was remembered, and has not come up yet.
+    pub(super) revival: Option<Revival>,
     /// Why memory is not limited, as it was last said.
     pub(super) no_limits: Option<String>,
     /// Who has written its lines before, and may not be through.
@@ -370,6 +373,7 @@ impl AppShell {
         shell.stragglers.count_from(counts.unwrap_or_default());
         shell.asks = succession::asks(&journal, inherited)?;
         shell.take_over(inherited, &registry)?;
+        shell.revive_on(inherited.value(&journal.full(REVIVAL))?);
         shell.is_leaving = inherited.value(&journal.full(LEAVING))?.unwrap_or_default();
         if shell.core.is_at_rest() {
             shell.finish = Some(Finish::Stopped { killed: 0 });
@@ -429,6 +433,7 @@ impl AppShell {
                 .max_memory
                 .map(|_| Time(clock::monotonic_millis()) + WEIGHING),
             triggers: Triggers::of(&plan, &inputs),
+            revival: None,
             no_limits: None,
             retired: Vec::new(),
             last_ask: reach.first,
@@ -491,6 +496,7 @@ impl AppShell {
             self.next_weighing,
             self.pulses.due(),
             self.triggers.due(),
+            self.next_revival(),
         ];
         wake.into_iter().flatten().min()
     }

@@ -45,6 +45,11 @@ impl Supervisor {
                 self.watching.push(teller);
             }
             Command::Reload {
+                app: Some(app),
+                caller,
+                ..
+            } if self.is_awaiting_revival(&app) => self.start_again(&app, caller),
+            Command::Reload {
                 app,
                 wait,
                 canary,
@@ -81,6 +86,9 @@ impl Supervisor {
             },
             Command::ReopenLogs { reply } => {
                 let _ = reply.send(self.reopen_logs_for_caller());
+            }
+            Command::Stop { app, caller } if self.is_awaiting_revival(&app) => {
+                self.stop_reviving(&app, caller);
             }
             Command::Stop { app, caller } => self.each(Some(&app), caller, AppShell::stop),
             Command::Shutdown { caller } => self.shut_down(caller),
@@ -206,6 +214,7 @@ fn picture(shell: &AppShell, now: Time) -> App {
             app.troubles.clear();
             app.slots.clear();
         }
+        app.troubles.extend(shell.revival_told(now));
     }
     app
 }

@@ -201,6 +201,7 @@ impl AppShell {
     }
 
     pub(super) fn stop(&mut self, asker: Asker) {
+        self.end_revival();
         let (request, is_new) = self.requests.enter(asker.key.as_deref());
         self.callers.wait(request, asker.teller);
         self.go_on(request, is_new, Event::StopRequested { request });

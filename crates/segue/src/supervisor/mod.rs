@@ -41,6 +41,7 @@ mod recollection;
 mod records;
 mod requests;
 mod reread;
+mod revival;
 mod roster;
 mod run;
 #[cfg(test)]

@@ -330,6 +330,7 @@ impl AppShell {
         if matches!(notice, Notice::AppReady { .. }) {
             self.has_come_up = true;
             self.is_on_trial = false;
+            self.end_revival();
         }
         if matches!(
             notice,

@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::app_shell::{AppShell, Plan};
+use super::app_shell::AppShell;
+use super::revival::Revival;
 use super::run::Supervisor;
 use super::triggers::Triggers;
 use crate::config::app::AppConfig;
@@ -31,7 +32,7 @@ struct Remembered {
     apps: Vec<One>,
 }
 
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 struct One {
     app: AppConfig,
     /// It is not to run.
@@ -84,13 +85,18 @@ impl One {
 
 /// How many workers it is to have, unless it is stopped.
 fn running(shell: &AppShell) -> Option<u32> {
-    shell.finish.is_none().then(|| shell.slots())
+    match shell.finish {
+        None => Some(shell.slots()),
+        Some(_) => (shell.revival.is_some()).then_some(shell.plan.settings.workers),
+    }
 }
 
 /// What is to be written next, and what was last.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     seen: Vec<Seen>,
+    /// What this supervisor cannot run. Another release may.
+    aside: Vec<One>,
     next: Arc<Next>,
     last: Option<JoinHandle<()>>,
 }
@@ -134,9 +140,12 @@ impl Supervisor {
         {
             return;
         }
+        let aside = self.memory.aside.iter();
+        let aside = aside.filter(|one| !self.apps.contains_key(&one.app.name));
+        let aside = aside.cloned();
         let remembered = Remembered {
             version: VERSION,
-            apps: staying().map(One::of).collect(),
+            apps: staying().map(One::of).chain(aside).collect(),
         };
         let seen = staying().map(Seen::of).collect();
         self.memory.seen = seen;
@@ -196,20 +205,28 @@ impl Supervisor {
             if self.apps.contains_key(&name) {
                 continue;
             }
-            match Plan::of(app, &self.host, None) {
+            match self.plan_anyhow(app.clone(), None) {
                 Ok(plan) => {
                     let shell = self.add(plan);
                     if is_stopped {
                         shell.finish = Some(Finish::Stopped { killed: 0 });
                         shell.triggers = Triggers::default();
                     } else {
+                        shell.revive(Revival::default());
                         let request = shell.requests.next();
                         shell.feed(Event::StartRequested { request });
                     }
                 }
-                Err(why) => self
-                    .host
-                    .say(format!("{PREFIX}{name} is not started: {why}")),
+                Err(why) => {
+                    self.host.say(format!(
+                        "{PREFIX}{name} is not started, and not forgotten: {why}"
+                    ));
+                    self.memory.aside.push(One {
+                        app,
+                        is_stopped,
+                        workers,
+                    });
+                }
             }
         }
     }

@@ -79,5 +79,6 @@ impl Supervisor {
             let canary = CanaryChoice::AsSet;
             shell.feed(Event::ReloadRequested { request, canary });
         }
+        self.revive_all();
     }
 }

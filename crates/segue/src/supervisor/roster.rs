@@ -85,8 +85,12 @@ impl Supervisor {
     fn launch(&mut self, plan: Plan, asker: Asker, is_on_trial: bool) {
         let name = plan.app.name.clone();
         let is_known = self.apps.contains_key(&name);
+        let revival = self.apps.get(&name).and_then(|shell| shell.revival);
         self.clear(&name);
         let shell = self.add(plan);
+        if let Some(revival) = revival {
+            shell.revive(revival);
+        }
         shell.is_on_trial = is_on_trial && !is_known;
         let (request, is_new) = shell.requests.enter(asker.key.as_deref());
         shell.callers.wait(request, asker.teller);
@@ -95,7 +99,7 @@ impl Supervisor {
     }
 
     /// What is left of an app that has ended is not needed any more.
-    fn clear(&mut self, name: &str) {
+    pub(super) fn clear(&mut self, name: &str) {
         if self.apps.remove(name).is_some() {
             let prefix = app_prefix(name);
             self.site.drop_all(&prefix);

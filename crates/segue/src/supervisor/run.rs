@@ -358,8 +358,8 @@ impl Supervisor {
         Ok(supervisor)
     }
 
-    /// A log file that cannot be opened must not keep anybody from taking over.
-    fn plan_anyhow(
+    /// A log file that cannot be opened must not keep anybody from serving. The next start tries it again.
+    pub(super) fn plan_anyhow(
         &self,
         app: AppConfig,
         file: Option<(OwnedFd, Option<u64>)>,
@@ -367,8 +367,13 @@ impl Supervisor {
         Plan::of(app.clone(), &self.host, file).or_else(|why| {
             self.host
                 .say(format!("{}{why}", crate::telemetry::lines::PREFIX));
-            let app = AppConfig { log: None, ..app };
-            Plan::of(app, &self.host, None).map_err(RunError::App)
+            let elsewhere = AppConfig {
+                log: None,
+                ..app.clone()
+            };
+            let mut plan = Plan::of(elsewhere, &self.host, None).map_err(RunError::App)?;
+            plan.app.log = app.log;
+            Ok(plan)
         })
     }
 
@@ -482,10 +487,12 @@ impl Supervisor {
         for shell in self.apps.values_mut() {
             shell.wake_up();
         }
+        self.revive_due();
     }
 
     /// What follows for the process from what has happened to its apps.
     fn conclude(&mut self) {
+        self.await_revivals();
         self.settle_roster();
         let is_foreground = self.host.memory.is_none();
         let has_failed = |shell: &AppShell| {

@@ -115,7 +115,7 @@ impl Desk {
         }
     }
 
-    fn web(&self) -> SocketAddr {
+    pub(crate) fn web(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.site.port.number()).into()
     }
 
@@ -123,7 +123,7 @@ impl Desk {
         (Ipv4Addr::LOCALHOST, self.site.other_port.number()).into()
     }
 
-    fn version(&self, at: SocketAddr) -> String {
+    pub(crate) fn version(&self, at: SocketAddr) -> String {
         http::get(at, "/").expect("an answer").version().to_owned()
     }
 
@@ -478,21 +478,6 @@ fn metrics_are_served_where_the_file_says_and_survive_an_upgrade() {
         process.signal(Signal::TERM);
     }
     run.wait(LIMIT).expect(0);
-}
-
-#[test]
-fn a_memory_that_cannot_be_read_is_set_aside() {
-    let desk = Desk::new();
-    std::fs::create_dir_all(desk.path("state/segue")).expect("make the directory");
-    std::fs::write(desk.path("state/segue/apps.json"), "{").expect("spoil the memory");
-    desk.file("", "-");
-    desk.segue(&["start"]).expect(0);
-    assert!(desk.path("state/segue/apps.unreadable").exists());
-    assert!(
-        desk.own_log().contains("it is kept as"),
-        "{}",
-        desk.own_log()
-    );
 }
 
 #[test]

@@ -45,6 +45,7 @@ mod preload;
 mod proof;
 mod release;
 mod reload;
+mod remembered;
 mod run;
 mod service;
 mod signals;
