@@ -1,19 +1,12 @@
 //! One app of a supervisor: the shell around its core.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fs::DirBuilder;
-use std::io;
-use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use segue_core::{
-    Action, App, AppPhase, AskId, Event, ExitStatus, Finish, Generation, Settings, Time, WorkerId,
+    Action, App, AppPhase, AskId, Event, ExitStatus, Finish, Generation, Time, WorkerId,
 };
-use segue_sys::cgroup::Limits;
 use segue_sys::clock;
 use segue_wire::control as wire;
 use segue_wire::node::QueryServer;
@@ -27,6 +20,7 @@ use super::eye::Blind;
 use super::history::History;
 use super::logging;
 use super::memory::Kills;
+use super::plan::Plan;
 use super::proving::{Probing, Proving};
 use super::records::Records;
 use super::requests::Requests;
@@ -38,13 +32,6 @@ use super::succession::{self, Replayed, app_prefix};
 use super::triggers::Triggers;
 use super::upgrade::take_over_output;
 use super::watching::Pulses;
-use crate::config::app::AppConfig;
-use crate::config::drain::DrainSettings;
-use crate::config::processors::available_processors;
-use crate::config::schedule::Schedule;
-use crate::config::settings::AppSettings;
-use crate::config::state;
-use crate::config::watch::Watch;
 use crate::control::callers::Callers;
 use crate::control::names::Measures;
 use crate::handoff::{InheritError, Inherited, Journal};
@@ -52,182 +39,16 @@ use crate::keeper::Sender;
 use crate::listener::{Inheritance, Pool, Registry, Stragglers, allowed_by_environment};
 use crate::service::Notifier;
 use crate::telemetry::lines;
-use crate::telemetry::log::Verbosity;
 use crate::worker::channel::{Heard, News};
 use crate::worker::launch::{Release, ResolveError};
-use crate::worker::layout::Layout;
-use crate::worker::log::{self, LogFile, LogNews};
-use crate::worker::preload::Shelf;
-use crate::worker::probe::Question;
-use crate::worker::writer::{Stream, Writer};
+use crate::worker::log::LogNews;
+use crate::worker::writer::Writer;
 
 /// Of an app: what a successor is to run, whatever the command line means by then.
 pub(super) const PLAN: &str = "plan";
 
 /// Between two looks at the workers' memory, where it has a limit.
 const WEIGHING: Duration = Duration::from_secs(5);
-
-/// What every app of a supervisor shares.
-#[derive(Clone)]
-pub(crate) struct Host {
-    /// Where a background supervisor remembers its apps. One in the foreground ends with its apps.
-    pub(crate) memory: Option<PathBuf>,
-    /// Where the preload script may lie.
-    pub(crate) shelf: Shelf,
-    /// Where the control socket is to be, if there is to be one.
-    pub(crate) control: Option<PathBuf>,
-    /// Where metrics are served, if they are.
-    pub(crate) metrics: Option<SocketAddr>,
-    pub(crate) verbosity: Verbosity,
-    pub(crate) writer: Writer,
-    /// The limit of open files that workers get: ours, before we raised it.
-    pub(crate) descriptor_limit: rustix::process::Rlimit,
-}
-
-impl Host {
-    /// The control socket, for people.
-    pub(super) fn control_shown(&self) -> Option<String> {
-        let control = self.control.as_ref()?;
-        Some(control.display().to_string())
-    }
-
-    /// One line of ours, where the operator looks.
-    pub(super) fn say(&self, line: String) {
-        self.writer
-            .push(Stream::Err, format!("{line}\n").as_bytes());
-    }
-}
-
-/// What to run.
-pub(super) struct Plan {
-    pub(super) app: AppConfig,
-    pub(super) settings: Settings,
-    /// The HTTP probe, if there is one.
-    pub(super) probe: Option<Question>,
-    /// Resident memory in bytes above which a worker is replaced.
-    pub(super) max_memory: Option<u64>,
-    /// What the kernel lets a worker's cgroup have.
-    pub(super) memory_limits: Limits,
-    /// How workers let their connections go.
-    pub(super) drain: DrainSettings,
-    /// Whose change brings a reload, and which times of day.
-    pub(super) watch: Watch,
-    pub(super) restart_at: Option<Schedule>,
-    /// Where its lines go.
-    pub(super) writer: Writer,
-    /// A copy of its log file, to be held for a successor.
-    log_file: Option<OwnedFd>,
-    pub(super) host: Host,
-}
-
-impl Plan {
-    /// What follows from an app as it is written down. `log_file` is its log file where it is open, with
-    /// when its first line was written.
-    ///
-    /// # Errors
-    /// A setting that cannot be, or a log file that cannot be opened.
-    pub(super) fn of(
-        mut app: AppConfig,
-        host: &Host,
-        log_file: Option<(OwnedFd, Option<u64>)>,
-    ) -> Result<Self, String> {
-        if let (None, Some(memory)) = (&app.log, &host.memory) {
-            app.log = Some(state::app_log(memory, &app.name));
-        }
-        let settings = app.written.settings()?;
-        let (file, began) = log_file.unzip();
-        let file = match (&app.log, file) {
-            (Some(path), None) => Some(open_log(path, host).map_err(|error| {
-                format!(
-                    "cannot open the log file {}: {error}; choose another one with --log",
-                    path.display()
-                )
-            })?),
-            (_, file) => file,
-        };
-        let copied = file.as_ref().map(OwnedFd::try_clone).transpose();
-        let copied = copied.map_err(|error| format!("cannot write its log: {error}"))?;
-        let log_file = app.log.clone().zip(file).map(|(path, file)| LogFile {
-            path,
-            file,
-            rotation: settings.log_settings.rotation,
-            began: began.flatten(),
-        });
-        let layout = Layout::new(&app.name, &settings.log_settings);
-        let writer = host.writer.for_app(layout, log_file);
-        let writer = writer.map_err(|error| format!("cannot write its log: {error}"))?;
-        Ok(Self {
-            log_file: copied,
-            ..Self::with(app, &settings, host, writer)
-        })
-    }
-
-    /// The same where the log stays the same, and so does whoever writes it.
-    ///
-    /// # Errors
-    /// A setting that cannot be.
-    pub(super) fn with_writer(
-        mut app: AppConfig,
-        host: &Host,
-        writer: Writer,
-    ) -> Result<Self, String> {
-        app.log = writer.log_path().cloned();
-        let settings = app.written.settings()?;
-        Ok(Self::with(app, &settings, host, writer))
-    }
-
-    fn with(app: AppConfig, settings: &AppSettings, host: &Host, writer: Writer) -> Self {
-        Self {
-            probe: question(settings),
-            max_memory: settings.max_memory,
-            memory_limits: Limits {
-                high: settings.memory_high,
-                max: settings.memory_max,
-            },
-            drain: settings.drain.clone(),
-            watch: settings.watch.clone(),
-            restart_at: settings.restart_at,
-            settings: settings.core(available_processors()),
-            writer,
-            log_file: None,
-            host: host.clone(),
-            app,
-        }
-    }
-
-    /// Has its log file held, and whoever writes it tell what becomes of it.
-    pub(super) fn hold_log(&mut self, journal: &Journal, inputs: &mpsc::UnboundedSender<Input>) {
-        if let Some(file) = self.log_file.take() {
-            journal.hold(log::HELD, file);
-        }
-        logging::watch(&self.writer, journal, inputs);
-    }
-}
-
-fn open_log(path: &Path, host: &Host) -> io::Result<OwnedFd> {
-    // The directory that a user names must be there; the one that we choose is made.
-    if host.memory.is_some()
-        && let Some(directory) = path.parent()
-    {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)?;
-    }
-    log::open(path)
-}
-
-/// What workers are asked, if that is a rule.
-fn question(settings: &AppSettings) -> Option<Question> {
-    let probe = &settings.probe;
-    Some(Question {
-        path: settings.probe_path()?.to_owned(),
-        status: probe.status.clone(),
-        timeout: probe.timeout,
-        headers: probe.headers.clone(),
-        host: probe.host.clone(),
-    })
-}
 
 /// What tasks report to the loop.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! The control socket of a supervisor, from its predecessor or new.
 
-use super::app_shell::Host;
+use super::plan::Host;
 use super::run::RunError;
 use crate::control::socket::ControlSocket;
 use crate::handoff::text::Word;

@@ -36,6 +36,7 @@ mod memory;
 mod origin;
 mod perform;
 mod picture;
+mod plan;
 mod proving;
 mod recollection;
 mod records;
@@ -54,7 +55,7 @@ mod triggers;
 mod upgrade;
 mod watching;
 
-pub(crate) use app_shell::Host;
+pub(crate) use plan::Host;
 pub(crate) use run::{Beginning, Ended, run};
 pub(crate) use service::tell_failure;
 pub(crate) use succession::check;

@@ -11,7 +11,8 @@ use segue_wire::control::{
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::app_shell::{AppShell, Plan};
+use super::app_shell::AppShell;
+use super::plan::Plan;
 use super::run::Supervisor;
 use super::succession::app_prefix;
 use crate::config::app::AppConfig;

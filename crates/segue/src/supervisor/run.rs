@@ -17,9 +17,10 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 
-use super::app_shell::{AppShell, Happening, Host, Plan, Reach};
+use super::app_shell::{AppShell, Happening, Reach};
 use super::control_socket::open_control;
 use super::holding::Holder;
+use super::plan::{Host, Plan};
 use super::recollection::Memory;
 use super::requests::Requests;
 use super::reread::Reread;

@@ -11,9 +11,10 @@ use segue_wire::control::{Asked, Level};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinError, spawn_blocking};
 
-use super::app_shell::{AppShell, Input, Plan};
+use super::app_shell::{AppShell, Input};
 use super::edits::{Changes, Edits};
 use super::eye::{Blind, Eye, Seen, Watched};
+use super::plan::Plan;
 use crate::config::schedule::Schedule;
 use crate::config::watch::Watch;
 use crate::telemetry::lines;
