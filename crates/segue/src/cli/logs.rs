@@ -45,14 +45,14 @@ pub(super) async fn run(args: LogsArgs, output: Output) -> Result<Exit, Trouble>
         let why = match names.as_slice() {
             [] => "the supervisor has no app".to_owned(),
             names => format!(
-                "{} has no log file: its output goes to the supervisor's stdout and stderr",
+                "{} has no log file: its output goes to the supervisor's stdout and stderr, or to the journal",
                 names.join(", ")
             ),
         };
         return Err(Trouble::new(
             WHAT,
             why,
-            "look there (under systemd: journalctl -u UNIT), or run it with --log FILE",
+            "look there (journalctl -u UNIT, or -t APP with --log journald), or run it with --log FILE",
             Exit::Failed,
         ));
     }

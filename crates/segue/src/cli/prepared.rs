@@ -12,6 +12,7 @@ use crate::config::app::AppConfig;
 use crate::config::command::{CommandLine, app_name, is_app_name, logical_directory};
 use crate::config::file::app::{FromFile, chosen, whole};
 use crate::config::file::{File, FileApp, FileError};
+use crate::config::log::Destination;
 use crate::control::runtime::{NoDirectory, Place};
 
 /// Everything that follows from the command line, the file and the surroundings.
@@ -113,7 +114,10 @@ impl Prepared {
             caller_env: std::env::vars_os().collect(),
             env_files: given.env_files.clone(),
             env,
-            log: given.log.as_ref().map(|path| here.join(path)),
+            log: match Destination::of(args.given.written.last("log.out")) {
+                Destination::File => given.log.as_ref().map(|path| here.join(path)),
+                Destination::Usual | Destination::Stdout | Destination::Journal => None,
+            },
             umask: None,
             written: args.given.written.clone(),
             confinement: given.confinement.clone(),

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::command::Command;
 use super::confine::Confinement;
 use super::file::app::Origin;
+use super::log::Destination;
 use super::written::Written;
 use crate::handoff::text::{optional_word, pairs, word, words};
 
@@ -53,4 +54,14 @@ pub(crate) struct AppConfig {
     /// The file that it is from, if it is from one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) origin: Option<Box<Origin>>,
+}
+
+impl AppConfig {
+    /// Where its output goes. A file that it was given by an earlier release has no words.
+    pub(crate) fn destination(&self) -> Destination {
+        match self.log {
+            Some(_) => Destination::File,
+            None => Destination::of(self.written.last("log.out")),
+        }
+    }
 }

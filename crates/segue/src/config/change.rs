@@ -110,7 +110,10 @@ pub(crate) fn between(now: &AppConfig, slots: u32, wanted: &AppConfig) -> Vec<Ch
     push("node", node(now), node(wanted), Effect::Reload);
     let differ = differing(effective(&now.env), effective(&wanted.env));
     push("env", String::new(), differ, Effect::Reload);
-    let log = |app: &AppConfig| app.log.as_ref().map(|path| path.display().to_string());
+    let log = |app: &AppConfig| match &app.log {
+        Some(path) => Some(path.display().to_string()),
+        None => app.written.last("log.out").map(str::to_owned),
+    };
     push(
         "log.out",
         log(now).unwrap_or_default(),

@@ -392,10 +392,10 @@ pub(crate) const KEYS: &[Key] = &[
     key(
         "log.out",
         "log",
-        "FILE",
+        "FILE|stdout|journald",
         None,
         |s, t| put(&mut s.log, path(t).map(Some)),
-        "Append what workers print to this file instead of stdout and stderr; USR1 opens it anew, for rotation by others",
+        "Append what workers print to this file instead of stdout and stderr; USR1 opens it anew, for rotation by others. journald: systemd's journal, with the app's name",
     ),
     key(
         "log.format",

@@ -15,6 +15,30 @@ pub(crate) struct LogSettings {
     pub(crate) rotation: Rotation,
 }
 
+/// Where it goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Destination {
+    /// Our own stdout and stderr, or a file of the background supervisor's choice.
+    Usual,
+    /// Our own stdout and stderr.
+    Stdout,
+    /// systemd's journal.
+    Journal,
+    File,
+}
+
+impl Destination {
+    /// That of a path as it is written: two words are none.
+    pub(crate) fn of(written: Option<&str>) -> Self {
+        match written {
+            None => Self::Usual,
+            Some("stdout") => Self::Stdout,
+            Some("journald") => Self::Journal,
+            Some(_) => Self::File,
+        }
+    }
+}
+
 /// The form of a line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum LogFormat {

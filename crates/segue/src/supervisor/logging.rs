@@ -74,16 +74,17 @@ impl AppShell {
     }
 
     pub(super) fn hear_log(&self, news: LogNews) {
-        let path = self.plan.writer.log_path();
-        let path = path
-            .map(|path| path.display().to_string())
-            .unwrap_or_default();
+        let path = self.plan.writer.log_name().to_owned();
         if matches!(news, LogNews::Reopened | LogNews::NotReopened(_))
             && !self.plan.writer.is_to_reopen_log()
         {
             self.journal.drop(REOPENING);
             self.journal.commit();
         }
+        let file = match self.has_log() {
+            true => "the log file ",
+            false => "",
+        };
         let (level, text) = match news {
             LogNews::Reopened => (Level::Info, format!("log file {path} opened anew")),
             LogNews::NotReopened(error) => (
@@ -113,12 +114,12 @@ impl AppShell {
             LogNews::Failing(error) => (
                 Level::Error,
                 format!(
-                    "the log file {path} cannot be written: {error}; what workers print is lost until it can be"
+                    "{file}{path} cannot be written: {error}; what workers print is lost until it can be"
                 ),
             ),
             LogNews::Recovered { lost } => (
                 Level::Warn,
-                format!("the log file {path} is written again; {lost} lines were lost"),
+                format!("{file}{path} is written again; {lost} lines were lost"),
             ),
         };
         if self.plan.host.verbosity.shows(level) {

@@ -15,6 +15,7 @@ use super::app_shell::Input;
 use super::logging;
 use crate::config::app::AppConfig;
 use crate::config::drain::DrainSettings;
+use crate::config::log::Destination;
 use crate::config::processors::available_processors;
 use crate::config::schedule::Schedule;
 use crate::config::settings::AppSettings;
@@ -88,14 +89,40 @@ impl Plan {
     /// # Errors
     /// A setting that cannot be, or a log file that cannot be opened.
     pub(super) fn of(
+        app: AppConfig,
+        host: &Host,
+        log_file: Option<(OwnedFd, Option<u64>)>,
+    ) -> Result<Self, String> {
+        let destination = app.destination();
+        Self::to(destination, app, host, log_file)
+    }
+
+    /// The same, with its lines going where they usually go.
+    ///
+    /// # Errors
+    /// As above.
+    pub(super) fn to_usual(app: AppConfig, host: &Host) -> Result<Self, String> {
+        let app = AppConfig { log: None, ..app };
+        Self::to(Destination::Usual, app, host, None)
+    }
+
+    fn to(
+        destination: Destination,
         mut app: AppConfig,
         host: &Host,
         log_file: Option<(OwnedFd, Option<u64>)>,
     ) -> Result<Self, String> {
-        if let (None, Some(memory)) = (&app.log, &host.memory) {
+        if let (None, Some(memory), Destination::Usual) = (&app.log, &host.memory, destination) {
             app.log = Some(state::app_log(memory, &app.name));
         }
         let settings = app.written.settings()?;
+        let layout = Layout::new(&app.name, &settings.log_settings);
+        if destination == Destination::Journal {
+            let writer = host.writer.for_journal(layout).map_err(|error| {
+                format!("cannot reach systemd's journal: {error}; choose a file with --log")
+            })?;
+            return Ok(Self::with(app, &settings, host, writer));
+        }
         let (file, began) = log_file.unzip();
         let file = match (&app.log, file) {
             (Some(path), None) => Some(open_log(path, host).map_err(|error| {
@@ -114,7 +141,6 @@ impl Plan {
             rotation: settings.log_settings.rotation,
             began: began.flatten(),
         });
-        let layout = Layout::new(&app.name, &settings.log_settings);
         let writer = host.writer.for_app(layout, log_file);
         let writer = writer.map_err(|error| format!("cannot write its log: {error}"))?;
         Ok(Self {

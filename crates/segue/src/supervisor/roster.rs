@@ -18,6 +18,7 @@ use super::succession::app_prefix;
 use crate::config::app::AppConfig;
 use crate::config::change::{self, Change, Effect};
 use crate::config::command::is_app_name;
+use crate::config::log::Destination;
 use crate::config::state;
 use crate::control::command::{Asker, Caller};
 
@@ -231,7 +232,8 @@ impl Supervisor {
                 "use letters, digits, dots, dashes and underscores",
             ));
         }
-        if let (None, Some(memory)) = (&app.log, &self.host.memory) {
+        let usual = (&app.log, app.destination()) == (&None, Destination::Usual);
+        if let Some(memory) = self.host.memory.as_ref().filter(|_| usual) {
             app.log = Some(state::app_log(memory, &app.name));
         }
         Ok(app)

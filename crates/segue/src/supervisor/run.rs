@@ -368,11 +368,7 @@ impl Supervisor {
         Plan::of(app.clone(), &self.host, file).or_else(|why| {
             self.host
                 .say(format!("{}{why}", crate::telemetry::lines::PREFIX));
-            let elsewhere = AppConfig {
-                log: None,
-                ..app.clone()
-            };
-            let mut plan = Plan::of(elsewhere, &self.host, None).map_err(RunError::App)?;
+            let mut plan = Plan::to_usual(app.clone(), &self.host).map_err(RunError::App)?;
             plan.app.log = app.log;
             Ok(plan)
         })

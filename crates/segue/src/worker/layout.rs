@@ -82,6 +82,15 @@ impl Reader {
         }
     }
 
+    /// A stream to the journal.
+    pub(super) const fn of_journal() -> Self {
+        Self {
+            is_terminal: false,
+            is_coloured: false,
+            is_journal: true,
+        }
+    }
+
     /// What a line of a worker begins with. Since there always is one, the program's own output
     /// cannot give itself another.
     const fn priority(self, printed: Stream) -> &'static str {

@@ -5,6 +5,7 @@ pub(crate) mod bounded;
 mod bounds;
 pub(crate) mod channel;
 pub(crate) mod compile_cache;
+mod journald;
 pub(crate) mod launch;
 pub(crate) mod layout;
 pub(crate) mod log;

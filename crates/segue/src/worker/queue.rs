@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use super::archive::Archive;
 use super::bounded::Bounded;
+use super::journald::{self, Journald};
 use super::layout::{Layout, Reader};
 use super::log::{self, LogFile, LogNews, Owner};
 use super::rolling::{Rolling, Rotator};
@@ -26,6 +27,8 @@ pub(super) struct Queue {
     pub(super) name: String,
     /// Where it is opened anew, if it can be.
     pub(super) path: Option<PathBuf>,
+    /// Where it is connected to anew, if it can be.
+    journald: Option<Journald>,
     /// What it was before, if it is rotated.
     pub(super) archive: Option<Arc<Archive>>,
     /// Of its notes.
@@ -68,6 +71,7 @@ pub(super) enum Place {
     /// Our own log, if that is there.
     Own(OwnedFd, PathBuf),
     Log(LogFile),
+    Journal(OwnedFd, Journald),
 }
 
 /// What the thread does next.
@@ -96,8 +100,13 @@ impl State {
 impl Queue {
     pub(super) fn start(thread: &str, place: Place, layout: &Arc<Layout>) -> io::Result<Arc<Self>> {
         let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let mut journald = None;
         let (file, log, bounded) = match place {
             Place::Given(file) => (file, None, None),
+            Place::Journal(stream, how) => {
+                journald = Some(how);
+                (stream, None, None)
+            }
             Place::Own(file, path) => {
                 let bounded = Bounded::of(&file, &path);
                 (file, None, bounded)
@@ -107,14 +116,16 @@ impl Queue {
                 (log.file, Some(how), None)
             }
         };
-        let reader = match &log {
-            None => Reader::of(&file),
-            Some(_) => Reader::default(),
+        let reader = match (&log, &journald) {
+            (None, None) => Reader::of(&file),
+            (Some(_), _) => Reader::default(),
+            (None, Some(_)) => Reader::of_journal(),
         };
         let queue = Arc::new_cyclic(|queue: &Weak<Self>| Self {
-            name: match &log {
-                Some((path, _, _)) => path.display().to_string(),
-                None => thread.to_owned(),
+            name: match (&log, &journald) {
+                (Some((path, _, _)), _) => path.display().to_string(),
+                (None, Some(_)) => journald::NAME.to_owned(),
+                (None, None) => thread.to_owned(),
             },
             path: log.as_ref().map(|(path, _, _)| path.clone()),
             archive: log.as_ref().and_then(|(path, rule, _)| {
@@ -126,6 +137,7 @@ impl Queue {
                 };
                 rule.is_on().then(|| Archive::new(path, *rule, tell))
             }),
+            journald,
             layout: Arc::clone(layout),
             reader,
             wake,
@@ -218,7 +230,8 @@ impl Queue {
         mut bounded: Option<Bounded>,
     ) {
         let mut chunk = Vec::new();
-        let sink = Sink::new(file, self.path.is_some(), &self.wake);
+        let may_change = self.path.is_some() || self.journald.is_some();
+        let sink = Sink::new(file, may_change, &self.wake);
         let mut output = Rolling::new(sink, rotator);
         let mut hear = |news, file: Option<&OwnedFd>| self.hear(news, file);
         // What had been handed over when the file was to be opened anew has been written.
@@ -238,6 +251,12 @@ impl Queue {
                 Job::End => return,
             }
             let before = output.sink.trouble();
+            // The journal may have been started again since.
+            if let (Some(_), Some(journald)) = (before, &self.journald)
+                && let Ok(stream) = journald.connect()
+            {
+                output.change(stream);
+            }
             let written = output.write(&chunk, &self.name, &self.layout, &mut hear);
             if let Some(bounded) = &mut bounded
                 && !output.sink.is_mid_line()

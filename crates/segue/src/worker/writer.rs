@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::journald::Journald;
 use super::layout::{Batch, Label, Layout};
 use super::log::{LogFile, Owner};
 use super::queue::{Place, Queue};
@@ -128,6 +129,7 @@ impl Writer {
             let out = match &out {
                 Place::Given(out) | Place::Own(out, _) => rustix::fs::fstat(out)?,
                 Place::Log(log) => rustix::fs::fstat(&log.file)?,
+                Place::Journal(stream, _) => rustix::fs::fstat(stream)?,
             };
             let err = rustix::fs::fstat(&err)?;
             (out.st_dev, out.st_ino) == (err.st_dev, err.st_ino)
@@ -157,8 +159,26 @@ impl Writer {
     /// # Errors
     /// That a descriptor or a thread could not be made.
     pub(crate) fn for_app(&self, layout: Layout, log: Option<LogFile>) -> io::Result<Self> {
+        self.beside(layout, log.map(Place::Log))
+    }
+
+    /// One of an app whose lines go to systemd's journal.
+    ///
+    /// # Errors
+    /// The same; there is no journal.
+    pub(crate) fn for_journal(&self, layout: Layout) -> io::Result<Self> {
+        let journald = Journald::of(&layout.app);
+        self.to_journal(layout, journald)
+    }
+
+    pub(super) fn to_journal(&self, layout: Layout, journald: Journald) -> io::Result<Self> {
+        let stream = journald.connect()?;
+        self.beside(layout, Some(Place::Journal(stream, journald)))
+    }
+
+    fn beside(&self, layout: Layout, log: Option<Place>) -> io::Result<Self> {
         let layout = Arc::new(layout);
-        let log = log.map(|log| Queue::start("log", Place::Log(log), &layout));
+        let log = log.map(|log| Queue::start("log", log, &layout));
         Ok(Self {
             shared: Arc::new(Shared {
                 out: Arc::clone(&self.shared.out),
@@ -187,6 +207,11 @@ impl Writer {
     /// The log file's path.
     pub(crate) fn log_path(&self) -> Option<&PathBuf> {
         self.shared.log.as_ref()?.path.as_ref()
+    }
+
+    /// The log, for people.
+    pub(crate) fn log_name(&self) -> &str {
+        (self.shared.log.as_ref()).map_or("", |log| log.name.as_str())
     }
 
     /// Whom the log file's thread tells about it.

@@ -287,6 +287,40 @@ fn a_log_that_moves_while_workers_print_has_every_line_once() {
 }
 
 #[test]
+fn a_word_instead_of_a_file_is_stdout_or_the_journal() {
+    let desk = Desk::new();
+    desk.site.deploy("v2", "counting.js");
+    desk.file("log.out = \"stdout\"", "-");
+    desk.segue(&["apply"]).expect(0);
+    let is_there = |_: &_| desk.own_log().contains("web.0 | line 1");
+    desk.until("its lines are in the supervisor's", is_there);
+    assert!(!desk.path("state/segue/logs/web.log").exists());
+    desk.segue(&["logs", "web"])
+        .expect(1)
+        .says(&["no log file"]);
+    desk.file("log.out = \"web.log\"", "-");
+    let moved = desk.segue(&["apply"]);
+    moved.expect(0).says(&["log.out: stdout -> ", "(at once)"]);
+    desk.until("they are in the file", |_| {
+        !read(&desk.path("web.log")).is_empty()
+    });
+    desk.file("log.out = \"journald\"", "-");
+    let applied = desk.segue(&["apply"]);
+    if Path::new("/run/systemd/journal/stdout").exists() {
+        applied.expect(0).says(&["-> journald"]);
+    } else {
+        applied
+            .expect(2)
+            .says(&["cannot reach systemd's journal: No such file"]);
+        // It goes on as it was.
+        let length = read(&desk.path("web.log")).len();
+        desk.until("more is printed", |_| {
+            read(&desk.path("web.log")).len() > length
+        });
+    }
+}
+
+#[test]
 fn a_log_file_that_cannot_be_opened_is_an_error_at_once() {
     let launch = Launch::node("plain.js").flag("--log", "no/such/directory/web.log");
     let (code, run) = launch.start_and_fail(LIMIT);

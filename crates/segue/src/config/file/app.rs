@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{File, FileApp, FileError};
 use crate::config::app::AppConfig;
 use crate::config::command::{CommandError, CommandLine, is_app_name};
+use crate::config::log::Destination;
 use crate::config::package::PlainScript;
 use crate::config::settings::AppSettings;
 use crate::config::written::Written;
@@ -128,7 +129,8 @@ impl FromFile {
             caller_env,
             env_files: settings.env_files.clone(),
             env,
-            log: place("log.out"),
+            log: place("log.out")
+                .filter(|_| Destination::of(written.last("log.out")) == Destination::File),
             confinement: settings.confinement.clone(),
             origin: Some(Box::new(Origin {
                 file: file.path.clone(),
