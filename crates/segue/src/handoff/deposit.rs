@@ -60,7 +60,7 @@ impl Drop for Deposit {
         if !std::thread::panicking() {
             let name = self.number.to_string();
             self.journal.drop(&name);
-            self.journal.release(&name);
+            self.journal.release_now(&name);
         }
     }
 }

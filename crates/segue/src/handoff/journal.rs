@@ -2,7 +2,7 @@
 //! happens, so that a supervisor may end at any moment; what it was in the middle of is then as if
 //! it had not begun, or is done again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -46,6 +46,8 @@ struct Inner {
     /// Their bytes, roughly.
     live: u64,
     pending: Transaction,
+    /// Names of descriptors that are not needed once that is written.
+    released: BTreeSet<String>,
     has_failed: bool,
     /// Nothing is appended, so that a test's holder sees every commit.
     #[cfg(test)]
@@ -99,6 +101,7 @@ impl Journal {
                 kept: BTreeMap::new(),
                 live: 0,
                 pending: Transaction::default(),
+                released: BTreeSet::new(),
                 has_failed: false,
                 #[cfg(test)]
                 is_always_whole: false,
@@ -189,12 +192,24 @@ impl Journal {
 
     /// Has a descriptor held, from now on.
     pub(crate) fn hold(&self, name: &str, descriptor: impl AsFd) {
-        if let Some(holder) = &self.lock().holder {
-            holder.hold(&self.full(name), descriptor.as_fd());
+        let name = self.full(name);
+        let mut inner = self.lock();
+        inner.released.remove(&name);
+        if let Some(holder) = &inner.holder {
+            holder.hold(&name, descriptor.as_fd());
         }
     }
 
+    /// It need not be held any more, from the next [`commit`](Self::commit) on: a successor that reads of
+    /// it until then is to find it.
     pub(crate) fn release(&self, name: &str) {
+        let name = self.full(name);
+        self.lock().released.insert(name);
+    }
+
+    /// The same at once, for a connection: as long as it is held its client does not see it end. A
+    /// successor that reads of it and does not find it knows that it was on its way out.
+    pub(crate) fn release_now(&self, name: &str) {
         if let Some(holder) = &self.lock().holder {
             holder.release(&self.full(name));
         }
@@ -248,6 +263,16 @@ impl Inner {
     }
 
     fn commit(&mut self) {
+        self.write_pending();
+        let released = std::mem::take(&mut self.released);
+        if let Some(holder) = &self.holder {
+            for name in &released {
+                holder.release(name);
+            }
+        }
+    }
+
+    fn write_pending(&mut self) {
         if self.pending.is_empty() {
             return;
         }
@@ -364,6 +389,31 @@ mod tests {
         assert!(cupboard.contents().lists.is_empty());
         let copy = log::read(&memory::read_all(&journal.copy().unwrap()).unwrap()).unwrap();
         assert_eq!(copy.values, cupboard.contents().values);
+    }
+
+    #[test]
+    fn what_is_released_is_there_until_that_is_written() {
+        let cupboard = Cupboard::default();
+        let journal = cupboard.begin(&Contents::default());
+        let file = memory::create("test").unwrap();
+        for name in ["worker", "connection", "log"] {
+            journal.hold(name, &file);
+        }
+        journal.put("a", &1);
+        journal.commit();
+        let is_held = |name: &str| cupboard.names().iter().any(|held| held == name);
+        journal.drop("a");
+        journal.release("worker");
+        journal.release("log");
+        journal.hold("log", &file);
+        journal.release_now("connection");
+        assert!(is_held("worker") && !is_held("connection"));
+        journal.commit();
+        assert!(!is_held("worker") && is_held("log"));
+        // Also where there is nothing else to write.
+        journal.release("log");
+        journal.commit();
+        assert!(!is_held("log"));
     }
 
     #[test]

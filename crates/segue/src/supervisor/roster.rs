@@ -105,6 +105,7 @@ impl Supervisor {
         if self.apps.remove(name).is_some() {
             let prefix = app_prefix(name);
             self.site.drop_all(&prefix);
+            self.site.commit();
             self.holder.release_all(&prefix);
             self.tell_apart();
         }

@@ -11,7 +11,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
 use segue_core::{
-    Action, App, Datum, Event, Generation, Settings, Time, WorkerId, load_event, save_event,
+    Action, App, Datum, Event, ExitStatus, Generation, Settings, Time, WorkerId, load_event,
+    save_event,
 };
 use segue_sys::clock;
 use segue_sys::notify::NotifyListener;
@@ -223,8 +224,9 @@ pub(super) fn replay(
         match entry {
             Entry::Handled(event) => {
                 let (at, event) = load(event)?;
-                // Facts are handled in their order, before anything else.
-                facts.pop_front();
+                // Facts are handled in their order, before anything else. What was found out anew by whoever
+                // took over is not among them.
+                facts.pop_front_if(|fact| *fact == event);
                 pending = Some(core.handle(at, event));
             }
             Entry::Performed(events) => {
@@ -354,7 +356,7 @@ impl AppShell {
         let pid = record.pid;
         let descriptors = DESCRIPTORS.map(|name| inherited.take(&journal.full(name)));
         let [Some(pidfd), Some(channel), Some(stdout), Some(stderr)] = descriptors else {
-            // It was just being forgotten.
+            // They could not be held.
             self.crew.note_end(worker, pid);
             return Ok(Vec::new());
         };
@@ -430,7 +432,21 @@ impl AppShell {
         {
             self.look_soon();
         }
+        self.miss();
         self.work();
+    }
+
+    /// Who is not there although the core counts on it, because it could not be held or watched, has ended
+    /// as far as anybody can tell.
+    fn miss(&mut self) {
+        let workers = self.core.view().workers.into_iter();
+        let missing = workers.filter(|it| self.crew.member(it.worker).is_none());
+        let missing: Vec<WorkerId> = missing.map(|it| it.worker).collect();
+        for worker in missing {
+            tracing::warn!(%worker, "a worker that a supervisor before this one has started is not there");
+            let status = ExitStatus::Unknown;
+            self.facts.push_back(Event::Exited { worker, status });
+        }
     }
 
     /// Performs what may have been performed already.

@@ -284,7 +284,7 @@ impl Listener {
         // Its message has been heard, and whoever has it by now is in the same transaction.
         if state.is_pending_held && !state.desk.has_pending() {
             state.is_pending_held = false;
-            state.journal.release(PENDING);
+            state.journal.release_now(PENDING);
         }
     }
 
