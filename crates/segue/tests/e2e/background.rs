@@ -68,6 +68,16 @@ impl Desk {
 
     /// In one of its directories.
     pub(crate) fn begin_in(&self, directory: &str, words: &[&str]) -> Pending {
+        self.begin_with(directory, words, &[])
+    }
+
+    /// With more variables.
+    pub(crate) fn begin_with(
+        &self,
+        directory: &str,
+        words: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Pending {
         let mut command = Command::new(env!("CARGO_BIN_EXE_segue"));
         command
             .args(words)
@@ -79,7 +89,8 @@ impl Desk {
             .env("XDG_CACHE_HOME", self.path("cache"))
             .env(process::MARK, &self.mark)
             .env_remove("SEGUE_CONTROL")
-            .env_remove("PWD");
+            .env_remove("PWD")
+            .envs(variables.iter().copied());
         Pending::start(command)
     }
 
