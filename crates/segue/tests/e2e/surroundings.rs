@@ -1,23 +1,24 @@
-//! What stands around segue on the page of tasks: nginx before it. The configuration and the commands are
-//! those of the page.
+//! What stands around segue on the page of tasks: nginx before it, a container around it. The configuration,
+//! the Dockerfile and the commands are those of the page.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use segue_load::{Builder, Fresh, KeepAlive, Load};
+use segue_wire::control::Status;
 
 use crate::harness::command::Pending;
 use crate::harness::load::{Clients, assert_flawless, render};
 use crate::harness::nodes::on_path;
 use crate::harness::port::Port;
-use crate::harness::process::{self, Process};
+use crate::harness::process::{self, MARK, Process};
 use crate::harness::run::{LIMIT, Launch};
-use crate::harness::{http, skip};
+use crate::harness::{fixtures, http, is_root, skip};
 use crate::tasks::block;
 
 /// What goes around the page's nginx block: everything in a directory of the test's own. The load client
@@ -39,6 +40,15 @@ http {
 pub(crate) fn nginx() -> Option<PathBuf> {
     let beside = PathBuf::from("/usr/sbin/nginx");
     on_path("nginx").or_else(|| beside.is_file().then_some(beside))
+}
+
+/// Kills what a test has left.
+struct Mark(String);
+
+impl Drop for Mark {
+    fn drop(&mut self) {
+        process::kill_marked(&self.0);
+    }
 }
 
 /// Ends nginx, which has no mark: it writes its title over its environment.
@@ -169,4 +179,153 @@ fn behind_nginx() {
     Pending::start(shell("nginx -s quit")).wait(LIMIT).expect(0);
     server.wait(LIMIT).expect(0);
     run.finish();
+}
+
+/// What the page's Dockerfile says to run, and its command that asks whether the app is well.
+struct Image {
+    command: Vec<String>,
+    health: Vec<String>,
+}
+
+fn image() -> Image {
+    let text = block("In Docker", &["dockerfile"]);
+    let words = |line: &str| -> Vec<String> {
+        let (_, list) = line.split_once("CMD ").expect("a command");
+        serde_json::from_str(list).expect("the form without a shell")
+    };
+    let one = |instruction: &str| {
+        let mut lines = text.lines().filter(|line| line.starts_with(instruction));
+        words(lines.next().expect(instruction))
+    };
+    Image {
+        command: one("CMD "),
+        health: one("HEALTHCHECK "),
+    }
+}
+
+/// What a container has of its own, as far as that goes without an image: processes, and the places where
+/// segue keeps things.
+const ISOLATED: [&str; 9] = [
+    "unshare",
+    "--mount",
+    "--pid",
+    "--fork",
+    "--mount-proc",
+    "--kill-child",
+    "sh",
+    "-ec",
+    "mount -t tmpfs none /run; mount -t tmpfs none /var/cache; exec \"$@\"",
+];
+
+#[test]
+fn in_a_container() {
+    let tried = Command::new(ISOLATED[0])
+        .args(&ISOLATED[1..])
+        .args(["sh", "true"])
+        .output();
+    if !is_root() || !tried.is_ok_and(|output| output.status.success()) {
+        return skip("unshare may not make the namespaces of a container here");
+    }
+    let Image { command, health } = image();
+    let typed = block("In Docker", &["sh", "syntax"]);
+    let after = |text: &str, flag: &str| {
+        let (_, rest) = text.split_once(flag).expect(flag);
+        let number = rest.trim_start().split([' ', 's']).next();
+        Duration::from_secs(number.and_then(|it| it.parse().ok()).expect("seconds"))
+    };
+    let grace = after(&typed, "--stop-timeout");
+    let delay = after(&command.join(" "), "--stop-delay");
+
+    let directory = tempfile::tempdir().expect("a directory");
+    let here = directory.path();
+    fs::create_dir(here.join("bin")).expect("make a directory");
+    symlink(env!("CARGO_BIN_EXE_segue"), here.join("bin/segue")).expect("put the binary there");
+    fs::create_dir(here.join("app")).expect("make a directory");
+    for (from, to) in [("plain.js", "server.js"), ("echo.js", "echo.js")] {
+        fs::copy(fixtures().join(from), here.join("app").join(to)).expect("copy the app");
+    }
+    let set_version = |version: &str| {
+        fs::write(here.join("app/VERSION"), version).expect("write a version");
+    };
+    set_version("v1");
+    let port = Port::lease();
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port.number()));
+    let mark = Mark(process::new_mark());
+    let start = |words: &[&str]| {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let paths = std::iter::once(here.join("bin")).chain(std::env::split_paths(&path));
+        let mut command = Command::new(words[0]);
+        command
+            .args(&words[1..])
+            .current_dir(here.join("app"))
+            .env_clear()
+            .env("PATH", std::env::join_paths(paths).expect("join paths"))
+            .env("HOME", "/root")
+            .env("PORT", port.number().to_string())
+            .env(MARK, &mark.0);
+        Pending::start(command)
+    };
+    let run: Vec<&str> = ISOLATED
+        .into_iter()
+        .chain(["sh"])
+        .chain(command.iter().map(String::as_str))
+        .collect();
+    let container = start(&run);
+    let unshare = container.process.as_ref().expect("it runs").pid;
+    let deadline = Instant::now() + LIMIT;
+    let first = loop {
+        let child = process::children(unshare).into_iter().find(|child| {
+            let name = fs::read_to_string(format!("/proc/{child}/comm"));
+            name.is_ok_and(|name| name.trim() == "segue")
+        });
+        if let Some(first) = child.and_then(Process::open) {
+            break first;
+        }
+        assert!(Instant::now() < deadline, "the container starts");
+    };
+    // As `docker exec` does, and Docker itself for the health of a container.
+    let target = first.pid.to_string();
+    let execute = |words: &[&str]| {
+        let enter = ["nsenter", "--target", &target, "--pid", "--mount"];
+        start(&[&enter[..], words].concat()).wait(LIMIT)
+    };
+    let health: Vec<&str> = health.iter().map(String::as_str).collect();
+    while execute(&health).code != Some(0) {
+        assert!(
+            Instant::now() < deadline,
+            "it is well: {:?}",
+            execute(&health)
+        );
+    }
+    assert_eq!(http::get(address, "/").expect("an answer").version(), "v1");
+    let status = execute(&["segue", "status", "--json"]);
+    let status: Status = serde_json::from_str(&status.expect(0).out).expect("a status");
+    assert_eq!(status.supervisor.keeper_pid, Some(1), "segue is PID 1");
+
+    set_version("v2");
+    let clients = Clients::start(load(), address);
+    clients.wait_for_answers(50);
+    let commands: Vec<&str> = typed
+        .lines()
+        .filter_map(|line| line.strip_prefix("docker exec web "))
+        .map(|line| line.split('#').next().unwrap_or(line).trim())
+        .collect();
+    assert_eq!(commands, ["segue status", "segue reload"]);
+    for command in commands {
+        let words: Vec<&str> = command.split(' ').collect();
+        execute(&words).expect(0);
+    }
+    assert_eq!(http::get(address, "/").expect("an answer").version(), "v2");
+    clients.wait_for_answers(50);
+    let report = clients.stop();
+    assert_eq!(report.failed() + report.in_flight, 0, "{}", render(&report));
+
+    let asked = Instant::now();
+    first.signal(Signal::TERM);
+    // The delay of the stop: a load balancer may not have noticed yet.
+    http::get(address, "/").expect("an answer");
+    let ended = container.wait(grace);
+    ended.expect(0).says(&["server stops"]);
+    assert!(asked.elapsed() >= delay, "{ended:?}");
+    assert!(http::get(address, "/").is_err(), "it has stopped");
 }
