@@ -181,10 +181,12 @@ fn behind_nginx() {
     run.finish();
 }
 
-/// What the page's Dockerfile says to run, and its command that asks whether the app is well.
+/// What the page's Dockerfile says to run, with which variable, and its command that asks whether the app is
+/// well.
 struct Image {
     command: Vec<String>,
     health: Vec<String>,
+    variable: String,
 }
 
 fn image() -> Image {
@@ -195,11 +197,19 @@ fn image() -> Image {
     };
     let one = |instruction: &str| {
         let mut lines = text.lines().filter(|line| line.starts_with(instruction));
-        words(lines.next().expect(instruction))
+        lines.next().expect(instruction).to_owned()
     };
+    let port = one("EXPOSE ").replace("EXPOSE ", "");
+    let (variable, value) = (one("ENV "), format!("={port}"));
+    let variable = variable
+        .strip_prefix("ENV ")
+        .and_then(|it| it.strip_suffix(&value));
     Image {
-        command: one("CMD "),
-        health: one("HEALTHCHECK "),
+        command: words(&one("CMD ")),
+        health: words(&one("HEALTHCHECK ")),
+        variable: variable
+            .expect("a variable says where to listen")
+            .to_owned(),
     }
 }
 
@@ -226,7 +236,11 @@ fn in_a_container() {
     if !is_root() || !tried.is_ok_and(|output| output.status.success()) {
         return skip("unshare may not make the namespaces of a container here");
     }
-    let Image { command, health } = image();
+    let Image {
+        command,
+        health,
+        variable,
+    } = image();
     let typed = block("In Docker", &["sh", "syntax"]);
     let after = |text: &str, flag: &str| {
         let (_, rest) = text.split_once(flag).expect(flag);
@@ -261,7 +275,7 @@ fn in_a_container() {
             .env_clear()
             .env("PATH", std::env::join_paths(paths).expect("join paths"))
             .env("HOME", "/root")
-            .env("PORT", port.number().to_string())
+            .env(&variable, port.number().to_string())
             .env(MARK, &mark.0);
         Pending::start(command)
     };

@@ -205,6 +205,7 @@ fn check_dockerfile(text: &str) {
             "COPY",
             "WORKDIR",
             "RUN",
+            "ENV",
             "EXPOSE",
             "HEALTHCHECK",
             "CMD",
