@@ -96,8 +96,8 @@ pub(super) async fn run(args: ImportArgs, output: Output) -> Result<Exit, Troubl
     write_new(&path, &text).map_err(cannot)?;
     output.line(&format!("wrote {}", path.display()));
     for app in &apps {
-        for (key, why) in &app.left {
-            output.line(&format!("{}: {key} is left out: {why}", app.name));
+        for line in remarks(app) {
+            output.line(&format!("{}: {line}", app.name));
         }
     }
     output.line("next: segue check, then segue start");
@@ -114,11 +114,20 @@ fn content(apps: &[Translated], source: &Path) -> String {
             &app.args,
             &app.settings,
         ));
-        for (key, why) in &app.left {
-            let _ = writeln!(text, "# {key} is left out: {why}");
+        for line in remarks(app) {
+            let _ = writeln!(text, "# {line}");
         }
     }
     text
+}
+
+/// What is not as it was.
+fn remarks(app: &Translated) -> Vec<String> {
+    let left = app.left.iter();
+    let left = left.map(|(key, why)| format!("{key} is left out: {why}"));
+    let differs = app.differs.iter();
+    let differs = differs.map(|(key, what)| format!("{key} is different: {what}"));
+    left.chain(differs).collect()
 }
 
 fn write_new(path: &PathBuf, text: &str) -> Result<(), String> {

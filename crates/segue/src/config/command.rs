@@ -143,6 +143,16 @@ impl CommandLine {
     }
 }
 
+impl CommandLine {
+    /// The program's word, if it is one.
+    pub(crate) fn command_name(&self) -> Option<&str> {
+        match &self.command {
+            Command::Executable(name) => name.to_str(),
+            Command::Script(_) => None,
+        }
+    }
+}
+
 /// Whether node runs it, by its name.
 fn is_script(word: &OsStr) -> bool {
     let extension = Path::new(word).extension().and_then(OsStr::to_str);

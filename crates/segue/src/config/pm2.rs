@@ -1,6 +1,7 @@
 //! PM2's apps, from an ecosystem file or a dump: what becomes of each key, or why nothing does. Reading
 //! and running files is not done here.
 
+mod program;
 mod table;
 
 use std::collections::BTreeMap;
@@ -8,10 +9,15 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use self::table::{counterpart, interpreter, is_without, name_of, reason};
+pub(crate) use self::program::{is_node, is_runner, is_shell, split};
+pub(crate) use self::table::name_of;
+
+use self::program::{Line, base, is_script};
+use self::table::{counterpart, interpreter, is_without, reason};
 
 use super::command::fit_name;
 use super::package::PlainScript;
+use super::quantity;
 use super::written::{Written, key};
 
 /// An app in our words.
@@ -23,6 +29,8 @@ pub(crate) struct Translated {
     pub(crate) settings: Written,
     /// Keys that have no counterpart, each with the reason.
     pub(crate) left: Vec<(String, String)>,
+    /// Keys that mean something else here, each with what.
+    pub(crate) differs: Vec<(String, String)>,
 }
 
 /// Translates everything that a file holds. `mode` chooses `env_MODE`; `own` is the environment here,
@@ -61,6 +69,7 @@ pub(crate) fn translate(
             is_dump,
             mode,
             own,
+            is_node: true,
             found: Translated::default(),
         };
         one.translate()?;
@@ -105,6 +114,8 @@ struct App<'a> {
     is_dump: bool,
     mode: Option<&'a str>,
     own: &'a dyn Fn(&str) -> Option<String>,
+    /// What runs it listens through us and hears messages.
+    is_node: bool,
     found: Translated,
 }
 
@@ -115,6 +126,10 @@ impl Translated {
 
     fn note(&mut self, name: &str, why: &str) {
         self.left.push((name.to_owned(), why.to_owned()));
+    }
+
+    fn differ(&mut self, name: &str, what: &str) {
+        self.differs.push((name.to_owned(), what.to_owned()));
     }
 
     /// Puts a value that is good, and lists one that is not.
@@ -142,56 +157,98 @@ impl App<'_> {
         if !self.keys.contains_key("instances") {
             self.found.put("instances", "workers", "1");
         }
-        // PM2 asks by SIGINT; what an app does to end hangs on that.
-        if !self.is_true("shutdown_with_message") {
+        // PM2 asks by SIGINT; what an app does to end hangs on that. A shell that waits for a command ends
+        // with it then, and PM2 asks that one too.
+        let is_asked_otherwise = match self.is_node {
+            true => self.is_true("shutdown_with_message"),
+            false => is_shell(&self.found.command),
+        };
+        if !is_asked_otherwise {
             self.found.put("kill", "stop.request", "SIGINT");
         }
         Ok(())
     }
 
     fn command(&mut self, script: &str) {
-        let args = self.words("args");
         let extension = Path::new(script).extension().unwrap_or_default();
-        let extension = extension.to_string_lossy();
-        let mut runs_it = self
-            .text("interpreter")
-            .unwrap_or_else(|| interpreter(&extension).to_owned());
-        let is_script = ["js", "mjs", "cjs", "ts", "mts", "cts"].contains(&extension.as_ref());
+        let known = interpreter(&extension.to_string_lossy());
+        let mut line = Line {
+            interpreter: self.text("interpreter").unwrap_or_else(|| known.to_owned()),
+            before: self.words("node_args"),
+            script: self.at_home(script),
+            args: self.words("args"),
+        };
         let found = &mut self.found;
-        if runs_it.starts_with("node@") {
-            let why = format!("{runs_it:?}: segue installs no node; name yours: node = \"PATH\"");
+        if line.interpreter.starts_with("node@") {
+            let why = format!(
+                "{:?}: segue installs no node; name yours: node = \"PATH\"",
+                line.interpreter
+            );
             found.note("interpreter", &why);
-            runs_it = "node".to_owned();
+            "node".clone_into(&mut line.interpreter);
         }
-        let is_node = runs_it.rsplit('/').next() == Some("node");
-        let is_wrapper = ["npm", "yarn", "pnpm", "npx"].contains(&script);
-        if is_wrapper {
+        let mut line = line.unwrapped();
+        if line.script == "serve" {
             found.note(
                 "script",
-                &format!("{script} would stand between segue and node: write what it runs"),
+                "PM2's own server of files: let nginx serve them, or install the package serve and name its script",
             );
-        }
-        let script = self.at_home(script);
-        let found = &mut self.found;
-        if is_wrapper
-            || runs_it == "none"
-            || is_node && !is_script && script.contains('/') && self.is_dump
+        } else if is_runner(&line.script) {
+            let why = format!(
+                "{} would stand between segue and node: write what it runs",
+                base(&line.script)
+            );
+            found.note("script", &why);
+            "none".clone_into(&mut line.interpreter);
+        } else if line.script.contains(' ')
+            && let Err(why) = PlainScript::parse(&line.script)
         {
-            found.command = script;
-            found.args = args;
-        } else if is_node && is_script {
-            found.command = script;
-            found.args = args;
-            if runs_it != "node" && !self.is_dump {
-                found.put("interpreter", "node", &runs_it);
-            }
-        } else {
-            // Node itself finds what has another name.
-            found.command = runs_it;
-            found.args = std::iter::once(script).chain(args).collect();
+            let why = format!(
+                "{why}, which PM2 starts and which would stand between segue and node: write one command"
+            );
+            found.note("script", &why);
+            "none".clone_into(&mut line.interpreter);
+        } else if line.interpreter == "none" || !is_node(&line.interpreter) {
+            self.is_node = false;
         }
-        for arg in self.words("node_args") {
-            self.found.put("node_args", "node_args", &arg);
+        self.write(line);
+    }
+
+    fn write(&mut self, line: Line) {
+        let found = &mut self.found;
+        if line.interpreter == "none" {
+            found.command = line.script;
+            found.args = line.args;
+        } else if !self.is_node {
+            found.command = line.interpreter;
+            let words = line.before.into_iter().chain([line.script]);
+            found.args = words.chain(line.args).collect();
+        } else {
+            match is_script(&line.script) {
+                true => {
+                    found.command = line.script;
+                    found.args = line.args;
+                }
+                // Node itself finds what has another name.
+                false => {
+                    "node".clone_into(&mut found.command);
+                    found.args = [line.script].into_iter().chain(line.args).collect();
+                }
+            }
+            if line.interpreter != "node" && !self.is_dump {
+                found.put("interpreter", "node", &line.interpreter);
+            }
+            for arg in line.before {
+                found.put("node_args", "node_args", &arg);
+            }
+        }
+        if !self.is_node {
+            found.put("interpreter", "reload.ready", "alive");
+            let what = format!(
+                "{} is not node and opens its port by itself; an app that listens cannot have it twice, so use segue restart in place of a reload",
+                base(&found.command)
+            );
+            found.differ("interpreter", &what);
         }
     }
 
@@ -200,10 +257,12 @@ impl App<'_> {
         let text = plain(value);
         match name {
             "name" | "script" | "args" | "interpreter" | "node_args" => {}
-            "exec_mode" if text.starts_with("fork") && self.has_several() => self.found.note(
-                name,
-                "workers share the ports that they listen on, as in PM2's cluster mode",
-            ),
+            "exec_mode" if text.starts_with("fork") && self.has_several() && self.is_node => {
+                self.found.differ(
+                    name,
+                    "workers share the ports that they listen on, as in PM2's cluster mode",
+                );
+            }
             "exec_mode" | "autorestart" if value != &Value::Bool(false) => {}
             "autorestart" => self.found.note(
                 name,
@@ -220,13 +279,14 @@ impl App<'_> {
             _ if self.mode.is_some_and(|mode| name == format!("env_{mode}")) => {
                 self.variables(name, value);
             }
+            "wait_ready" | "shutdown_with_message" if is_set && !self.is_node => {
+                self.found.note(name, "only node hears and says messages");
+            }
             "wait_ready" if is_set => self.found.put(name, "reload.ready", "message"),
             "shutdown_with_message" if is_set => {
                 self.found.put(name, "stop.request", "message:shutdown");
             }
-            "listen_timeout" if is_set => {
-                self.found.put(name, "reload.ready_timeout", &time(value));
-            }
+            "listen_timeout" if is_set => self.listen_timeout(&time(value)),
             // Requests and what the app does at SIGINT each get what both had together.
             "kill_timeout" if is_set => {
                 self.found.put(name, "stop.timeout", &time(value));
@@ -251,13 +311,18 @@ impl App<'_> {
                 let path = self.in_cwd(&text);
                 self.found.put(name, "log.out", &path);
             }
+            // Both streams are in it, as in ours.
+            "log_file" if matches!(value, Value::String(_)) && !self.has_log() => {
+                let path = self.in_cwd(&text);
+                self.found.put(name, "log.out", &path);
+            }
             "time" if is_set => self.found.put(name, "log.time", "on"),
             "log_date_format" if is_set && !text.is_empty() => {
                 self.found.put(name, "log.time", "on");
-                self.found.note(name, "log.time has one form, in UTC");
+                self.found.differ(name, "log.time has one form, in UTC");
             }
             "log_type" if is_set => self.found.put(name, "log.format", &text),
-            "source_map_support" if is_set => {
+            "source_map_support" if is_set && self.is_node => {
                 self.found.put(name, "node_args", "--enable-source-maps");
             }
             "disable_source_map_support" => {}
@@ -302,7 +367,7 @@ impl App<'_> {
             "max" | "0" => self.found.put("instances", "workers", "auto"),
             below if below.starts_with('-') => {
                 self.found.put("instances", "workers", "auto");
-                self.found.note(
+                self.found.differ(
                     "instances",
                     &format!(
                         "{below}: workers = \"auto\" is one for each CPU; write a number for fewer"
@@ -311,6 +376,28 @@ impl App<'_> {
             }
             count => self.found.put("instances", "workers", count),
         }
+    }
+
+    /// PM2 goes on after it as if the app were ready; here the start has failed then.
+    fn listen_timeout(&mut self, time: &str) {
+        let ours = key("reload.ready_timeout").and_then(|key| key.default);
+        let ours = ours.unwrap_or_default();
+        match (quantity::duration(time), quantity::duration(ours)) {
+            (Ok(theirs), Ok(default)) if theirs <= default => {
+                let what = format!(
+                    "PM2 goes on without the app after {time}; reload.ready_timeout, after which it has failed, stays {ours}"
+                );
+                self.found.differ("listen_timeout", &what);
+            }
+            _ => self
+                .found
+                .put("listen_timeout", "reload.ready_timeout", time),
+        }
+    }
+
+    /// It has a log that counts more than `log_file`.
+    fn has_log(&self) -> bool {
+        self.keys.get("out_file").is_some_and(|file| is_set(file))
     }
 
     /// There is nothing among it that a watch of ours would look at.
@@ -386,18 +473,10 @@ impl App<'_> {
     }
 
     /// Words in a list, or in one text.
-    fn words(&mut self, key: &str) -> Vec<String> {
+    fn words(&self, key: &str) -> Vec<String> {
         match self.keys.get(key) {
             Some(Value::Array(words)) => words.iter().map(plain).collect(),
-            Some(Value::String(line)) if !line.trim().is_empty() => {
-                match PlainScript::parse(&format!("x {line}")) {
-                    Ok(plain) => plain.words.into_iter().skip(1).collect(),
-                    Err(why) => {
-                        self.found.note(key, &format!("{line:?}: {why}"));
-                        Vec::new()
-                    }
-                }
-            }
+            Some(Value::String(line)) => split(line),
             _ => Vec::new(),
         }
     }

@@ -68,10 +68,16 @@ impl Desk {
 
     /// In one of its directories.
     pub(crate) fn begin_in(&self, directory: &str, words: &[&str]) -> Pending {
-        Pending::start(self.command(directory, words))
+        self.begin_with(directory, words, &[])
     }
 
-    fn command(&self, directory: &str, words: &[&str]) -> Command {
+    /// With more variables.
+    pub(crate) fn begin_with(
+        &self,
+        directory: &str,
+        words: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Pending {
         let mut command = Command::new(env!("CARGO_BIN_EXE_segue"));
         command
             .args(words)
@@ -83,8 +89,9 @@ impl Desk {
             .env("XDG_CACHE_HOME", self.path("cache"))
             .env(process::MARK, &self.mark)
             .env_remove("SEGUE_CONTROL")
-            .env_remove("PWD");
-        command
+            .env_remove("PWD")
+            .envs(variables.iter().copied());
+        Pending::start(command)
     }
 
     pub(crate) fn segue(&self, words: &[&str]) -> Outcome {
@@ -510,15 +517,13 @@ fn several_apps_in_the_foreground_follow_their_file_at_hup() {
     });
     // Its apps live where it was started, whoever applies their file.
     desk.file("limits.max_age = \"24h\"", "-");
-    let mut apply = desk.command(".", &["apply"]);
-    apply.env("COLOUR", "of somebody's shell");
-    let applied = Pending::start(apply).wait(LIMIT);
+    let shell = [("COLOUR", "of somebody's shell")];
+    let applied = desk.begin_with(".", &["apply"], &shell).wait(LIMIT);
     applied.expect(0).says(&["limits.max_age"]);
     assert!(!applied.out.contains("environment"), "{}", applied.out);
     desk.file("", "");
-    let mut apply = desk.command(".", &["apply"]);
-    apply.env("COLOUR", "of somebody's shell");
-    Pending::start(apply).wait(LIMIT).expect(0);
+    let applied = desk.begin_with(".", &["apply"], &shell).wait(LIMIT);
+    applied.expect(0);
     assert_eq!(desk.env(desk.api(), "COLOUR"), Value::Null);
     clients.wait_for_answers(50);
     desk.assert_flawless(&clients.stop());

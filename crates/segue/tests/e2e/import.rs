@@ -44,13 +44,16 @@ fn import(name: &str, scripts: &[&str], flags: &[&str]) -> (String, String) {
     (outcome.text(), text)
 }
 
-/// The whole list of what is left out, and lines that must be in the file.
+/// The whole list of what is left out or different, and lines that must be in the file.
 #[track_caller]
 fn expect(found: &(String, String), left: &[&str], lines: &[&str]) {
     let (said, text) = found;
     let told: Vec<&str> = said
         .lines()
-        .filter_map(|line| line.split_once(" is left out: ").map(|(key, _)| key))
+        .filter_map(|line| {
+            let is_left = line.split_once(" is left out: ");
+            Some(is_left.or(line.split_once(" is different: "))?.0)
+        })
         .collect();
     assert_eq!(told, left, "{said}\n{text}");
     for line in lines {
@@ -67,13 +70,14 @@ fn stages_functions_and_a_deploy_section() {
         &[
             "shop: env_staging",
             "shop: error_file",
-            "shop: log_date_format",
             "shop: merge_logs",
             "shop: deploy",
-            "shop-queue: exec_mode",
-            "shop-queue: log_date_format",
+            "shop: listen_timeout",
+            "shop: log_date_format",
             "shop-queue: merge_logs",
             "shop-queue: min_uptime",
+            "shop-queue: exec_mode",
+            "shop-queue: log_date_format",
         ],
         &[
             "[app.shop]",
@@ -138,12 +142,14 @@ fn a_module_with_typescript_and_python() {
             "ssr: filter_env",
             "ssr: post_update",
             "ssr: stop_exit_codes",
+            "jobs: interpreter",
         ],
         &[
             "command = \"./src/server.ts\"",
-            "node_args = [\"--enable-source-maps\"]",
+            "node_args = [\"--import=tsx\", \"--enable-source-maps\"]",
             "command = \"python3\"",
-            "args = [\"jobs.py\"]",
+            "args = [\"-u\", \"jobs.py\", \"--queue\", \"mail and more\"]",
+            "ready = \"alive\"",
         ],
     );
 }
@@ -178,7 +184,12 @@ fn yaml_with_anchors() {
     let found = import("ecosystem.config.yaml", &["server.js", "tick.sh"], &[]);
     expect(
         &found,
-        &["web: instances", "web: x-common", "tick: log_date_format"],
+        &[
+            "web: x-common",
+            "web: instances",
+            "tick: interpreter",
+            "tick: log_date_format",
+        ],
         &[
             "command = \"./server.js\"",
             "command = \"bash\"",
@@ -195,33 +206,122 @@ fn yaml_with_anchors() {
     }
 }
 
-#[test]
-fn npm_start_becomes_what_it_runs() {
+/// Imports apps that are written out, in a directory with a package.json and files, and gives what is said
+/// and the file.
+#[track_caller]
+fn import_apps(apps: &[&str]) -> (String, String) {
     let directory = tempfile::tempdir().expect("a directory");
     let here = directory.path();
-    std::fs::write(here.join("server.js"), "").expect("write a script");
-    let package = r#"{ "scripts": { "start": "NODE_ENV=production node --enable-source-maps server.js --port 80",
+    for file in ["server.js", "src/server.ts", "node_modules/tsx/cli.mjs"] {
+        let path = here.join(file);
+        std::fs::create_dir_all(path.parent().expect("a directory")).expect("make it");
+        std::fs::write(path, "").expect("write a script");
+    }
+    std::fs::write(here.join("www"), "#!/usr/bin/env node\n").expect("write a script");
+    std::fs::copy("/bin/true", here.join("tool")).expect("copy a program");
+    let package = r#"{ "scripts": {
+        "start": "NODE_ENV=production node --enable-source-maps server.js --port 80",
+        "chain": "npm run start",
+        "cross": "cross-env NODE_ENV=production node --enable-source-maps server.js --port 80",
+        "dev": "tsx watch src/server.ts",
         "both": "node a.js && node server.js" } }"#;
     std::fs::write(here.join("package.json"), package).expect("write package.json");
-    let app = |name: &str, args: &str| {
-        format!("{{ name: '{name}', script: 'npm', args: {args}, env: {{ A: 1, NODE_ENV: 'x' }} }}")
-    };
-    let apps = [
-        app("web", "'start'"),
-        app("shop", "['run', 'start']"),
-        app("both", "'run both'"),
-    ];
     let text = format!("module.exports = {{ apps: [{}] }}", apps.join(", "));
     std::fs::write(here.join("ecosystem.config.js"), text).expect("write the file");
-    segue(here, &["import", "pm2"])
-        .expect(0)
-        .says(&["both: script is left out: npm would stand between segue and node"]);
+    let outcome = segue(here, &["import", "pm2"]);
+    outcome.expect(0);
     let text = std::fs::read_to_string(here.join("segue.toml")).expect("the file");
-    for line in ["command = \"server.js\"", "args = [\"--port\", \"80\"]"] {
-        let count = text.lines().filter(|found| *found == line).count();
-        assert_eq!(count, 2, "{line}\n{text}");
+    (outcome.text(), text)
+}
+
+#[test]
+fn npm_start_becomes_what_it_runs() {
+    let served = [
+        "script: 'npm', args: 'start'",
+        "script: 'npm', args: ['run', 'start']",
+        "script: '/usr/bin/npm', args: 'run chain'",
+        "script: 'npm run start'",
+        "script: 'yarn', args: 'cross'",
+        "script: 'bash', args: ['-c', 'npm run chain']",
+        "script: 'node --enable-source-maps server.js --port 80', env: { NODE_ENV: 'production' }",
+    ];
+    let apps = served.iter().enumerate().map(|(index, app)| {
+        let env = if app.contains("env") {
+            ""
+        } else {
+            ", env: { A: 1, NODE_ENV: 'x' }"
+        };
+        format!("{{ name: 'app{index}', {app}{env} }}")
+    });
+    let both = "{ name: 'both', script: 'npm', args: 'run both' }".to_owned();
+    let line = "{ name: 'line', script: 'node a.js && node server.js' }".to_owned();
+    let apps: Vec<String> = apps.chain([both, line]).collect();
+    let apps: Vec<&str> = apps.iter().map(String::as_str).collect();
+    let (said, text) = import_apps(&apps);
+    for remark in [
+        "both: script is left out: npm would stand between segue and node",
+        "line: script is left out: `&` needs a shell",
+    ] {
+        assert!(said.contains(remark), "{said}");
     }
-    assert!(text.contains("NODE_ENV = \"production\""), "{text}");
+    for line in [
+        "command = \"server.js\"",
+        "args = [\"--port\", \"80\"]",
+        "node_args = [\"--enable-source-maps\"]",
+    ] {
+        let count = text.lines().filter(|found| *found == line).count();
+        assert_eq!(count, served.len(), "{line}\n{text}");
+    }
+    let count = text.matches("NODE_ENV = \"production\"").count();
+    assert_eq!(count, served.len(), "{text}");
+}
+
+#[test]
+fn what_runs_typescript_is_loaded_by_node() {
+    let apps = [
+        "script: './src/server.ts'",
+        "script: 'src/server.ts', interpreter: 'tsx'",
+        "script: 'src/server.ts', interpreter: 'node', node_args: '--import=tsx'",
+        "script: 'npx', args: 'tsx src/server.ts'",
+        "script: 'npm', args: 'run dev'",
+        "script: 'npx tsx watch src/server.ts'",
+        "script: 'node_modules/.bin/tsx', args: 'src/server.ts'",
+    ];
+    let named = apps.iter().enumerate();
+    let named: Vec<String> = named
+        .map(|(index, app)| format!("{{ name: 'app{index}', {app} }}"))
+        .collect();
+    let named: Vec<&str> = named.iter().map(String::as_str).collect();
+    let (said, text) = import_apps(&named);
+    assert!(!said.contains("is left out"), "{said}");
+    let loads = "node_args = [\"--import=tsx\"]";
+    assert_eq!(text.matches(loads).count(), apps.len(), "{text}");
+    let count = text.matches("src/server.ts\"").count();
+    assert_eq!(count, apps.len(), "{text}");
+}
+
+#[test]
+fn a_program_in_the_place_of_a_script_is_run_as_one() {
+    let (said, text) = import_apps(&[
+        "{ name: 'tool', script: './tool', args: '--a', wait_ready: true }",
+        "{ name: 'www', script: './www', interpreter: 'none' }",
+        "{ name: 'line', script: 'sh -c true' }",
+        "{ name: 'files', script: 'serve', env: { PM2_SERVE_PATH: '.' } }",
+    ]);
+    for remark in [
+        "tool: wait_ready is left out",
+        "tool: interpreter is different: tool is not node",
+        "files: script is left out: PM2's own server of files",
+    ] {
+        assert!(said.contains(remark), "{remark}\n{said}");
+    }
+    for lines in [
+        "command = \"./tool\"\nargs = [\"--a\"]\n",
+        "command = \"node\"\nargs = [\"./www\"]\n",
+    ] {
+        assert!(text.contains(lines), "{lines}\n{text}");
+    }
+    assert_eq!(text.matches("ready = \"alive\"").count(), 2, "{text}");
 }
 
 #[test]
@@ -245,6 +345,30 @@ fn a_dump() {
     for (word, is_there) in [("PORT", true), ("PM2_HOME", false), ("307200KiB", true)] {
         assert_eq!(text.contains(word), is_there, "{word}\n{text}");
     }
+}
+
+#[test]
+fn a_dump_of_npm_start() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let here = directory.path();
+    std::fs::write(here.join("server.js"), "").expect("write a script");
+    let package = r#"{ "scripts": { "start": "node server.js" } }"#;
+    std::fs::write(here.join("package.json"), package).expect("write package.json");
+    let dump = std::fs::read_to_string(fixture("dump.pm2")).expect("the dump");
+    let dump = dump
+        .replace("/srv/web/server.js", "/usr/bin/npm")
+        .replace("/srv/web", &here.to_string_lossy())
+        .replace(
+            "\"node_args\": []",
+            "\"node_args\": [], \"args\": [\"start\"]",
+        );
+    std::fs::write(here.join("dump.pm2"), dump).expect("write the dump");
+    let outcome = segue(here, &["import", "pm2", "dump.pm2"]);
+    outcome.expect(0);
+    let text = std::fs::read_to_string(here.join("segue.toml")).expect("the file");
+    let lines = ["command = \"server.js\"", "workers = 2"];
+    expect(&(outcome.text(), text.clone()), &[], &lines);
+    assert!(!text.contains("PM2_HOME"), "{text}");
 }
 
 #[test]

@@ -53,6 +53,7 @@ mod state;
 mod stop;
 mod streams;
 mod surge;
+mod surroundings;
 mod takeover;
 mod tasks;
 mod triggers;

@@ -32,7 +32,10 @@ const WITHOUT: &[(&str, &str)] = &[
         "ignore_watch",
         "name what is to be watched instead: watch = [\"src\"]; node_modules, hidden directories and the log never are",
     ),
-    ("increment_var", SLOT),
+    (
+        "increment_var",
+        "all workers have the value of the first and share its port, which is all that a proxy needs; SEGUE_SLOT tells them apart",
+    ),
     ("install_url", "install what the app needs by yourself"),
     ("instance_var", SLOT),
     ("io", MONITORING),
@@ -40,7 +43,7 @@ const WITHOUT: &[(&str, &str)] = &[
         "kill_retry_time",
         "the end of a worker is an event: nothing is tried again",
     ),
-    ("log_file", "there is one log: log.out"),
+    ("log_file", "there is one log for all: log.out"),
     ("merge_logs", "all workers write to one log"),
     (
         "min_uptime",
@@ -90,6 +93,7 @@ const BY_NAME: &[(&str, &str)] = &[
 const ALIASES: &[(&str, &str)] = &[
     ("cmd", "script"),
     ("combine_logs", "merge_logs"),
+    ("command", "script"),
     ("cron", "cron_restart"),
     ("err", "error_file"),
     ("err_file", "error_file"),
@@ -120,7 +124,7 @@ const INTERPRETERS: &[(&str, &str)] = &[
 ];
 
 /// The one name of a key: PM2 takes every one in camelCase, too.
-pub(super) fn name_of(written: &str) -> String {
+pub(crate) fn name_of(written: &str) -> String {
     if written.starts_with("env_") {
         return written.to_owned();
     }

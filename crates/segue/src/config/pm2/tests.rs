@@ -15,7 +15,7 @@ fn an_app_with_everything() {
     let found = one(json!({
         "name": "my shop", "script": "./server.js", "args": "--port 80 'a b'", "instances": "max",
         "exec_mode": "cluster", "env": { "A": 1 }, "env_production": { "A": "p" }, "env_staging": {},
-        "wait_ready": true, "listen_timeout": 5000, "kill_timeout": "3s", "max_memory_restart": "300M",
+        "wait_ready": true, "listen_timeout": 45000, "kill_timeout": "3s", "max_memory_restart": "300M",
         "out_file": "out.log", "error_file": "err.log", "watch": true, "cron_restart": "0 0 * * *",
         "max_restarts": 5, "exp_backoff_restart_delay": 100, "node_args": ["--inspect"],
         "autorestart": true, "magic": 1, "time": false
@@ -29,7 +29,7 @@ fn an_app_with_everything() {
         ("workers", "auto"),
         ("env", "A=p"),
         ("reload.ready", "message"),
-        ("reload.ready_timeout", "5000ms"),
+        ("reload.ready_timeout", "45000ms"),
         ("stop.timeout", "3s"),
         ("limits.memory", "300MiB"),
         ("log.out", "out.log"),
@@ -70,7 +70,7 @@ fn every_key_of_pm2s_is_answered_for() {
             json!(["a"]),
         ] {
             let found = one(json!({ "script": "a.js", name: value }));
-            for (key, reason) in found.left {
+            for (key, reason) in found.left.into_iter().chain(found.differs) {
                 assert_ne!(reason, reason_of_none(), "{name} = {value}: {key}");
             }
         }
@@ -149,6 +149,86 @@ fn interpreters() {
         one(json!({ "script": "a.js" })).settings.last("workers"),
         Some("1")
     );
+}
+
+#[test]
+fn what_is_no_node_is_ready_when_it_runs_and_hears_no_message() {
+    for (value, request, left) in [
+        (json!({ "script": "a.py" }), Some("SIGINT"), &[][..]),
+        (
+            json!({ "script": "a.sh", "shutdown_with_message": true, "source_map_support": true }),
+            None,
+            &["shutdown_with_message", "source_map_support"],
+        ),
+        (
+            json!({ "script": "a", "interpreter": "none", "wait_ready": true }),
+            Some("SIGINT"),
+            &["wait_ready"],
+        ),
+    ] {
+        let found = one(value.clone());
+        assert_eq!(
+            found.settings.last("reload.ready"),
+            Some("alive"),
+            "{value}"
+        );
+        assert_eq!(found.settings.last("stop.request"), request, "{value}");
+        let keys: Vec<&str> = found.left.iter().map(|(key, _)| key.as_str()).collect();
+        assert_eq!(keys, left, "{value}");
+        let [(key, what)] = found.differs.as_slice() else {
+            panic!("{:?}", found.differs);
+        };
+        assert!(
+            key == "interpreter" && what.contains("segue restart"),
+            "{what}"
+        );
+    }
+}
+
+#[test]
+fn what_means_something_else() {
+    for (value, key, setting) in [
+        (
+            json!({ "listen_timeout": 3000 }),
+            "listen_timeout",
+            ("reload.ready_timeout", None),
+        ),
+        (
+            json!({ "instances": -1 }),
+            "instances",
+            ("workers", Some("auto")),
+        ),
+        (
+            json!({ "instances": 2, "exec_mode": "fork" }),
+            "exec_mode",
+            ("workers", Some("2")),
+        ),
+    ] {
+        let mut app = value.clone();
+        app["script"] = "a.js".into();
+        let found = one(app);
+        let keys: Vec<&str> = found.differs.iter().map(|(key, _)| key.as_str()).collect();
+        assert_eq!(keys, [key], "{value}");
+        assert_eq!(found.settings.last(setting.0), setting.1, "{value}");
+        assert!(found.left.is_empty(), "{:?}", found.left);
+    }
+    // One log for both streams is what we have; one that is named beside it is not.
+    for (value, log, left) in [
+        (json!({ "log_file": "a.log" }), Some("a.log"), &[][..]),
+        (
+            json!({ "log_file": "a.log", "out_file": "b.log" }),
+            Some("b.log"),
+            &["log_file"],
+        ),
+        (json!({ "log": true }), None, &["log_file"]),
+    ] {
+        let mut app = value.clone();
+        app["script"] = "a.js".into();
+        let found = one(app);
+        assert_eq!(found.settings.last("log.out"), log, "{value}");
+        let keys: Vec<&str> = found.left.iter().map(|(key, _)| key.as_str()).collect();
+        assert_eq!(keys, left, "{value}");
+    }
 }
 
 #[test]
