@@ -410,6 +410,7 @@ mod tests {
                 keeper_pid: Some(3998),
                 keeper_version: Some("0.0.9".to_owned()),
                 since_ms: 11_100_000,
+                memory: None,
                 control: Some("/run/segue/web.sock".to_owned()),
                 unclaimed: Vec::new(),
             },
