@@ -54,6 +54,7 @@ mod streams;
 mod surge;
 mod takeover;
 mod tasks;
+mod top;
 mod triggers;
 mod upgrade;
 mod why;
