@@ -8,7 +8,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::notify::NotifyListener;
-use crate::signal::Signals;
+use crate::signal::{Chosen, Signals};
 
 /// A type that owns one descriptor, open and the same from its making until its drop.
 /// Implemented here only, where that can be seen.
@@ -16,12 +16,14 @@ pub trait Steady: AsRawFd + private::Sealed {}
 
 impl Steady for OwnedFd {}
 impl Steady for Signals {}
+impl Steady for Chosen {}
 impl Steady for NotifyListener {}
 
 mod private {
     pub trait Sealed {}
     impl Sealed for super::OwnedFd {}
     impl Sealed for super::Signals {}
+    impl Sealed for super::Chosen {}
     impl Sealed for super::NotifyListener {}
 }
 

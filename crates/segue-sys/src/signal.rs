@@ -97,22 +97,9 @@ impl Signals {
     pub fn block() -> io::Result<Self> {
         // SAFETY: sets no handler, only the default disposition.
         unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
-        let set = handled_set();
-        // SAFETY: `set` is initialised and lives through the call; the old set is not asked for.
-        let errno =
-            unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
-        if errno != 0 {
-            return Err(io::Error::from_raw_os_error(errno));
-        }
-        // SAFETY: `set` is initialised; -1 asks for a new descriptor.
-        let fd =
-            unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Self { fd })
+        let set = set_of(&Handled::ALL.map(Handled::signal));
+        mask(libc::SIG_BLOCK, &set)?;
+        Ok(Self { fd: open(&set)? })
     }
 
     /// The next pending signal, or `None` if there is none now.
@@ -120,24 +107,7 @@ impl Signals {
     /// # Errors
     /// As read(2), except EAGAIN and EINTR.
     pub fn receive(&self) -> io::Result<Option<Received>> {
-        const SIZE: usize = size_of::<libc::signalfd_siginfo>();
-        loop {
-            let mut info = MaybeUninit::<libc::signalfd_siginfo>::uninit();
-            // SAFETY: the kernel writes at most SIZE bytes into `info`.
-            let read = unsafe { libc::read(self.fd.as_raw_fd(), info.as_mut_ptr().cast(), SIZE) };
-            if read < 0 {
-                let error = io::Error::last_os_error();
-                match error.kind() {
-                    io::ErrorKind::WouldBlock => return Ok(None),
-                    io::ErrorKind::Interrupted => continue,
-                    _ => return Err(error),
-                }
-            }
-            if usize::try_from(read) != Ok(SIZE) {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            // SAFETY: a signalfd gives whole structures only, and this one is whole.
-            let info = unsafe { info.assume_init() };
+        while let Some(info) = read(&self.fd)? {
             let number = i32::try_from(info.ssi_signo).unwrap_or(0);
             let Some(signal) = Handled::from_number(number) else {
                 continue;
@@ -150,6 +120,7 @@ impl Signals {
                 uid: if from_kernel { 0 } else { info.ssi_uid },
             }));
         }
+        Ok(None)
     }
 
     /// Waits for the next signal, however long it takes or until `limit` has passed.
@@ -194,6 +165,65 @@ impl AsRawFd for Signals {
     }
 }
 
+/// Some signals, blocked, as a readable descriptor: for a command that has something to put in order
+/// before any of them acts.
+#[derive(Debug)]
+pub struct Chosen {
+    fd: OwnedFd,
+}
+
+impl Chosen {
+    /// Blocks these signals for this thread and every thread it starts from now on. To be called
+    /// before the first thread is started, as [`Signals::block`].
+    ///
+    /// # Errors
+    /// As sigprocmask and signalfd.
+    pub fn block(signals: &[Signal]) -> io::Result<Self> {
+        let set = set_of(signals);
+        mask(libc::SIG_BLOCK, &set)?;
+        Ok(Self { fd: open(&set)? })
+    }
+
+    /// The next pending one, or `None` if there is none now.
+    ///
+    /// # Errors
+    /// As read(2), except EAGAIN and EINTR.
+    pub fn receive(&self) -> io::Result<Option<Signal>> {
+        while let Some(info) = read(&self.fd)? {
+            let number = i32::try_from(info.ssi_signo).unwrap_or(0);
+            if let Some(signal) = Signal::from_named_raw(number) {
+                return Ok(Some(signal));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Lets one of them act on the whole process group, as if nobody had blocked it: the kernel knows
+    /// whether a group that stops would ever be continued, and by whom. Returns when this process goes on.
+    ///
+    /// # Errors
+    /// As sigprocmask and kill(2).
+    pub fn act(&self, signal: Signal) -> io::Result<()> {
+        let set = set_of(&[signal]);
+        rustix::process::kill_current_process_group(signal)?;
+        // Here it acts.
+        mask(libc::SIG_UNBLOCK, &set)?;
+        mask(libc::SIG_BLOCK, &set)
+    }
+}
+
+impl AsFd for Chosen {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl AsRawFd for Chosen {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
 /// Whether this process was started with the signal ignored, as `nohup` does for HUP. A blocked
 /// signal is still delivered to a [`Signals`] then, so its reader has to ask.
 #[must_use]
@@ -212,24 +242,66 @@ pub fn is_ignored(signal: Handled) -> bool {
     result == 0 && action.sa_sigaction == libc::SIG_IGN
 }
 
-fn handled_set() -> libc::sigset_t {
+fn set_of(signals: &[Signal]) -> libc::sigset_t {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: sigemptyset initialises the set it is given.
     unsafe { libc::sigemptyset(set.as_mut_ptr()) };
     // SAFETY: initialised by the line above.
     let mut set = unsafe { set.assume_init() };
-    for handled in Handled::ALL {
+    for signal in signals {
         // SAFETY: the set is initialised and the number is a valid signal's.
-        unsafe { libc::sigaddset(&raw mut set, handled.signal().as_raw()) };
+        unsafe { libc::sigaddset(&raw mut set, signal.as_raw()) };
     }
     set
+}
+
+fn mask(how: i32, set: &libc::sigset_t) -> io::Result<()> {
+    // SAFETY: `set` is initialised and lives through the call; the old set is not asked for.
+    let errno = unsafe { libc::pthread_sigmask(how, &raw const *set, std::ptr::null_mut()) };
+    match errno {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+fn open(set: &libc::sigset_t) -> io::Result<OwnedFd> {
+    // SAFETY: `set` is initialised; -1 asks for a new descriptor.
+    let fd = unsafe { libc::signalfd(-1, &raw const *set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The next structure of a signalfd, if there is one now.
+fn read(fd: &OwnedFd) -> io::Result<Option<libc::signalfd_siginfo>> {
+    const SIZE: usize = size_of::<libc::signalfd_siginfo>();
+    loop {
+        let mut info = MaybeUninit::<libc::signalfd_siginfo>::uninit();
+        // SAFETY: the kernel writes at most SIZE bytes into `info`.
+        let read = unsafe { libc::read(fd.as_raw_fd(), info.as_mut_ptr().cast(), SIZE) };
+        if read < 0 {
+            let error = io::Error::last_os_error();
+            match error.kind() {
+                io::ErrorKind::WouldBlock => return Ok(None),
+                io::ErrorKind::Interrupted => continue,
+                _ => return Err(error),
+            }
+        }
+        if usize::try_from(read) != Ok(SIZE) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        // SAFETY: a signalfd gives whole structures only, and this one is whole.
+        return Ok(Some(unsafe { info.assume_init() }));
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use super::{Handled, Received, Signals, is_ignored};
+    use super::{Chosen, Handled, Received, Signal, Signals, is_ignored};
 
     // Sent to this thread alone: the harness's other threads do not block anything.
     fn send_to_this_thread(signal: Handled) {
@@ -263,6 +335,17 @@ mod tests {
             };
             assert_eq!(next(&signals, None), Some(expected));
         }
+    }
+
+    #[test]
+    fn chosen_ones_arrive_and_others_are_none_of_theirs() {
+        let chosen = Chosen::block(&[Signal::TERM, Signal::WINCH]).unwrap();
+        assert_eq!(chosen.receive().unwrap(), None);
+        send_to_this_thread(Handled::Winch);
+        assert_eq!(chosen.receive().unwrap(), Some(Signal::WINCH));
+        send_to_this_thread(Handled::Term);
+        assert_eq!(chosen.receive().unwrap(), Some(Signal::TERM));
+        assert_eq!(chosen.receive().unwrap(), None);
     }
 
     #[test]

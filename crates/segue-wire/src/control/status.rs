@@ -30,6 +30,9 @@ pub struct Supervisor {
     pub keeper_version: Option<String>,
     /// How long the supervisor has been running.
     pub since_ms: u64,
+    /// Its own resident memory in bytes; where known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
     /// The control socket that it listens at.
     pub control: Option<String>,
     /// Sockets that a service manager has passed on and no worker has asked for.

@@ -21,6 +21,7 @@ use super::hook::HookArgs;
 use super::output::Output;
 use super::reference::{CompletionsArgs, ManArgs};
 use super::service::ServiceArgs;
+use super::top::TopArgs;
 use crate::config::values::address;
 use crate::config::{probe, quantity};
 use crate::telemetry::log::Verbosity;
@@ -55,6 +56,8 @@ pub(crate) enum Command {
     Restart(AppArgs),
     /// Show what runs: one line a worker
     Status(StatusArgs),
+    /// Watch what runs: a live view of the whole screen
+    Top(TopArgs),
     /// Tell what has happened: the last reload, every restart and its cause, what drains and why
     Why(WhyArgs),
     /// Show what workers have printed to the log file
@@ -379,6 +382,7 @@ impl Command {
             | Self::Rollback(_)
             | Self::Restart(_)
             | Self::Status(_)
+            | Self::Top(_)
             | Self::Why(_)
             | Self::Logs(_)
             | Self::Apply(_)

@@ -50,22 +50,8 @@ const TABLE: &[(&str, Familiar)] = &[
     ),
     ("del", MeansOr("delete", NOTHING_KEPT, FORGET)),
     ("delete", Instead(NOTHING_KEPT, FORGET)),
-    (
-        "monit",
-        MeansOr(
-            "top",
-            "the live view is segue top, which this release does not have yet",
-            "watch -n1 segue status shows what runs, segue events what happens",
-        ),
-    ),
-    (
-        "dash",
-        MeansOr(
-            "top",
-            "the live view is segue top, which this release does not have yet",
-            "watch -n1 segue status shows what runs, segue events what happens",
-        ),
-    ),
+    ("monit", Means(&["top"])),
+    ("dash", Means(&["top"])),
     (
         "save",
         Instead(
@@ -223,6 +209,7 @@ mod tests {
             ("segue list --json", "segue status --json"),
             ("segue describe web", "segue status web"),
             ("segue jlist", "segue status --json"),
+            ("segue monit web", "segue top web"),
             ("segue reloadLogs", "segue reopen"),
             ("segue reload all", "segue reload all"),
             ("segue status ls", "segue status ls"),

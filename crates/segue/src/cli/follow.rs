@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use segue_wire::control::{Level, Notice, Outcome, OutcomeKind, ProblemCode, Progress};
+use segue_wire::control::{Level, Missed, Notice, Outcome, OutcomeKind, ProblemCode, Progress};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::error::Trouble;
@@ -10,12 +10,13 @@ use super::output::{Output, Tone};
 use crate::control::client::{ClientError, Stream};
 use crate::exit::Exit;
 use crate::telemetry::lines;
+use crate::telemetry::log::Verbosity;
 
 /// How often the supervisor may be replaced while somebody waits for it.
 const MOST_REPLACED: u32 = 1000;
 
 /// How long another one may take to take over, and the pause between two looks.
-const TAKE_OVER: Duration = Duration::from_secs(30);
+pub(super) const TAKE_OVER: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Makes a request and follows its stream to the end. `what` begins the error if it breaks: "cannot
@@ -88,7 +89,7 @@ pub(super) async fn again(
 }
 
 /// The supervisor has ended, and another one may take over, or has.
-fn is_broken(error: &ClientError) -> bool {
+pub(super) fn is_broken(error: &ClientError) -> bool {
     match error {
         ClientError::Broken(_) => true,
         ClientError::Refused(problem) => problem.code == ProblemCode::Ending,
@@ -180,7 +181,7 @@ impl StepTeller<'_> {
             }
             Progress::Missed(missed) => {
                 self.release();
-                let text = format!("({} steps were too fast to be shown)", missed.count);
+                let text = too_fast(*missed);
                 self.output.line(&self.output.tone(&text, Tone::Faint));
             }
             Progress::Outcome(_) => {}
@@ -225,36 +226,56 @@ impl StepTeller<'_> {
     }
 
     fn notice(&self, notice: &Notice) {
-        // Steps that the supervisor's own log leaves out are news for whoever waits for them.
-        let level = if notice.kind == "worker_ready" {
-            Level::Info
-        } else {
-            notice.level
-        };
-        if !self.output.verbosity.shows(level) {
-            return;
+        match told(notice, self.output.verbosity, self.are_many) {
+            Some((text, Some(tone))) => self.output.line(&self.output.tone(&text, tone)),
+            Some((text, None)) => self.output.line(&text),
+            None => {}
         }
-        let text = self.named(&notice.app, &notice.text);
-        let text = match notice.level {
-            Level::Debug => self.output.tone(&text, Tone::Faint),
-            Level::Info => text,
-            Level::Warn => self.output.tone(&text, Tone::Careful),
-            Level::Error => self.output.tone(&text, Tone::Bad),
-        };
-        self.output.line(&text);
     }
 
     fn named(&self, app: &str, text: &str) -> String {
-        match self.are_many {
-            true => lines::of_app(app, text),
-            false => text.to_owned(),
-        }
+        named(app, text, self.are_many)
     }
 
     fn json(&self, progress: &Progress) {
         // Strings, numbers and lists of them always have a JSON form.
         self.output
             .line(&serde_json::to_string(progress).unwrap_or_default());
+    }
+}
+
+/// The words for a piece of news and their colour, for whoever wants to know so much.
+pub(super) fn told(
+    notice: &Notice,
+    verbosity: Verbosity,
+    are_many: bool,
+) -> Option<(String, Option<Tone>)> {
+    // Steps that the supervisor's own log leaves out are news for whoever waits for them.
+    let level = if notice.kind == "worker_ready" {
+        Level::Info
+    } else {
+        notice.level
+    };
+    let tone = match notice.level {
+        Level::Debug => Some(Tone::Faint),
+        Level::Info => None,
+        Level::Warn => Some(Tone::Careful),
+        Level::Error => Some(Tone::Bad),
+    };
+    let text = named(&notice.app, &notice.text, are_many);
+    verbosity.shows(level).then_some((text, tone))
+}
+
+/// News that came faster than they were read.
+pub(super) fn too_fast(missed: Missed) -> String {
+    format!("({} steps were too fast to be shown)", missed.count)
+}
+
+/// What is said of an app, with its name where there are others.
+pub(super) fn named(app: &str, text: &str, are_many: bool) -> String {
+    match are_many {
+        true => lines::of_app(app, text),
+        false => text.to_owned(),
     }
 }
 

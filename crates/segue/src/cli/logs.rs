@@ -1,6 +1,6 @@
 //! `segue logs`: what workers have printed to the log file, the files it was before included.
 
-mod files;
+pub(super) mod files;
 
 use std::future::poll_fn;
 use std::io::{self, IsTerminal};
@@ -22,7 +22,7 @@ use crate::config::quantity;
 use crate::control::find::find;
 use crate::control::runtime::Place;
 use crate::exit::Exit;
-use crate::telemetry::terminal::{harmless, harmless_json};
+use crate::telemetry::terminal::{harmless, harmless_json, plain};
 
 const WHAT: &str = "cannot show logs";
 /// So many lines if neither a number nor a time is given.
@@ -237,19 +237,10 @@ impl Form {
 
     /// An object as a line of text.
     fn text(&self, line: &[u8]) -> Vec<u8> {
-        let Ok(value) = serde_json::from_slice::<Value>(line) else {
-            return self.coloured(line);
-        };
-        let word = |name: &str| value.get(name).and_then(Value::as_str);
-        let Some(said) = word("line") else {
-            return self.coloured(line);
-        };
-        let app = word("app").unwrap_or(&self.app);
-        let text = match value.get("slot").and_then(Value::as_u64) {
-            Some(slot) => format!("{app}.{slot} | {said}"),
-            None => format!("segue: {said}"),
-        };
-        self.coloured(text.as_bytes())
+        match said(&self.app, line) {
+            Some(text) => self.coloured(text.as_bytes()),
+            None => self.coloured(line),
+        }
     }
 
     /// A line of text as an object, as far as it tells what belongs into it.
@@ -285,6 +276,25 @@ impl Form {
         };
         let slot = name.strip_prefix(&self.app)?.strip_prefix('.')?;
         Some((slot.parse().ok()?, generation, said))
+    }
+}
+
+/// An object of the log as a line of text, if it is one.
+fn said(app: &str, line: &[u8]) -> Option<String> {
+    let value = serde_json::from_slice::<Value>(line).ok()?;
+    let word = |name: &str| value.get(name).and_then(Value::as_str);
+    let (said, app) = (word("line")?, word("app").unwrap_or(app));
+    Some(match value.get("slot").and_then(Value::as_u64) {
+        Some(slot) => format!("{app}.{slot} | {said}"),
+        None => format!("segue: {said}"),
+    })
+}
+
+/// A line of an app's log as text that neither moves nor colours anything.
+pub(super) fn plainly(app: &str, is_json: bool, line: &[u8]) -> String {
+    match is_json.then(|| said(app, line)).flatten() {
+        Some(text) => plain(text.as_bytes()),
+        None => plain(line),
     }
 }
 

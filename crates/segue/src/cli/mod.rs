@@ -25,6 +25,7 @@ pub(crate) mod service;
 mod start;
 mod status;
 mod stop;
+mod top;
 mod trial;
 mod upgrade;
 mod why;
@@ -90,6 +91,7 @@ pub(crate) fn main(words: Vec<OsString>, run: impl FnOnce(RunArgs) -> u8) -> Exi
         Ok(Command::Events(args)) => {
             drive(args.common.output(), |output| events::run(args, output))
         }
+        Ok(Command::Top(args)) => drive(args.output(), |output| top::run(args, output)),
         Ok(Command::Scale(args)) => drive(args.common.output(), |output| scale::run(args, output)),
         Ok(Command::Stop(args)) => drive(args.common.output(), |output| stop::run(args, output)),
         Ok(Command::Shutdown(args)) => {

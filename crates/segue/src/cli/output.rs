@@ -122,6 +122,11 @@ impl Output {
         let _ = writeln!(self.sinks.err.borrow_mut(), "{text}");
     }
 
+    /// Whether what goes to stdout may have colours.
+    pub(crate) fn has_colours(&self) -> bool {
+        self.colours.out
+    }
+
     /// Whether what goes to stderr may have colours.
     pub(crate) fn colours_complaints(&self) -> bool {
         self.colours.err

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use segue_wire::control::{
-    Answers, App, AppPhase, Drain, Reload, Slot, Status, Supervisor, Worker, WorkerPhase,
+    Address, Answers, App, AppPhase, Drain, Reload, Slot, Status, Supervisor, Worker, WorkerPhase,
 };
 
 use super::args::StatusArgs;
@@ -17,9 +17,11 @@ use crate::control::runtime::Place;
 use crate::exit::Exit;
 use crate::telemetry::lines;
 
-const HEADINGS: [&str; 10] = [
+pub(super) const HEADINGS: [&str; 10] = [
     "SLOT", "GEN", "WORKER", "PID", "PHASE", "SINCE", "CONNS", "MEMORY", "CPU", "RESTARTS",
 ];
+pub(super) const HEALTH_SHARED: &str =
+    "workers fail at once, for a cause that a new worker would not cure: nobody is replaced";
 /// Position of the phase, which has a colour, and of the connections, which are not always known.
 const PHASE: usize = 4;
 const CONNECTIONS: usize = 6;
@@ -72,18 +74,23 @@ fn show(status: &Status, output: &Output) {
 }
 
 fn supervisor_line(supervisor: &Supervisor) -> String {
-    let keeper = supervisor.keeper_version.as_ref();
-    let keeper = keeper.map_or_else(String::new, |it| format!(" (main process {it})"));
-    let mut line = format!(
-        "segue {}{keeper}, pid {}, up {}",
-        supervisor.version,
-        supervisor.keeper_pid.unwrap_or(supervisor.pid),
-        ms(supervisor.since_ms)
-    );
+    let mut line = supervisor_words(supervisor);
     if let Some(control) = &supervisor.control {
         line.push_str(&format!(", control socket {control}"));
     }
     line
+}
+
+/// Which supervisor it is, and since when.
+pub(super) fn supervisor_words(supervisor: &Supervisor) -> String {
+    let keeper = supervisor.keeper_version.as_ref();
+    let keeper = keeper.map_or_else(String::new, |it| format!(" (main process {it})"));
+    format!(
+        "segue {}{keeper}, pid {}, up {}",
+        supervisor.version,
+        supervisor.keeper_pid.unwrap_or(supervisor.pid),
+        ms(supervisor.since_ms)
+    )
 }
 
 fn show_app(app: &App, output: &Output) {
@@ -92,11 +99,7 @@ fn show_app(app: &App, output: &Output) {
     } else {
         Tone::Careful
     };
-    let phase = match app.phase {
-        // It may be started again.
-        AppPhase::Finished => "stopped",
-        phase => phase.as_str(),
-    };
+    let phase = app_phase(app.phase);
     let mut head = format!(
         "{}  {}  generation {}",
         app.name,
@@ -115,8 +118,8 @@ fn show_app(app: &App, output: &Output) {
     }
     for address in &app.addresses {
         let mut line = format!("  {}", address.name);
-        if let Some(queued) = address.queued.filter(|queued| *queued > 0) {
-            line.push_str(&format!("  {queued} waiting to be accepted"));
+        if let Some(queued) = queued(address) {
+            line.push_str(&format!("  {queued}"));
         }
         if address.refusing {
             let refusing = "refuses connections: no worker serves";
@@ -127,8 +130,7 @@ fn show_app(app: &App, output: &Output) {
     show_workers(&app.workers, output);
     show_drains(app, output);
     if app.health_shared {
-        let text = "workers fail at once, for a cause that a new worker would not cure: nobody is replaced";
-        output.line(&format!("  {}", output.tone(text, Tone::Bad)));
+        output.line(&format!("  {}", output.tone(HEALTH_SHARED, Tone::Bad)));
     }
     for slot in &app.slots {
         show_slot(slot, output);
@@ -144,7 +146,30 @@ fn show_app(app: &App, output: &Output) {
     }
 }
 
+/// The word for where an app is in its life.
+pub(super) const fn app_phase(phase: AppPhase) -> &'static str {
+    match phase {
+        // It may be started again.
+        AppPhase::Finished => "stopped",
+        phase => phase.as_str(),
+    }
+}
+
+/// How many connections wait at an address, if any do.
+pub(super) fn queued(address: &Address) -> Option<String> {
+    let queued = address.queued.filter(|queued| *queued > 0)?;
+    Some(format!("{queued} waiting to be accepted"))
+}
+
 fn show_reload(reload: &Reload, output: &Output) {
+    output.line(&format!("  {}", reload_words(reload)));
+    if let Some(canary) = canary(reload) {
+        output.line(&format!("  {canary}"));
+    }
+}
+
+/// How far a reload is.
+pub(super) fn reload_words(reload: &Reload) -> String {
     let step = match reload.step_text.as_str() {
         "" => "goes on",
         text => text,
@@ -152,16 +177,13 @@ fn show_reload(reload: &Reload, output: &Output) {
     let left = reload
         .until_in_ms
         .map(|left| format!(", {} left", ms(left)));
-    output.line(&format!(
-        "  reload {} for {}: generation {}: {step}{}",
+    format!(
+        "reload {} for {}: generation {}: {step}{}",
         reload.reload,
         ms(reload.since_ms),
         reload.generation,
         left.unwrap_or_default()
-    ));
-    if let Some(canary) = canary(reload) {
-        output.line(&format!("  {canary}"));
-    }
+    )
 }
 
 /// What a canary has come to so far.
@@ -182,8 +204,7 @@ fn show_workers(workers: &[Worker], output: &Output) {
     if workers.is_empty() {
         return;
     }
-    let mut sorted: Vec<&Worker> = workers.iter().collect();
-    sorted.sort_by_key(|worker| (worker.phase.is_leaving(), worker.slot, worker.worker));
+    let sorted = sorted(workers);
     let counted = workers.iter().any(|worker| worker.connections.is_some());
     let rows: Vec<[String; 10]> = [HEADINGS.map(str::to_owned)]
         .into_iter()
@@ -212,13 +233,21 @@ fn show_workers(workers: &[Worker], output: &Output) {
             line.push(' ');
         }
         if let Some(note) = worker.and_then(|worker| note(worker)) {
-            line.push_str(&note);
+            line.push_str(&format!(" {note}"));
         }
         output.line(line.trim_end());
     }
 }
 
-fn cells(worker: &Worker) -> [String; 10] {
+/// Those that leave come last.
+pub(super) fn sorted(workers: &[Worker]) -> Vec<&Worker> {
+    let mut sorted: Vec<&Worker> = workers.iter().collect();
+    sorted.sort_by_key(|worker| (worker.phase.is_leaving(), worker.slot, worker.worker));
+    sorted
+}
+
+/// What stands under the headings.
+pub(super) fn cells(worker: &Worker) -> [String; 10] {
     let known = |number: Option<String>| number.unwrap_or_else(|| "-".to_owned());
     [
         worker.slot.to_string(),
@@ -238,9 +267,10 @@ fn cells(worker: &Worker) -> [String; 10] {
     ]
 }
 
-fn note(worker: &Worker) -> Option<String> {
+/// What a worker must do and until when, or what ails it.
+pub(super) fn note(worker: &Worker) -> Option<String> {
     let until = worker.until_in_ms.map(ms);
-    let text = match (worker.phase, until) {
+    Some(match (worker.phase, until) {
         (WorkerPhase::Booting, Some(until)) => format!("must be ready within {until}"),
         (WorkerPhase::Quiet, Some(until)) => format!("accepts what is on its way, {until} at most"),
         (WorkerPhase::Quiet, None) => "accepts what is on its way".to_owned(),
@@ -251,8 +281,7 @@ fn note(worker: &Worker) -> Option<String> {
             ailments => ailments.join("; "),
         },
         _ => return None,
-    };
-    Some(format!(" {text}"))
+    })
 }
 
 fn draining(worker: &Worker, until: Option<String>) -> String {
@@ -294,12 +323,8 @@ fn show_drains(app: &App, output: &Output) {
 }
 
 fn show_slot(slot: &Slot, output: &Output) {
-    if let Some(respawn) = slot.respawn_in_ms {
-        output.line(&format!(
-            "  slot {} gets a new worker in {}",
-            slot.slot,
-            ms(respawn)
-        ));
+    if let Some(respawn) = respawn(slot) {
+        output.line(&format!("  {respawn}"));
     }
     // A failure long repaired is no news: it is shown while its slot is not served.
     if (slot.given_up || slot.respawn_in_ms.is_some())
@@ -312,7 +337,13 @@ fn show_slot(slot: &Slot, output: &Output) {
     }
 }
 
-const fn tone_of(phase: WorkerPhase) -> Tone {
+/// When a slot that has no worker gets one.
+pub(super) fn respawn(slot: &Slot) -> Option<String> {
+    let respawn = ms(slot.respawn_in_ms?);
+    Some(format!("slot {} gets a new worker in {respawn}", slot.slot))
+}
+
+pub(super) const fn tone_of(phase: WorkerPhase) -> Tone {
     match phase {
         WorkerPhase::Ready => Tone::Good,
         WorkerPhase::Booting | WorkerPhase::Quiet | WorkerPhase::Draining => Tone::Careful,
@@ -324,11 +355,16 @@ const fn tone_of(phase: WorkerPhase) -> Tone {
 /// Processor time over the life of the process, as ps(1) shows it.
 fn share(worker: &Worker) -> Option<String> {
     let (cpu, age) = (worker.cpu_ms?, worker.age_ms.filter(|age| *age > 0)?);
-    let tenths = cpu.saturating_mul(1000) / age;
-    Some(format!("{}.{}%", tenths / 10, tenths % 10))
+    Some(percent(cpu, age))
 }
 
-fn memory(bytes: u64) -> String {
+/// Processor time as a share of the time that has passed.
+pub(super) fn percent(cpu_ms: u64, of_ms: u64) -> String {
+    let tenths = cpu_ms.saturating_mul(1000) / of_ms.max(1);
+    format!("{}.{}%", tenths / 10, tenths % 10)
+}
+
+pub(super) fn memory(bytes: u64) -> String {
     const MIB: u64 = 1024 * 1024;
     if bytes >= 1024 * MIB {
         let tenths = bytes.saturating_mul(10) / (1024 * MIB);
@@ -350,7 +386,7 @@ pub(super) fn ms(millis: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use segue_wire::control::{Address, CanaryProgress, Draining, Failure, RestartCount, Trouble};
+    use segue_wire::control::{CanaryProgress, Draining, Failure, RestartCount, Trouble};
 
     use super::*;
     use crate::cli::output::kept;
@@ -410,6 +446,7 @@ mod tests {
                 keeper_pid: Some(3998),
                 keeper_version: Some("0.0.9".to_owned()),
                 since_ms: 11_100_000,
+                memory: None,
                 control: Some("/run/segue/web.sock".to_owned()),
                 unclaimed: Vec::new(),
             },

@@ -65,6 +65,12 @@ impl Collector for Snapshot {
         let help = "Releases of supervisor and main process";
         let mut family = encoder.encode_descriptor("release", help, None, MetricType::Gauge)?;
         gauge(&mut family, releases, 1)?;
+        if let Some(memory) = supervisor.memory {
+            let help = "Resident memory of the supervisor";
+            let name = "supervisor_memory_bytes";
+            let family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(memory).encode(family)?;
+        }
         for (name, help, value) in OF_APP {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             for app in apps {
@@ -160,6 +166,7 @@ mod tests {
         let status = Status {
             supervisor: Supervisor {
                 version: "1.2.3".to_owned(),
+                memory: Some(8192),
                 ..Supervisor::default()
             },
             apps: vec![app],
@@ -167,6 +174,7 @@ mod tests {
         let text = render(status);
         for line in [
             "segue_release{version=\"1.2.3\",keeper_version=\"\"} 1",
+            "segue_supervisor_memory_bytes 8192",
             "# TYPE segue_slots_given_up gauge",
             "segue_slots_given_up{app=\"a\\\"b\\\\\"} 2",
             "segue_workers{app=\"a\\\"b\\\\\",phase=\"ready\"} 1",

@@ -10,6 +10,7 @@ use segue_wire::control::{
 
 use super::app_shell::AppShell;
 use super::origin;
+use super::picture::own_memory;
 use super::run::{ENDING, Supervisor};
 use crate::control::command::{Asker, Caller, Command};
 use crate::control::convert;
@@ -197,6 +198,7 @@ impl Supervisor {
             keeper_pid: Some(self.reach.keeper_pid),
             keeper_version: Some(self.keeper_release.clone()).filter(|it| !it.is_empty()),
             since_ms: u64::try_from(since).unwrap_or(u64::MAX),
+            memory: own_memory(),
             control: self.host.control_shown(),
             // All apps share what the service manager has passed on.
             unclaimed: first.map_or_else(Vec::new, |shell| shell.pool.unclaimed()),

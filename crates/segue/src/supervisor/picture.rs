@@ -146,6 +146,12 @@ impl Measures for AppShell {
     }
 }
 
+/// What this process itself has in memory.
+pub(super) fn own_memory() -> Option<u64> {
+    let stat = fs::read_to_string("/proc/self/stat").ok()?;
+    parse_stat(&stat).map(|(memory, _)| memory)
+}
+
 /// Resident memory in bytes and processor time in milliseconds (proc_pid_stat(5): fields 14, 15
 /// and 24, counted after the name, which may itself hold spaces and parentheses).
 fn parse_stat(stat: &str) -> Option<(u64, u64)> {
@@ -165,8 +171,7 @@ mod tests {
 
     #[test]
     fn own_stat_is_read() {
-        let stat = fs::read_to_string("/proc/self/stat").unwrap();
-        let (memory, _) = parse_stat(&stat).unwrap();
+        let memory = own_memory().unwrap();
         assert!(memory > 100_000, "{memory}");
     }
 

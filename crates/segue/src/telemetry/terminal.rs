@@ -16,15 +16,32 @@ pub(crate) fn harmless(line: &[u8]) -> Cow<'_, [u8]> {
     {
         return Cow::Borrowed(line);
     }
-    let mut safe = String::with_capacity(line.len() + 16);
     let mut is_coloured = false;
+    let mut safe = safe(line, |safe, colour| {
+        safe.push_str(colour);
+        is_coloured = true;
+    });
+    if is_coloured {
+        safe.push_str(RESET);
+    }
+    Cow::Owned(safe.into_bytes())
+}
+
+/// The same without colours, for one who places every letter himself: no letter is wider than it looks.
+pub(crate) fn plain(line: &[u8]) -> String {
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    safe(line, |_, _| {}).replace('\t', "  ")
+}
+
+/// What would act is shown; colours are left to `coloured`.
+fn safe(line: &[u8], mut coloured: impl FnMut(&mut String, &str)) -> String {
+    let mut safe = String::with_capacity(line.len() + 16);
     for part in line.utf8_chunks() {
         let mut rest = part.valid();
         while let Some(c) = rest.chars().next() {
             let length = match colour(rest) {
                 Some(colour) => {
-                    safe.push_str(colour);
-                    is_coloured = true;
+                    coloured(&mut safe, colour);
                     colour.len()
                 }
                 None => {
@@ -39,10 +56,7 @@ pub(crate) fn harmless(line: &[u8]) -> Cow<'_, [u8]> {
             let _ = write!(safe, "\\x{byte:02x}");
         }
     }
-    if is_coloured {
-        safe.push_str(RESET);
-    }
-    Cow::Owned(safe.into_bytes())
+    safe
 }
 
 /// The same for JSON, which means what it did before: JSON itself escapes what lies below a space.
@@ -158,6 +172,18 @@ mod tests {
             assert_eq!(String::from_utf8_lossy(&safe), expected, "{line:?}");
         }
         assert_eq!(&*harmless(b"\x9b2J\xff!"), b"\\x9b2J\\xff!");
+    }
+
+    #[test]
+    fn plain_text_has_no_colours_either() {
+        for (line, expected) in [
+            (&b"plain, \xc3\xa4"[..], "plain, ä"),
+            (b"a\tb\r", "a  b"),
+            (b"\x1b[1;31mred\x1b[0m \x1b[8mhidden", "red \\x1b[8mhidden"),
+            (b"\xff\x1b[2J", "\\xff\\x1b[2J"),
+        ] {
+            assert_eq!(plain(line), expected, "{line:?}");
+        }
     }
 
     #[test]

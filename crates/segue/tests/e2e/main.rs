@@ -56,6 +56,7 @@ mod surge;
 mod surroundings;
 mod takeover;
 mod tasks;
+mod top;
 mod triggers;
 mod upgrade;
 mod why;

@@ -165,11 +165,11 @@ fn try_open_all(path: &Path) -> io::Result<Vec<Piece>> {
 
 /// The last lines of a log, and where it goes on.
 #[derive(Debug)]
-pub(super) struct Last {
+pub(in crate::cli) struct Last {
     /// The oldest first.
-    pub(super) lines: Vec<Vec<u8>>,
+    pub(in crate::cli) lines: Vec<Vec<u8>>,
     /// The beginning of one more.
-    pub(super) partial: Vec<u8>,
+    pub(in crate::cli) partial: Vec<u8>,
     newest: Piece,
 }
 
@@ -177,7 +177,7 @@ pub(super) struct Last {
 ///
 /// # Errors
 /// Those of open(2) and read(2).
-pub(super) fn last_lines(
+pub(in crate::cli) fn last_lines(
     path: &Path,
     most: usize,
     since: Option<i64>,
@@ -230,7 +230,7 @@ pub(super) fn last_lines(
 
 /// Gives what is written from now on.
 #[derive(Debug)]
-pub(super) struct Follower {
+pub(in crate::cli) struct Follower {
     path: PathBuf,
     current: Piece,
     /// The beginning of a line.
@@ -243,7 +243,7 @@ impl Follower {
     ///
     /// # Errors
     /// Those of inotify_add_watch(2).
-    pub(super) fn new(path: &Path, last: Last) -> io::Result<Self> {
+    pub(in crate::cli) fn new(path: &Path, last: Last) -> io::Result<Self> {
         let changes = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
         let parent = path.parent().unwrap_or(Path::new("."));
         let names = WatchFlags::CREATE | WatchFlags::MOVED_TO;
@@ -261,7 +261,7 @@ impl Follower {
     ///
     /// # Errors
     /// Those of read(2).
-    pub(super) fn read(&mut self, line: &mut impl FnMut(Vec<u8>)) -> io::Result<()> {
+    pub(in crate::cli) fn read(&mut self, line: &mut impl FnMut(Vec<u8>)) -> io::Result<()> {
         loop {
             let at_path = std::fs::metadata(&self.path);
             self.drain(line)?;
@@ -279,7 +279,7 @@ impl Follower {
     ///
     /// # Errors
     /// That it cannot be watched.
-    pub(super) async fn changed(&self) -> io::Result<()> {
+    pub(in crate::cli) async fn changed(&self) -> io::Result<()> {
         let mut guard = self.changes.readable().await?;
         let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
         let mut events = inotify::Reader::new(self.changes.get_ref(), &mut buffer);

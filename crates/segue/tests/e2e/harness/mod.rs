@@ -17,6 +17,7 @@ pub(crate) mod primary;
 pub(crate) mod process;
 pub(crate) mod record;
 pub(crate) mod run;
+pub(crate) mod screen;
 pub(crate) mod site;
 pub(crate) mod systemd;
 pub(crate) mod terminal;
