@@ -3,6 +3,7 @@
 mod apply;
 pub(crate) mod args;
 mod check;
+mod connections;
 mod demo;
 mod error;
 mod events;

@@ -8,6 +8,7 @@ use segue_wire::control::{
 };
 
 use super::args::StatusArgs;
+use super::connections;
 use super::error::Trouble;
 use super::output::{Output, Tone};
 use super::why::{ailments, by_cause};
@@ -34,6 +35,7 @@ pub(super) async fn run(args: StatusArgs, output: Output) -> Result<Exit, Troubl
     status
         .apps
         .retain(|known| app.is_none_or(|app| known.name == app));
+    connections::count(&mut status);
     if output.json {
         // Strings, numbers and lists of them always have a JSON form.
         output.line(&serde_json::to_string_pretty(&status).unwrap_or_default());

@@ -10,6 +10,7 @@ use tokio::task::{AbortHandle, spawn, spawn_blocking};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::state::{Event, KEPT};
+use crate::cli::connections;
 use crate::cli::follow::{TAKE_OVER, is_broken};
 use crate::cli::logs::files::{Follower, last_lines};
 use crate::cli::logs::plainly;
@@ -74,7 +75,10 @@ async fn ask(client: Client, often: Duration, news: Sender<Event>) {
     loop {
         let began = Instant::now();
         let event = match client.status().await {
-            Ok(status) => Event::Answered(Box::new(status)),
+            Ok(mut status) => {
+                connections::count(&mut status);
+                Event::Answered(Box::new(status))
+            }
             Err(error) => Event::Unanswered(error.to_string()),
         };
         if news.send(event).await.is_err() {
