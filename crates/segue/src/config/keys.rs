@@ -127,9 +127,9 @@ pub(crate) const KEYS: &[Key] = &[
         ..repeated(
             "watch",
             "watch",
-            "on|off|PATH",
+            "on|off|PATH|!PATTERN",
             |s, t| s.watch.add(t),
-            "Reload by itself when files below the working directory change: all, or those of a PATH there; repeatable",
+            "Reload by itself when files below the working directory change: all, or those of a PATH there, but not those of a !PATTERN: a name, or a path, with *; repeatable",
         )
     },
     Key {

@@ -337,6 +337,11 @@ impl App<'_> {
                 }
             }
             "ignore_watch" if self.ignores_what_we_do() => {}
+            "ignore_watch" if self.ignored().is_some() => {
+                for pattern in self.ignored().unwrap_or_default() {
+                    self.found.put(name, "watch", &format!("!{pattern}"));
+                }
+            }
             // As PM2 has it, 0 is none.
             "cron_restart" if text == "0" => {}
             "treekill" if !is_set && !self.is_dump => self.found.leave(name),
@@ -398,6 +403,19 @@ impl App<'_> {
     /// It has a log that counts more than `log_file`.
     fn has_log(&self) -> bool {
         self.keys.get("out_file").is_some_and(|file| is_set(file))
+    }
+
+    /// What is not to be watched, where all of it is a name or a path, with stars perhaps.
+    fn ignored(&self) -> Option<Vec<String>> {
+        let words = self.words("ignore_watch");
+        let patterns = words.iter().map(|word| {
+            let plain = word.trim_start_matches("**/");
+            let plain = plain.trim_end_matches("/*").trim_end_matches("/**");
+            let is_odd = |c: char| "[]{}()\\|?+^$!".contains(c);
+            let is_plain = !plain.contains(is_odd) && !plain.contains("**") && !plain.is_empty();
+            (is_plain && Path::new(plain).is_relative()).then(|| plain.to_owned())
+        });
+        patterns.collect()
     }
 
     /// There is nothing among it that a watch of ours would look at.

@@ -19,6 +19,7 @@ use rustix::io::Errno;
 use thiserror::Error;
 
 use super::edits::{Edit, is_ignored_directory, is_ignored_file, is_of_log};
+use crate::config::watch::Pattern;
 
 /// More directories than an app's own code has.
 const MOST: usize = 20_000;
@@ -46,7 +47,7 @@ const TURNS: WatchFlags = WatchFlags::CREATE.union(WatchFlags::MOVED_TO);
 #[derive(Debug, Error)]
 pub(super) enum Blind {
     #[error(
-        "the kernel lets this user watch no more directories; raise it (sysctl fs.inotify.max_user_watches), or watch fewer: watch = [\"src\"]"
+        "the kernel lets this user watch no more directories; raise it (sysctl fs.inotify.max_user_watches), or watch fewer: watch = [\"src\"], watch = [\"!uploads\"]"
     )]
     Watches,
     #[error(
@@ -66,6 +67,8 @@ pub(super) struct Watched {
     pub(super) cwd: PathBuf,
     /// Below it; none stands for all.
     pub(super) only: Vec<PathBuf>,
+    /// But for these.
+    pub(super) except: Vec<Pattern>,
     pub(super) log: Option<PathBuf>,
 }
 
@@ -98,6 +101,7 @@ pub(super) struct Seen {
 #[derive(Debug)]
 pub(super) struct Eye {
     inotify: OwnedFd,
+    except: Vec<Pattern>,
     spots: BTreeMap<i32, Spot>,
     /// The log's directory without links, and its name.
     log: Option<(PathBuf, OsString)>,
@@ -133,6 +137,7 @@ impl Eye {
         });
         let mut eye = Self {
             inotify,
+            except: what.except.clone(),
             spots: BTreeMap::new(),
             log,
         };
@@ -233,6 +238,9 @@ impl Eye {
             };
             for entry in entries.flatten() {
                 let name = entry.file_name();
+                if self.is_excepted(&relative.join(&name)) {
+                    continue;
+                }
                 let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
                 if is_directory && !is_ignored_directory(&name) {
                     rest.push((path.join(&name), relative.join(&name), false));
@@ -242,6 +250,10 @@ impl Eye {
             }
         }
         Ok(())
+    }
+
+    fn is_excepted(&self, relative: &Path) -> bool {
+        self.except.iter().any(|pattern| pattern.matches(relative))
     }
 
     /// Reads what there is.
@@ -317,6 +329,9 @@ impl Eye {
             return Ok(());
         }
         let (path, relative) = (spot.path.join(&name), tree.relative.join(&name));
+        if self.is_excepted(&relative) {
+            return Ok(());
+        }
         if has(ReadFlags::ISDIR) {
             return self.hear_directory(&name, &path, relative, events, seen);
         }
@@ -456,11 +471,14 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+    use crate::config::keys::KEYS;
+    use crate::config::settings::AppSettings;
 
     fn eye(cwd: &Path, only: &[&str]) -> (Watched, Eye) {
         let what = Watched {
             cwd: cwd.to_owned(),
             only: only.iter().map(PathBuf::from).collect(),
+            except: Vec::new(),
             log: Some(cwd.join("web.log")),
         };
         let eye = Eye::open(&what).unwrap();
@@ -508,6 +526,33 @@ mod tests {
         fs::rename(here.join("src/deep"), here.join("node_modules/deep")).unwrap();
         assert_eq!(changed(&eye.read().unwrap()), ["src/deep"]);
         fs::write(here.join("node_modules/deep/b.js"), "2").unwrap();
+        assert!(changed(&eye.read().unwrap()).is_empty());
+    }
+
+    #[test]
+    fn what_is_left_out_is_not_seen() {
+        let directory = tempfile::tempdir().unwrap();
+        let here = fs::canonicalize(directory.path()).unwrap();
+        fs::create_dir_all(here.join("src/uploads")).unwrap();
+        let mut watch = AppSettings::default();
+        let key = KEYS.iter().find(|key| key.name == "watch").unwrap();
+        for pattern in ["!uploads", "!*.tmp"] {
+            key.set(&mut watch, pattern).unwrap();
+        }
+        let what = Watched {
+            cwd: here.clone(),
+            only: Vec::new(),
+            except: watch.watch.except,
+            log: None,
+        };
+        let mut eye = Eye::open(&what).unwrap();
+        for name in ["src/uploads/a.png", "b.tmp", "src/a.js"] {
+            fs::write(here.join(name), "").unwrap();
+        }
+        fs::create_dir(here.join("uploads")).unwrap();
+        fs::write(here.join("uploads/c.js"), "").unwrap();
+        assert_eq!(changed(&eye.read().unwrap()), ["src/a.js"]);
+        fs::remove_dir_all(here.join("src/uploads")).unwrap();
         assert!(changed(&eye.read().unwrap()).is_empty());
     }
 

@@ -16,7 +16,7 @@ use super::edits::{Changes, Edits};
 use super::eye::{Blind, Eye, Seen, Watched};
 use super::plan::Plan;
 use crate::config::schedule::Schedule;
-use crate::config::watch::Watch;
+use crate::config::watch::{Watch, What};
 use crate::telemetry::lines;
 
 /// Changes that come while the reload boots that the changes before have brought, or right after it was asked
@@ -145,7 +145,7 @@ impl AppShell {
         }
         if triggers.in_a_row == IN_A_ROW {
             let text = format!(
-                "files change while the app boots, again and again ({words}); if it writes them itself, watch its code only: watch = [\"src\"]. There is a reload every {} s at most",
+                "files change while the app boots, again and again ({words}); if it writes them itself, leave them out: watch = [\"!uploads\"]. There is a reload every {} s at most",
                 PACE.as_secs()
             );
             self.announce("watch_slowed", Level::Warn, text);
@@ -198,14 +198,15 @@ impl Drop for FileWatch {
 
 impl FileWatch {
     fn of(plan: &Plan, inputs: &mpsc::UnboundedSender<Input>) -> Option<Self> {
-        let only = match &plan.watch {
-            Watch::Off => return None,
-            Watch::All => Vec::new(),
-            Watch::Only(paths) => paths.clone(),
+        let only = match &plan.watch.what {
+            What::Off => return None,
+            What::All => Vec::new(),
+            What::Only(paths) => paths.clone(),
         };
         let what = Watched {
             cwd: plan.app.cwd.clone(),
             only,
+            except: plan.watch.except.clone(),
             log: plan.app.log.clone(),
         };
         let inputs = inputs.clone();

@@ -60,7 +60,7 @@ fn value_of(key: &'static str) -> BoxedStrategy<String> {
         "stop.request" => prop_oneof!["SIGTERM", "SIGINT", "message:[a-z]{1,5}"].boxed(),
         "restart.intensity" => "[1-9]/[1-9]m".boxed(),
         "restart.at" => "[0-5]?[0-9] (\\*|1?[0-9]) \\* (\\*|\\*/[2-5]) (\\*|mon-fri|[0-7])".boxed(),
-        "watch" => prop_oneof!["on", "off", "[a-z]{1,6}(/[a-z]{1,3}\\.js)?"].boxed(),
+        "watch" => prop_oneof!["on", "off", "!?[a-z]{1,6}(/[a-z]{1,3}\\.js)?"].boxed(),
         "restart.give_up" => prop_oneof!["stay", "exit"].boxed(),
         "reload.probe.successes" | "health.failures" | "drain.generations" | "log.rotate.keep" => {
             count().boxed()

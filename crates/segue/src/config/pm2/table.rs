@@ -30,7 +30,7 @@ const WITHOUT: &[(&str, &str)] = &[
     ("gid", ANOTHER_USER),
     (
         "ignore_watch",
-        "name what is to be watched instead: watch = [\"src\"]; node_modules, hidden directories and the log never are",
+        "only names and paths with stars can be left out, watch = [\"!uploads\", \"!*.tmp\"]; node_modules, hidden directories and the log are never watched",
     ),
     (
         "increment_var",

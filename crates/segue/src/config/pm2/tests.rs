@@ -94,9 +94,14 @@ fn triggers() {
             &[],
         ),
         (
-            json!({ "watch": true, "ignore_watch": ["logs"], "watch_delay": 9 }),
+            json!({ "watch": true, "ignore_watch": ["logs", "./tmp/**", "**/*.bak"], "watch_delay": 9 }),
+            &["!logs", "!./tmp", "!*.bak", "on"],
+            &["watch_delay"],
+        ),
+        (
+            json!({ "watch": true, "ignore_watch": ["logs", "[\\/]up(loads)?"] }),
             &["on"],
-            &["ignore_watch", "watch_delay"],
+            &["ignore_watch"],
         ),
         (
             json!({ "watch": true, "ignore_watch": ["node_modules", "\\.git"] }),
