@@ -513,6 +513,8 @@ impl Supervisor {
             }
         }
         self.tell_service();
+        // Whatever has happened without an event of a core.
+        self.site.commit();
     }
 
     fn is_over(&self) -> bool {
