@@ -62,6 +62,19 @@ impl Desk {
         std::fs::write(self.path("segue.toml"), text).expect("write the file");
     }
 
+    /// Both apps, with so many workers and the same lines.
+    pub(crate) fn file_with(&self, workers: [usize; 2], lines: &str) {
+        self.file(lines, lines);
+        let path = self.path("segue.toml");
+        let text = std::fs::read_to_string(&path).expect("read the file");
+        let mut text = text.replacen("workers = 2", &format!("workers = {}", workers[0]), 1);
+        let second = text.rfind("workers = 2").filter(|_| workers[1] != 2);
+        if let Some(at) = second {
+            text.replace_range(at..at + 11, &format!("workers = {}", workers[1]));
+        }
+        std::fs::write(path, text).expect("write the file");
+    }
+
     pub(crate) fn begin(&self, words: &[&str]) -> Pending {
         self.begin_in(".", words)
     }
@@ -126,7 +139,7 @@ impl Desk {
         (Ipv4Addr::LOCALHOST, self.site.port.number()).into()
     }
 
-    fn api(&self) -> SocketAddr {
+    pub(crate) fn api(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.site.other_port.number()).into()
     }
 

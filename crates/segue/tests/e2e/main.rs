@@ -15,6 +15,7 @@ mod harness;
 mod activation;
 mod background;
 mod bypass;
+mod chaos;
 mod config;
 mod control;
 mod control_records;
