@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use segue_load::{Fresh, Load};
 use segue_wire::control::App;
 
-use crate::harness::heavy;
 use crate::harness::http;
 use crate::harness::load::{Clients, assert_flawless, render};
 use crate::harness::nodes::each_node;
 use crate::harness::run::{Launch, Run};
+use crate::harness::{heavy, lasting};
 
 fn fresh(clients: u32) -> segue_load::Builder {
     Load::builder().with(Fresh {
@@ -21,7 +21,7 @@ fn fresh(clients: u32) -> segue_load::Builder {
 
 #[test]
 fn a_blocked_worker_gets_no_new_connection_until_it_answers() {
-    let _turn = heavy();
+    let _turn = lasting();
     each_node(|node| {
         let run = Launch::node("plain.js")
             .with_node(node)
@@ -58,7 +58,7 @@ fn a_blocked_worker_gets_no_new_connection_until_it_answers() {
 
 #[test]
 fn a_worker_that_is_blocked_for_long_is_replaced() {
-    let _turn = heavy();
+    let _turn = lasting();
     let run = Launch::node("plain.js")
         .flag("--unresponsive", "2s")
         .start();

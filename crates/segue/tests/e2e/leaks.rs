@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use crate::harness::heavy;
 use crate::harness::nodes::nodes;
 use crate::harness::run::{LIMIT, Launch, Run};
+use crate::harness::{heavy, lasting};
 
 /// How many of each kind of descriptor a process holds: numbers and names that change are left out.
 type Kinds = BTreeMap<String, u32>;
@@ -154,7 +154,7 @@ fn nothing_is_left_behind(launch: Launch, reloads: u32, upgrades: u32) {
 
 #[test]
 fn a_thousand_reloads_and_a_hundred_upgrades_leave_nothing_behind() {
-    let _turn = heavy();
+    let _turn = lasting();
     nothing_is_left_behind(Launch::standin(""), 1000, 100);
 }
 

@@ -10,12 +10,12 @@ use rustix::process::Signal;
 use segue_load::{Fresh, Load, Phase, Report};
 use segue_wire::control::WorkerPhase;
 
-use crate::harness::heavy;
 use crate::harness::http;
 use crate::harness::load::{Clients, assert_flawless, render};
 use crate::harness::nodes::{each_node, installed};
 use crate::harness::process::Process;
 use crate::harness::run::{LIMIT, Launch, Run};
+use crate::harness::{heavy, lasting};
 
 const PROBE: &str = "http=/healthz";
 
@@ -93,7 +93,7 @@ fn a_release_that_crashes_at_its_first_request_is_turned_back_at_once() {
 
 #[test]
 fn a_release_that_blocks_its_event_loop_is_turned_back() {
-    let _turn = heavy();
+    let _turn = lasting();
     let launch = Launch::node("plain.js")
         .flag("--ready", PROBE)
         .flag("--unresponsive", "3s")

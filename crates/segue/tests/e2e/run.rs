@@ -210,7 +210,7 @@ fn wrong_usage_ends_with_2() {
 
 #[test]
 fn the_demo_loses_nothing() {
-    let _turn = crate::harness::heavy();
+    let _turn = crate::harness::lasting();
     let mut command = Command::new(env!("CARGO_BIN_EXE_segue"));
     command
         .arg("demo")

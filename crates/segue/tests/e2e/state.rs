@@ -11,7 +11,7 @@ use segue_wire::handoff::{Contents, log};
 use serde_json::Value;
 
 use crate::harness::everything::{self, Everything};
-use crate::harness::heavy;
+use crate::harness::lasting;
 use crate::harness::nodes::installed;
 use crate::harness::run::{LIMIT, Run};
 
@@ -70,7 +70,7 @@ const EXPECTED: [&str; 14] = [
 
 #[test]
 fn a_busy_supervisor_has_written_down_every_kind_of_thing() {
-    let _turn = heavy();
+    let _turn = lasting();
     let run = everything::app(&installed()).start();
     let victim = *run.ready_pids().first().expect("a worker");
     let victim = Pid::from_raw(victim.cast_signed()).expect("a pid");

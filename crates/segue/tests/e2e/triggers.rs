@@ -280,7 +280,7 @@ fn an_app_that_writes_while_it_boots_is_slowed_down_and_serves() {
     until_watched(&run);
     let mark = run.log.mark();
     fs::write(there.join("VERSION"), "v2").expect("write the version");
-    run.log.wait_for(mark, "watch its code only", LIMIT);
+    run.log.wait_for(mark, "leave them out", LIMIT);
     run.until("the reload has ended", |app| app.reload.is_none());
     until_version(&run, "v2");
     let count = reloads(&run);

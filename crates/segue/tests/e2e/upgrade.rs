@@ -14,7 +14,7 @@ use crate::harness::load::Clients;
 use crate::harness::nodes::nodes;
 use crate::harness::record::Record;
 use crate::harness::run::{LIMIT, Launch, Run};
-use crate::harness::{heavy, impostor};
+use crate::harness::{heavy, impostor, lasting};
 
 /// Who does the work: the main process, the supervisor, the workers.
 fn crew(run: &Run) -> (u32, u32, Vec<u32>) {
@@ -190,7 +190,7 @@ fn impostor_that(run: &Run, then: &str) -> PathBuf {
 
 #[test]
 fn one_that_reads_the_state_and_does_not_serve_loses_its_place_again() {
-    let _turn = heavy();
+    let _turn = lasting();
     let run = Launch::node("recorded.js").recording().start();
     let workers = run.ready_pids();
     let clients = Clients::start(mixed(50), run.address());

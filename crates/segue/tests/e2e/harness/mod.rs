@@ -92,6 +92,12 @@ pub(crate) fn heavy() -> MutexGuard<'static, ()> {
     HEAVY.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Held by tests that wait longer than they load: beside one of those above there is one of these.
+pub(crate) fn lasting() -> MutexGuard<'static, ()> {
+    static LASTING: Mutex<()> = Mutex::new(());
+    LASTING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The certificate of the fixtures that speak TLS, in PEM.
 pub(crate) fn certificate() -> Vec<u8> {
     std::fs::read(fixtures().join("tls-cert.pem")).expect("read the certificate")
