@@ -9,6 +9,10 @@
     reason = "the rig reports how fast it ran and what it saw"
 )]
 
+use std::num::NonZero;
+use std::ops::Range;
+use std::panic::resume_unwind;
+use std::thread;
 use std::time::Instant;
 
 use segue_sim::{Coverage, Plan, attempt, run, shrink};
@@ -23,30 +27,77 @@ fn explain(seed: u64) -> String {
     )
 }
 
-fn run_seeds(seeds: std::ops::Range<u64>) {
+/// What many runs came to.
+#[derive(Default)]
+struct Sum {
+    coverage: Coverage,
+    steps: u64,
+    accepted: u64,
+    handed_over: u64,
+    reset: u64,
+}
+
+impl Sum {
+    fn of(seeds: impl Iterator<Item = u64>) -> Self {
+        let mut sum = Self::default();
+        for seed in seeds {
+            let plan = Plan::random(seed);
+            let report = attempt(&plan, false).unwrap_or_else(|_| panic!("{}", explain(seed)));
+            sum.add(&Self {
+                coverage: report.coverage,
+                steps: report.steps.into(),
+                accepted: report.accepted,
+                handed_over: report.handed_over,
+                reset: report.reset,
+            });
+        }
+        sum
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.coverage.add(&other.coverage);
+        self.steps += other.steps;
+        self.accepted += other.accepted;
+        self.handed_over += other.handed_over;
+        self.reset += other.reset;
+    }
+}
+
+/// On every processor: a schedule needs nothing of another.
+fn run_seeds(seeds: Range<u64>) {
     let begun = Instant::now();
     let count = seeds.end - seeds.start;
-    let mut coverage = Coverage::default();
-    let (mut steps, mut accepted, mut handed_over, mut reset) = (0_u64, 0, 0, 0);
-    for seed in seeds {
-        let plan = Plan::random(seed);
-        let report = attempt(&plan, false).unwrap_or_else(|_| panic!("{}", explain(seed)));
-        coverage.add(&report.coverage);
-        steps += u64::from(report.steps);
-        accepted += report.accepted;
-        handed_over += report.handed_over;
-        reset += report.reset;
+    let threads = thread::available_parallelism().map_or(1, NonZero::get);
+    let sums = thread::scope(|scope| {
+        let parts = (0..threads).map(|part| {
+            let seeds = seeds.clone().skip(part).step_by(threads);
+            scope.spawn(|| Sum::of(seeds))
+        });
+        let parts: Vec<_> = parts.collect();
+        let sums = parts.into_iter().map(thread::ScopedJoinHandle::join);
+        sums.collect::<Vec<_>>()
+    });
+    let mut sum = Sum::default();
+    for part in sums {
+        match part {
+            Ok(part) => sum.add(&part),
+            Err(panic) => resume_unwind(panic),
+        }
     }
     let took = begun.elapsed();
     println!(
-        "{count} schedules in {took:.1?}: {:.0}/s, {steps} steps; connections: {accepted} accepted, {handed_over} handed over, {reset} reset",
-        count as f64 / took.as_secs_f64()
+        "{count} schedules in {took:.1?}: {:.0}/s, {} steps; connections: {} accepted, {} handed over, {} reset",
+        count as f64 / took.as_secs_f64(),
+        sum.steps,
+        sum.accepted,
+        sum.handed_over,
+        sum.reset
     );
-    for (table, kind, times) in coverage.kinds() {
+    for (table, kind, times) in sum.coverage.kinds() {
         println!("{table:>8} {kind:<18} {times}");
     }
     // Said by the shell when a signal's function is not possible, never by the core.
-    assert_eq!(coverage.missing(), ["notice Refused"], "never occurred");
+    assert_eq!(sum.coverage.missing(), ["notice Refused"], "never occurred");
 }
 
 #[test]
