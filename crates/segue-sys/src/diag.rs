@@ -193,6 +193,37 @@ pub fn tcp_listeners() -> io::Result<BTreeMap<u64, SocketAddr>> {
     Ok(listeners)
 }
 
+/// Inodes of accepted connections to a TCP port that are open: established, or closed by the client alone. Of
+/// this network namespace; the kernel leaves out the others, of which there may be tens of thousands.
+pub fn tcp_connections(port: u16) -> io::Result<BTreeSet<u64>> {
+    let mut connections = BTreeSet::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let states = 1 << TCP_ESTABLISHED | 1 << TCP_CLOSE_WAIT;
+        let listed = tcp_sockets(family, states, port, |socket| {
+            connections.insert(socket.inode);
+        });
+        match listed {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            listed => listed?,
+        }
+    }
+    // Nobody has accepted it.
+    connections.remove(&0);
+    Ok(connections)
+}
+
+/// How many of these sockets a process of this network namespace has open; `None` if that may not be seen.
+#[must_use]
+pub fn count_open(pid: i32, inodes: &BTreeSet<u64>) -> Option<usize> {
+    let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net")).ok();
+    if namespace(&pid.to_string())? != namespace("self")? {
+        return None;
+    }
+    std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    let held: BTreeSet<u64> = socket_inodes(pid).collect();
+    Some(held.intersection(inodes).count())
+}
+
 /// A process below another one that listens at a TCP address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DescendantListener {
@@ -263,7 +294,9 @@ fn socket_inodes(pid: i32) -> impl Iterator<Item = u64> {
 }
 
 // States of include/net/tcp_states.h.
+const TCP_ESTABLISHED: u8 = 1;
 const TCP_SYN_RECV: u8 = 3;
+const TCP_CLOSE_WAIT: u8 = 8;
 const TCP_LISTEN: u8 = 10;
 const ALL_STATES: u32 = u32::MAX;
 const NO_COOKIE: u32 = u32::MAX;
