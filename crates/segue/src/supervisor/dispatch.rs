@@ -100,6 +100,10 @@ impl Supervisor {
                 match (is_new, self.requests.outcome_of(request)) {
                     (true, _) => self.begin_upgrade(request, binary),
                     (false, Some(outcome)) => self.callers.answer(request, outcome),
+                    // Whoever was at it was killed before it came to anything.
+                    (false, None) if self.upgrade.is_none() => {
+                        self.begin_upgrade(request, binary);
+                    }
                     // It is under way.
                     (false, None) => {}
                 }
