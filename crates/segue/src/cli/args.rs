@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
-use jiff::Timestamp;
 use segue_wire::control::{Canary, CanaryWish, ScaleBody, Wait};
 
 use super::demo::DemoArgs;
@@ -18,10 +17,13 @@ use super::help::{
     UPGRADE_HELP,
 };
 use super::hook::HookArgs;
+use super::import::ImportArgs;
+use super::logs::LogsArgs;
 use super::output::Output;
 use super::reference::{CompletionsArgs, ManArgs};
 use super::service::ServiceArgs;
 use super::top::TopArgs;
+use super::upgrade::UpgradeArgs;
 use crate::config::values::address;
 use crate::config::{probe, quantity};
 use crate::telemetry::log::Verbosity;
@@ -255,31 +257,6 @@ pub(crate) struct InitArgs {
     pub(crate) name: Option<String>,
 }
 
-#[derive(Args, Debug)]
-pub(crate) struct ImportArgs {
-    #[command(subcommand)]
-    pub(crate) from: ImportFrom,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ImportFrom {
-    /// From PM2: an ecosystem file (.js, .cjs, .mjs, .json, .yaml) or its dump.pm2
-    Pm2(Pm2Args),
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct Pm2Args {
-    /// The file [default: ecosystem.config.js, .cjs, .mjs, .yaml, ecosystem.json or processes.json in the current directory]
-    #[arg(value_name = "FILE")]
-    pub(crate) file: Option<PathBuf>,
-    /// Take the variables of env_NAME as well, as pm2 start --env NAME does
-    #[arg(long, value_name = "NAME")]
-    pub(crate) env: Option<String>,
-    /// The node that runs a file that is code
-    #[arg(long, value_name = "PATH", default_value = "node")]
-    pub(crate) node: String,
-}
-
 /// `promote`, `rollback`, `restart`.
 #[derive(Args, Debug)]
 pub(crate) struct AppArgs {
@@ -296,23 +273,6 @@ pub(crate) struct AppArgs {
 pub(crate) struct WhyArgs {
     /// The app that is meant [default: the only one]
     pub(crate) app: Option<String>,
-    #[command(flatten)]
-    pub(crate) common: CommonArgs,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct LogsArgs {
-    /// The app that is meant [default: all of the supervisor]
-    pub(crate) app: Option<String>,
-    /// So many lines, from as many rotated files as it takes [default: 10; with --since all]
-    #[arg(short = 'n', long, value_name = "N")]
-    pub(crate) lines: Option<usize>,
-    /// Go on with what comes, across rotations
-    #[arg(short, long)]
-    pub(crate) follow: bool,
-    /// Only lines since then: 10m ago, or a time (UTC unless it says otherwise)
-    #[arg(long, value_name = "DURATION|TIME", value_parser = super::logs::since)]
-    pub(crate) since: Option<Timestamp>,
     #[command(flatten)]
     pub(crate) common: CommonArgs,
 }
@@ -347,18 +307,6 @@ pub(crate) struct StopArgs {
 #[derive(Args, Debug)]
 pub(crate) struct ShutdownArgs {
     /// Wait no longer than this, with exit code 124; stopping itself goes on [default: as long as it takes]
-    #[arg(long, value_name = "DURATION", value_parser = quantity::duration)]
-    pub(crate) timeout: Option<Duration>,
-    #[command(flatten)]
-    pub(crate) common: CommonArgs,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct UpgradeArgs {
-    /// The new binary [default: the file at the path of the running one]
-    #[arg(long, value_name = "PATH")]
-    pub(crate) binary: Option<PathBuf>,
-    /// Wait no longer than this, with exit code 124; the upgrade itself goes on [default: as long as it takes]
     #[arg(long, value_name = "DURATION", value_parser = quantity::duration)]
     pub(crate) timeout: Option<Duration>,
     #[command(flatten)]

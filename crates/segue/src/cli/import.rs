@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::args::{ImportArgs, ImportFrom, Pm2Args};
 use super::check::here;
 use super::error::Trouble;
 use super::output::Output;
@@ -54,6 +53,31 @@ const USUAL: [&str; 13] = [
     "process.json",
     "process.yml",
 ];
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct ImportArgs {
+    #[command(subcommand)]
+    pub(crate) from: ImportFrom,
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum ImportFrom {
+    /// From PM2: an ecosystem file (.js, .cjs, .mjs, .json, .yaml) or its dump.pm2
+    Pm2(Pm2Args),
+}
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct Pm2Args {
+    /// The file [default: ecosystem.config.js, .cjs, .mjs, .yaml, ecosystem.json or processes.json in the current directory]
+    #[arg(value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// Take the variables of env_NAME as well, as pm2 start --env NAME does
+    #[arg(long, value_name = "NAME")]
+    pub(crate) env: Option<String>,
+    /// The node that runs a file that is code
+    #[arg(long, value_name = "PATH", default_value = "node")]
+    pub(crate) node: String,
+}
 
 pub(super) async fn run(args: ImportArgs, output: Output) -> Result<Exit, Trouble> {
     let ImportFrom::Pm2(args) = args.from;

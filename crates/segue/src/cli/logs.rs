@@ -15,7 +15,7 @@ use segue_wire::control::App;
 use serde_json::{Map, Value};
 
 use self::files::{Follower, Last, last_lines};
-use super::args::LogsArgs;
+use super::args::CommonArgs;
 use super::error::Trouble;
 use super::output::{Output, Tone};
 use crate::config::quantity;
@@ -27,6 +27,23 @@ use crate::telemetry::terminal::{harmless, harmless_json, plain};
 const WHAT: &str = "cannot show logs";
 /// So many lines if neither a number nor a time is given.
 const LINES: usize = 10;
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct LogsArgs {
+    /// The app that is meant [default: all of the supervisor]
+    pub(crate) app: Option<String>,
+    /// So many lines, from as many rotated files as it takes [default: 10; with --since all]
+    #[arg(short = 'n', long, value_name = "N")]
+    pub(crate) lines: Option<usize>,
+    /// Go on with what comes, across rotations
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Only lines since then: 10m ago, or a time (UTC unless it says otherwise)
+    #[arg(long, value_name = "DURATION|TIME", value_parser = since)]
+    pub(crate) since: Option<Timestamp>,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+}
 
 pub(super) async fn run(args: LogsArgs, output: Output) -> Result<Exit, Trouble> {
     let app = args.app.as_deref();

@@ -1,12 +1,28 @@
 //! `segue upgrade`: the supervisor becomes another binary, in place.
 
-use super::args::UpgradeArgs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::args::CommonArgs;
 use super::error::Trouble;
 use super::follow::{follow, limited};
 use super::output::Output;
+use crate::config::quantity;
 use crate::control::find::find;
 use crate::control::runtime::Place;
 use crate::exit::Exit;
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct UpgradeArgs {
+    /// The new binary [default: the file at the path of the running one]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) binary: Option<PathBuf>,
+    /// Wait no longer than this, with exit code 124; the upgrade itself goes on [default: as long as it takes]
+    #[arg(long, value_name = "DURATION", value_parser = quantity::duration)]
+    pub(crate) timeout: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+}
 
 pub(super) async fn run(args: UpgradeArgs, output: Output) -> Result<Exit, Trouble> {
     let what = "cannot upgrade";

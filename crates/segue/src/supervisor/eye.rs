@@ -4,7 +4,7 @@
 //! The mask is ours because of what is not in it: files that are opened, read, or written by somebody who keeps
 //! them open (logs, databases) wake nobody.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
@@ -12,20 +12,18 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use rustix::io::Errno;
 use thiserror::Error;
 
+use super::approach::Approach;
 use super::edits::{Edit, is_ignored_directory, is_ignored_file, is_of_log};
 use crate::config::watch::Pattern;
 
 /// More directories than an app's own code has.
 const MOST: usize = 20_000;
-
-/// Links in a path, as many as the kernel follows.
-const LINKS: usize = 40;
 
 /// Surveys in a row, where a deployment goes on meanwhile.
 const TRIES: u32 = 5;
@@ -412,58 +410,6 @@ fn blind(path: &Path, error: Errno) -> Blind {
             source: error.into(),
         },
     }
-}
-
-/// The way to a path.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Approach {
-    /// Links on it, and the first part that is not there: each a directory without links, and the name in it.
-    turns: Vec<(PathBuf, OsString)>,
-    /// Where it ends, if it does.
-    real: Option<PathBuf>,
-}
-
-impl Approach {
-    fn of(path: &Path) -> Self {
-        let mut way = Self::default();
-        let mut at = PathBuf::from("/");
-        let mut rest: VecDeque<OsString> = parts(path).collect();
-        while let Some(part) = rest.pop_front() {
-            if part == ".." {
-                at.pop();
-                continue;
-            }
-            let next = at.join(&part);
-            match fs::read_link(&next) {
-                Ok(target) if way.turns.len() < LINKS => {
-                    way.turns.push((at.clone(), part));
-                    if target.is_absolute() {
-                        at = PathBuf::from("/");
-                    }
-                    for part in parts(&target).collect::<Vec<_>>().into_iter().rev() {
-                        rest.push_front(part);
-                    }
-                }
-                Ok(_) => return way,
-                // It is no link.
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput => at = next,
-                Err(_) => {
-                    way.turns.push((at, part));
-                    return way;
-                }
-            }
-        }
-        way.real = Some(at);
-        way
-    }
-}
-
-fn parts(path: &Path) -> impl Iterator<Item = OsString> {
-    path.components().filter_map(|part| match part {
-        Component::Normal(name) => Some(name.to_owned()),
-        Component::ParentDir => Some("..".into()),
-        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
-    })
 }
 
 #[cfg(test)]

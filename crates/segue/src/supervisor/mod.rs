@@ -15,6 +15,7 @@
 //! takes time runs as a task and comes back as an input that names what it is about.
 
 mod app_shell;
+mod approach;
 mod attachment;
 mod booting;
 mod commands;
