@@ -180,16 +180,9 @@ pub fn has_socket(pid: i32, inode: u64) -> Option<bool> {
 /// Inodes of all listening TCP sockets of this network namespace, with their local addresses.
 pub fn tcp_listeners() -> io::Result<BTreeMap<u64, SocketAddr>> {
     let mut listeners = BTreeMap::new();
-    for family in [libc::AF_INET, libc::AF_INET6] {
-        let listed = tcp_sockets(family, 1 << TCP_LISTEN, 0, |socket| {
-            listeners.insert(socket.inode, socket.local);
-        });
-        match listed {
-            // A kernel without this family has no such sockets.
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
-            listed => listed?,
-        }
-    }
+    tcp_sockets_of_both(1 << TCP_LISTEN, 0, |socket| {
+        listeners.insert(socket.inode, socket.local);
+    })?;
     Ok(listeners)
 }
 
@@ -197,16 +190,10 @@ pub fn tcp_listeners() -> io::Result<BTreeMap<u64, SocketAddr>> {
 /// this network namespace; the kernel leaves out the others, of which there may be tens of thousands.
 pub fn tcp_connections(port: u16) -> io::Result<BTreeSet<u64>> {
     let mut connections = BTreeSet::new();
-    for family in [libc::AF_INET, libc::AF_INET6] {
-        let states = 1 << TCP_ESTABLISHED | 1 << TCP_CLOSE_WAIT;
-        let listed = tcp_sockets(family, states, port, |socket| {
-            connections.insert(socket.inode);
-        });
-        match listed {
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
-            listed => listed?,
-        }
-    }
+    let states = 1 << TCP_ESTABLISHED | 1 << TCP_CLOSE_WAIT;
+    tcp_sockets_of_both(states, port, |socket| {
+        connections.insert(socket.inode);
+    })?;
     // Nobody has accepted it.
     connections.remove(&0);
     Ok(connections)
@@ -215,11 +202,11 @@ pub fn tcp_connections(port: u16) -> io::Result<BTreeSet<u64>> {
 /// How many of these sockets a process of this network namespace has open; `None` if that may not be seen.
 #[must_use]
 pub fn count_open(pid: i32, inodes: &BTreeSet<u64>) -> Option<usize> {
+    // Needs the same right as what descriptors lead to (ptrace(2), access mode checking).
     let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net")).ok();
     if namespace(&pid.to_string())? != namespace("self")? {
         return None;
     }
-    std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
     let held: BTreeSet<u64> = socket_inodes(pid).collect();
     Some(held.intersection(inodes).count())
 }
@@ -325,6 +312,22 @@ fn tcp_sockets(
             report(socket);
         }
     })
+}
+
+/// The same of both families.
+fn tcp_sockets_of_both(
+    states: u32,
+    port: u16,
+    mut report: impl FnMut(TcpSocket),
+) -> io::Result<()> {
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        match tcp_sockets(family, states, port, &mut report) {
+            // A kernel without this family has no such sockets.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            listed => listed?,
+        }
+    }
+    Ok(())
 }
 
 /// Decodes a `struct inet_diag_msg`.

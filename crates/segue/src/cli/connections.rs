@@ -11,15 +11,16 @@ use segue_wire::control::{App, Status};
 pub(super) fn count(status: &mut Status) {
     for app in &mut status.apps {
         let ports = ports(app);
-        let open: Result<Vec<_>, _> = ports.iter().copied().map(diag::tcp_connections).collect();
-        let Ok(open) = open else { continue };
+        let open: Result<Vec<_>, _> = ports.into_iter().map(diag::tcp_connections).collect();
+        let Some(open) = open.ok().filter(|open| !open.is_empty()) else {
+            continue;
+        };
         let open: BTreeSet<u64> = open.into_iter().flatten().collect();
-        for worker in &mut app.workers {
+        let unknown = app.workers.iter_mut();
+        for worker in unknown.filter(|worker| worker.connections.is_none()) {
             let pid = worker.pid.and_then(|pid| i32::try_from(pid).ok());
-            let pid = pid.filter(|_| worker.connections.is_none() && !ports.is_empty());
-            if let Some(count) = pid.and_then(|pid| diag::count_open(pid, &open)) {
-                worker.connections = u32::try_from(count).ok();
-            }
+            let count = pid.and_then(|pid| diag::count_open(pid, &open));
+            worker.connections = count.and_then(|count| u32::try_from(count).ok());
         }
     }
 }
