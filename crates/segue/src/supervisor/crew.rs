@@ -226,16 +226,23 @@ impl Crew {
     /// Other limits of memory for those that are there. Says why they cannot have them, if so.
     pub(super) fn limit_memory(&mut self, limits: Limits) -> Option<String> {
         self.enclosures.try_limits_again();
+        let limits = match self.enclosures.limits(limits) {
+            Ok(limits) => limits,
+            Err(why) => return Some(why),
+        };
         let mut refused = None;
-        for member in self.members.values() {
-            let name = member.record.enclosure.as_deref();
-            if let Some(enclosure) = name.and_then(|name| self.enclosures.find(name))
-                && let Err(why) = self.enclosures.limit(&enclosure, limits)
-            {
-                refused = Some(why);
+        for (worker, member) in &self.members {
+            let limited = match self.enclosure(&member.record) {
+                Some(enclosure) => enclosure.limit(limits).map_err(|error| error.to_string()),
+                None => {
+                    Err("it has no cgroup of its own; workers of the next reload will".to_owned())
+                }
+            };
+            if let Err(why) = limited {
+                refused = Some(format!("worker {worker}: {why}"));
             }
         }
-        refused.filter(|_| !limits.is_none())
+        refused
     }
 
     pub(super) fn channels(&self) -> Channels {

@@ -3,6 +3,7 @@
 //! process can leave, and the keeper's sweep at the end.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::time::Duration;
 
 use segue_core::WorkerId;
@@ -53,11 +54,19 @@ pub(super) struct Enclosures {
 }
 
 /// What a worker gets.
-#[derive(Default)]
 pub(super) struct Made {
     pub(super) enclosure: Option<Enclosure>,
-    /// Why its memory is not limited although it is to be.
+    /// Why its memory is not limited, which matters if it is to be.
     pub(super) no_limits: Option<String>,
+}
+
+impl Made {
+    const fn refused(no_limits: Option<String>) -> Self {
+        Self {
+            enclosure: None,
+            no_limits,
+        }
+    }
 }
 
 impl Enclosures {
@@ -77,56 +86,29 @@ impl Enclosures {
     /// An empty one for a worker.
     pub(super) fn make(&mut self, app: &str, worker: WorkerId, wanted: Limits) -> Made {
         let limits = self.limits(wanted);
-        let no_limits = match &limits {
-            Err(why) if !wanted.is_none() => Some(why.clone()),
-            _ => None,
-        };
         let Some(tree) = &self.tree else {
-            return Made {
-                no_limits,
-                ..Made::default()
-            };
+            return Made::refused(limits.err());
         };
-        // The worker would take all memory for its own.
-        if limits.is_err() && !tree.above().is_none() {
-            return Made {
-                no_limits,
-                ..Made::default()
-            };
-        }
+        let (limits, refused) = match limits {
+            Ok(limits) => (limits, None),
+            // Without the limit above, node would take all memory for its own.
+            Err(why) if !tree.above().is_none() => return Made::refused(Some(why)),
+            Err(why) => (Limits::default(), Some(why)),
+        };
         let name = Tree::new_name(&format!("{app}-{}", worker.0));
-        let group = tree.group(&name);
-        let made = group.make().and_then(|()| match limits {
-            Ok(limits) if !limits.is_none() => group.limit_memory(limits).inspect_err(|_| {
-                let _ = group.remove();
-            }),
-            _ => Ok(()),
-        });
-        match made {
+        let enclosure = Enclosure {
+            group: tree.group(&name),
+            name,
+        };
+        match enclosure.begin(limits) {
             Ok(()) => Made {
-                enclosure: Some(Enclosure { name, group }),
-                no_limits,
+                enclosure: Some(enclosure),
+                no_limits: refused,
             },
             Err(error) => {
                 tracing::debug!(%error, %worker, "no cgroup");
-                Made {
-                    enclosure: None,
-                    no_limits: (!wanted.is_none()).then(|| error.to_string()),
-                }
+                Made::refused(Some(error.to_string()))
             }
-        }
-    }
-
-    /// Other limits for a worker that is there.
-    ///
-    /// # Errors
-    /// Why they cannot be.
-    pub(super) fn limit(&mut self, enclosure: &Enclosure, wanted: Limits) -> Result<(), String> {
-        let limits = self.limits(wanted)?;
-        let is_controlled = self.tree.as_ref().is_some_and(Tree::controls_memory);
-        match is_controlled {
-            true => (enclosure.group.limit_memory(limits)).map_err(|error| error.to_string()),
-            false => Ok(()),
         }
     }
 
@@ -136,7 +118,10 @@ impl Enclosures {
     }
 
     /// The limits that a group is to have, and can have.
-    fn limits(&mut self, wanted: Limits) -> Result<Limits, String> {
+    ///
+    /// # Errors
+    /// Why it cannot have any.
+    pub(super) fn limits(&mut self, wanted: Limits) -> Result<Limits, String> {
         let Some(tree) = &self.tree else {
             return match wanted.is_none() {
                 true => Ok(wanted),
@@ -183,6 +168,25 @@ pub(super) struct Enclosure {
 impl Enclosure {
     pub(super) fn group(&self) -> &Group {
         &self.group
+    }
+
+    /// It is there from now on, with these limits.
+    fn begin(&self, limits: Limits) -> io::Result<()> {
+        self.group.make()?;
+        if limits.is_none() {
+            return Ok(());
+        }
+        self.limit(limits).inspect_err(|_| {
+            let _ = self.group.remove();
+        })
+    }
+
+    /// Other limits, from now on.
+    ///
+    /// # Errors
+    /// Memory is not controlled.
+    pub(super) fn limit(&self, limits: Limits) -> io::Result<()> {
+        self.group.limit_memory(limits)
     }
 
     /// Its name, if this process is in it.

@@ -239,6 +239,7 @@ impl AppShell {
 
     /// Says why memory is not limited, when that is news.
     pub(super) fn note_limits(&mut self, no_limits: Option<String>) {
+        let no_limits = no_limits.filter(|_| !self.plan.memory_limits.is_none());
         if no_limits == self.no_limits {
             return;
         }

@@ -10,6 +10,7 @@ use rustix::process::Signal;
 use segue_load::Phase;
 use segue_wire::control::WorkerPhase;
 
+use crate::background::Desk;
 use crate::drain::{assert_unnoticed, mixed};
 use crate::harness::load::{Clients, render};
 use crate::harness::process::{Process, children};
@@ -394,6 +395,24 @@ fn memory_is_limited_or_it_is_said_that_it_is_not() {
         }
     }
     run.finish();
+
+    // Of workers that are there, too.
+    let desk = Desk::new();
+    desk.file("", "-");
+    desk.segue(&["start"]).expect(0);
+    let pids = || {
+        let workers = desk.app("web").workers.into_iter();
+        workers.filter_map(|worker| worker.pid).collect::<Vec<_>>()
+    };
+    let before = pids();
+    desk.file("limits.memory_max = \"200MiB\"", "-");
+    desk.segue(&["apply"]).expect(0);
+    assert_eq!(pids(), before, "no worker is another one");
+    let limit = cgroup_of(before[0]).map(|cgroup| cgroup.join("memory.max"));
+    match limit.and_then(|limit| fs::read_to_string(limit).ok()) {
+        Some(limit) => assert_eq!(limit.trim(), (200 << 20).to_string()),
+        None => assert!(desk.own_log().contains("memory_max do not hold: ")),
+    }
 }
 
 #[test]
