@@ -97,15 +97,14 @@ impl Supervisor {
                 let Asker { key, teller, .. } = caller.accept();
                 let (request, is_new) = self.requests.enter(key.as_deref());
                 self.callers.upgrade(request, teller);
-                match (is_new, self.requests.outcome_of(request)) {
-                    (true, _) => self.begin_upgrade(request, binary),
-                    (false, Some(outcome)) => self.callers.answer(request, outcome),
-                    // Whoever was at it was killed before it came to anything.
-                    (false, None) if self.upgrade.is_none() => {
+                match self.requests.outcome_of(request) {
+                    Some(outcome) => self.callers.answer(request, outcome),
+                    // Whoever was at it may have been killed before it came to anything.
+                    None if is_new || self.upgrade.is_none() => {
                         self.begin_upgrade(request, binary);
                     }
                     // It is under way.
-                    (false, None) => {}
+                    None => {}
                 }
             }
         }

@@ -91,7 +91,6 @@ impl AppShell {
         let wait = wait.min(longest);
         let tries = revival.tries.saturating_add(1);
         self.journal.put(REVIVAL, &tries);
-        self.journal.commit();
         self.revival = Some(Revival {
             tries,
             at: Some(self.now() + wait),
@@ -156,7 +155,6 @@ impl Supervisor {
             let request = shell.requests.next();
             shell.feed(Event::StartRequested { request });
         }
-        self.site.commit();
     }
 
     /// Gives up an app that would be tried again.

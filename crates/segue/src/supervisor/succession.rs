@@ -25,6 +25,8 @@ use super::crew::{self, DESCRIPTORS, NOTIFY, Recruit};
 use super::history::History;
 use super::records::Records;
 use super::requests::Requests;
+use super::revival::REVIVAL;
+use super::roster::LEAVING;
 use super::run::{ENDING, METRICS};
 use crate::config::app::AppConfig;
 use crate::handoff::text::Word;
@@ -175,6 +177,8 @@ fn check_app(app: &AppConfig, inherited: &Inherited) -> Result<(), InheritError>
     Records::restore(journal.clone(), inherited)?;
     History::restore(journal.clone(), inherited)?;
     inherited.value::<Counts>(&journal.full(COUNTS))?;
+    inherited.value::<u32>(&journal.full(REVIVAL))?;
+    inherited.value::<bool>(&journal.full(LEAVING))?;
     Pool::check(&journal, inherited)?;
     by_name::<Traveller>(inherited, &journal.full("connection/"))?;
     let prefix = journal.full("worker/");

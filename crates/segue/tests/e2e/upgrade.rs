@@ -15,6 +15,7 @@ use crate::harness::nodes::nodes;
 use crate::harness::record::Record;
 use crate::harness::run::{LIMIT, Launch, Run};
 use crate::harness::{heavy, impostor, lasting};
+use crate::takeover::kill_supervisor;
 
 /// Who does the work: the main process, the supervisor, the workers.
 fn crew(run: &Run) -> (u32, u32, Vec<u32>) {
@@ -234,6 +235,18 @@ fn a_probe_that_hangs_is_ended_and_meanwhile_another_upgrade_is_refused() {
         .says(&["did not read the state within 10 s"]);
     drop(held);
     assert_eq!(crew(&run), before);
+
+    // Whoever takes over from one that is killed meanwhile begins it again.
+    let second = run.segue_beside(&["upgrade", "--binary", &slow.to_string_lossy()]);
+    let held = std::fs::OpenOptions::new().write(true).open(&gate);
+    let held = held.expect("open the gate");
+    kill_supervisor(&run);
+    second
+        .wait(LIMIT)
+        .expect(1)
+        .says(&["did not read the state within 10 s"]);
+    drop(held);
+    assert_eq!(run.ready_pids(), before.2);
     run.upgrade().expect(0);
     run.finish();
 }
