@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -54,7 +54,8 @@ impl Bounded {
         };
         let part = with(".1.part");
         let copied = (|| {
-            let mut from = File::open(&self.path)?;
+            // Whatever is at its path by now.
+            let mut from = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
             let mut to = OpenOptions::new()
                 .write(true)
                 .create(true)
@@ -68,7 +69,7 @@ impl Bounded {
             let _ = fs::remove_file(&part);
         }
         copied?;
-        // Everybody appends.
+        // Everybody appends. What another process has written since it was copied is lost.
         Ok(rustix::fs::ftruncate(file, 0)?)
     }
 }
