@@ -12,6 +12,7 @@ use segue_wire::control::Level;
 use super::args::CommonArgs;
 use super::error::Trouble;
 use super::every::each;
+use super::logs::NO_FILE;
 use super::output::Output;
 use super::scale::only_app;
 use crate::control::find::find;
@@ -63,8 +64,8 @@ async fn flush(common: &CommonArgs, app: Option<&str>, output: &Output) -> Resul
     let Some(log) = shown.and_then(|shown| shown.log.as_ref()) else {
         return Err(Trouble::new(
             WHAT,
-            format!("{app} has no log file"),
-            "its output goes to the supervisor's stdout and stderr; segue run --log FILE writes one",
+            format!("{app} has {NO_FILE}"),
+            "segue run --log FILE writes one",
             Exit::Failed,
         ));
     };

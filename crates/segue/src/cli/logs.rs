@@ -25,6 +25,9 @@ use crate::exit::Exit;
 use crate::telemetry::terminal::{harmless, harmless_json, plain};
 
 const WHAT: &str = "cannot show logs";
+/// Of an app without one.
+pub(super) const NO_FILE: &str =
+    "no log file: its output goes to the supervisor's stdout and stderr, or to the journal";
 /// So many lines if neither a number nor a time is given.
 const LINES: usize = 10;
 
@@ -61,10 +64,7 @@ pub(super) async fn run(args: LogsArgs, output: Output) -> Result<Exit, Trouble>
     if logs.is_empty() {
         let why = match names.as_slice() {
             [] => "the supervisor has no app".to_owned(),
-            names => format!(
-                "{} has no log file: its output goes to the supervisor's stdout and stderr, or to the journal",
-                names.join(", ")
-            ),
+            names => format!("{} has {NO_FILE}", names.join(", ")),
         };
         return Err(Trouble::new(
             WHAT,

@@ -6,8 +6,6 @@ use std::ffi::OsString;
 
 use super::app::AppConfig;
 use super::command::Command;
-#[cfg(test)]
-use super::confine::Confinement;
 use super::keys::KEYS;
 use super::processors::available_processors;
 use super::written::Written;
@@ -199,6 +197,7 @@ fn differing(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::confine::Confinement;
 
     fn app(env: &[(&str, &str)], written: &[(&str, &str)]) -> AppConfig {
         let mut settings = Written::default();

@@ -141,9 +141,7 @@ impl CommandLine {
         }
         line(Command::Executable(first.to_owned()), rest)
     }
-}
 
-impl CommandLine {
     /// The program's word, if it is one.
     pub(crate) fn command_name(&self) -> Option<&str> {
         match &self.command {
@@ -154,7 +152,7 @@ impl CommandLine {
 }
 
 /// Whether node runs it, by its name.
-fn is_script(word: &OsStr) -> bool {
+pub(super) fn is_script(word: &OsStr) -> bool {
     let extension = Path::new(word).extension().and_then(OsStr::to_str);
     matches!(extension, Some("js" | "mjs" | "cjs" | "ts" | "mts" | "cts"))
 }

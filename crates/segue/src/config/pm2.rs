@@ -12,10 +12,10 @@ use serde_json::Value;
 pub(crate) use self::program::{is_node, is_runner, is_shell, split};
 pub(crate) use self::table::name_of;
 
-use self::program::{Line, base, is_script};
+use self::program::{Line, base};
 use self::table::{counterpart, interpreter, is_without, reason};
 
-use super::command::fit_name;
+use super::command::{fit_name, is_script};
 use super::package::PlainScript;
 use super::quantity;
 use super::written::{Written, key};
@@ -224,7 +224,7 @@ impl App<'_> {
             let words = line.before.into_iter().chain([line.script]);
             found.args = words.chain(line.args).collect();
         } else {
-            match is_script(&line.script) {
+            match is_script(line.script.as_ref()) {
                 true => {
                     found.command = line.script;
                     found.args = line.args;
@@ -336,12 +336,7 @@ impl App<'_> {
                     }
                 }
             }
-            "ignore_watch" if self.ignores_what_we_do() => {}
-            "ignore_watch" if self.ignored().is_some() => {
-                for pattern in self.ignored().unwrap_or_default() {
-                    self.found.put(name, "watch", &format!("!{pattern}"));
-                }
-            }
+            "ignore_watch" => self.ignore_watch(name),
             // As PM2 has it, 0 is none.
             "cron_restart" if text == "0" => {}
             "treekill" if !is_set && !self.is_dump => self.found.leave(name),
@@ -406,21 +401,11 @@ impl App<'_> {
     }
 
     /// What is not to be watched, where all of it is a name or a path, with stars perhaps.
-    fn ignored(&self) -> Option<Vec<String>> {
-        let words = self.words("ignore_watch");
-        let patterns = words.iter().map(|word| {
-            let plain = word.trim_start_matches("**/");
-            let plain = plain.trim_end_matches("/*").trim_end_matches("/**");
-            let is_odd = |c: char| "[]{}()\\|?+^$!".contains(c);
-            let is_plain = !plain.contains(is_odd) && !plain.contains("**") && !plain.is_empty();
-            (is_plain && Path::new(plain).is_relative()).then(|| plain.to_owned())
-        });
-        patterns.collect()
-    }
-
-    /// There is nothing among it that a watch of ours would look at.
-    fn ignores_what_we_do(&mut self) -> bool {
-        let is_off = !self.keys.get("watch").is_some_and(|watch| is_set(watch));
+    fn ignore_watch(&mut self, name: &str) {
+        if !self.keys.get("watch").is_some_and(|watch| is_set(watch)) {
+            return;
+        }
+        // Nothing that a watch of ours would look at.
         let ours = [
             "node_modules",
             "./node_modules",
@@ -428,11 +413,23 @@ impl App<'_> {
             "\\.git",
             "[\\/\\\\]\\./",
         ];
-        is_off
-            || self
-                .words("ignore_watch")
-                .iter()
-                .all(|it| ours.contains(&it.as_str()))
+        let words = self.words(name).into_iter();
+        let patterns = words.filter(|word| !ours.contains(&word.as_str()));
+        let patterns = patterns.map(|word| {
+            let plain = word.trim_start_matches("**/");
+            let plain = plain.trim_end_matches("/*").trim_end_matches("/**");
+            let is_odd = |c: char| "[]{}()\\|?+^$!".contains(c);
+            let is_plain = !plain.contains(is_odd) && !plain.contains("**") && !plain.is_empty();
+            (is_plain && Path::new(plain).is_relative()).then(|| format!("!{plain}"))
+        });
+        match patterns.collect::<Option<Vec<_>>>() {
+            Some(patterns) => {
+                for pattern in patterns {
+                    self.found.put(name, "watch", &pattern);
+                }
+            }
+            None => self.found.leave(name),
+        }
     }
 
     fn has_several(&self) -> bool {

@@ -10,6 +10,7 @@ use ratatui::widgets::{Block, Borders, Clear, Widget};
 use super::rows::{CONNECTIONS, PHASE, Row};
 use super::state::{LogPane, Mode, News, State, shown};
 use super::table::{Content, GAP, NOTE_LINES, Table, cut, width_of, wrapped};
+use crate::cli::logs::NO_FILE;
 use crate::cli::output::Tone;
 use crate::cli::status::{memory, ms, supervisor_words};
 use crate::telemetry::terminal::plain;
@@ -276,8 +277,7 @@ impl Canvas<'_> {
         let app = shown(&pane.app);
         let Some(log) = &pane.log else {
             let area = self.titled(area, &format!("log of {app}"));
-            let text = "no log file: its output goes to the supervisor's stdout and stderr";
-            self.text(area, text, self.look.style(Tone::Faint));
+            self.text(area, NO_FILE, self.look.style(Tone::Faint));
             return;
         };
         let mut area = self.titled(area, &format!("log of {app}: {}", shown(&log.path)));

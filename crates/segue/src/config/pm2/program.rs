@@ -1,8 +1,6 @@
 //! What runs an app: node, with what it loads first, or a program of another kind. Only words are looked
 //! at here; what the files are is for whoever reads them.
 
-use std::path::Path;
-
 /// Programs that run a script through node, and how node does the same by itself: another one in front
 /// would take the place of the worker.
 const LOADERS: &[(&str, &str)] = &[
@@ -68,12 +66,6 @@ pub(crate) fn is_shell(word: &str) -> bool {
 
 pub(crate) fn is_runner(word: &str) -> bool {
     RUNNERS.contains(&base(word))
-}
-
-/// Whether node runs it, by its name, without being told to.
-pub(super) fn is_script(word: &str) -> bool {
-    let extension = Path::new(word).extension().and_then(|it| it.to_str());
-    matches!(extension, Some("js" | "mjs" | "cjs" | "ts" | "mts" | "cts"))
 }
 
 fn loader(word: &str) -> Option<&'static str> {

@@ -94,7 +94,7 @@ fn triggers() {
             &[],
         ),
         (
-            json!({ "watch": true, "ignore_watch": ["logs", "./tmp/**", "**/*.bak"], "watch_delay": 9 }),
+            json!({ "watch": true, "ignore_watch": ["node_modules", "logs", "./tmp/**", "**/*.bak"], "watch_delay": 9 }),
             &["!logs", "!./tmp", "!*.bak", "on"],
             &["watch_delay"],
         ),
