@@ -45,9 +45,12 @@ impl AppShell {
     /// What workers print from now on goes where the plan says; what they have printed, where it was to.
     pub(super) fn log_elsewhere(&mut self, before: Writer) {
         let writer = &self.plan.writer;
-        before.retire(writer, LAST_LINES_THERE);
-        self.retired.retain(|writer| !writer.flush(Duration::ZERO));
-        self.retired.push(before);
+        let is_through = before.retire(writer, LAST_LINES_THERE);
+        self.retired
+            .retain(|writer| !writer.flush_log(Duration::ZERO));
+        if !is_through {
+            self.retired.push(before);
+        }
         for (_, member) in self.crew.members() {
             member.output.write_to(writer.clone());
         }
@@ -74,23 +77,19 @@ impl AppShell {
     }
 
     pub(super) fn hear_log(&self, news: LogNews) {
-        let path = self.plan.writer.log_name().to_owned();
+        let log = self.plan.writer.log_name();
         if matches!(news, LogNews::Reopened | LogNews::NotReopened(_))
             && !self.plan.writer.is_to_reopen_log()
         {
             self.journal.drop(REOPENING);
             self.journal.commit();
         }
-        let file = match self.has_log() {
-            true => "the log file ",
-            false => "",
-        };
         let (level, text) = match news {
-            LogNews::Reopened => (Level::Info, format!("log file {path} opened anew")),
+            LogNews::Reopened => (Level::Info, format!("{log} is opened anew")),
             LogNews::NotReopened(error) => (
                 Level::Error,
                 format!(
-                    "cannot open the log file {path} anew: {error}; the one that is open goes on: mend that and send USR1 again"
+                    "cannot open {log} anew: {error}; the one that is open goes on: mend that and send USR1 again"
                 ),
             ),
             LogNews::Began(time) => {
@@ -98,28 +97,26 @@ impl AppShell {
                 self.journal.commit();
                 return;
             }
-            LogNews::Rotated => (Level::Debug, format!("log file {path} rotated")),
+            LogNews::Rotated => (Level::Debug, format!("{log} is rotated")),
             LogNews::NotRotated(error) => (
                 Level::Error,
-                format!(
-                    "cannot rotate the log file {path}: {error}; it goes on and grows, and is tried again"
-                ),
+                format!("cannot rotate {log}: {error}; it goes on and grows, and is tried again"),
             ),
             LogNews::NotCompressed(error) => (
                 Level::Warn,
                 format!(
-                    "cannot compress what the log file {path} was before: {error}; it stays as it is until the next rotation"
+                    "cannot compress what {log} was before: {error}; it stays as it is until the next rotation"
                 ),
             ),
             LogNews::Failing(error) => (
                 Level::Error,
                 format!(
-                    "{file}{path} cannot be written: {error}; what workers print is lost until it can be"
+                    "{log} cannot be written: {error}; what workers print is lost until it can be"
                 ),
             ),
             LogNews::Recovered { lost } => (
                 Level::Warn,
-                format!("{file}{path} is written again; {lost} lines were lost"),
+                format!("{log} is written again; {lost} lines were lost"),
             ),
         };
         if self.plan.host.verbosity.shows(level) {

@@ -53,6 +53,13 @@ impl Host {
         Some(control.display().to_string())
     }
 
+    /// A log file for an app that names none, where there is no terminal to print to.
+    pub(super) fn give_log(&self, app: &mut AppConfig) {
+        if let (Some(memory), Destination::Usual) = (&self.memory, app.destination()) {
+            app.log = Some(state::app_log(memory, &app.name));
+        }
+    }
+
     /// One line of ours, where the operator looks.
     pub(super) fn say(&self, line: String) {
         self.writer
@@ -89,32 +96,34 @@ impl Plan {
     /// # Errors
     /// A setting that cannot be, or a log file that cannot be opened.
     pub(super) fn of(
-        app: AppConfig,
-        host: &Host,
-        log_file: Option<(OwnedFd, Option<u64>)>,
-    ) -> Result<Self, String> {
-        let destination = app.destination();
-        Self::to(destination, app, host, log_file)
-    }
-
-    /// The same, with its lines going where they usually go.
-    ///
-    /// # Errors
-    /// As above.
-    pub(super) fn to_usual(app: AppConfig, host: &Host) -> Result<Self, String> {
-        let app = AppConfig { log: None, ..app };
-        Self::to(Destination::Usual, app, host, None)
-    }
-
-    fn to(
-        destination: Destination,
         mut app: AppConfig,
         host: &Host,
         log_file: Option<(OwnedFd, Option<u64>)>,
     ) -> Result<Self, String> {
-        if let (None, Some(memory), Destination::Usual) = (&app.log, &host.memory, destination) {
-            app.log = Some(state::app_log(memory, &app.name));
-        }
+        host.give_log(&mut app);
+        let destination = app.destination();
+        Self::to(destination, app, host, log_file)
+    }
+
+    /// The same, with its lines going where those of an app go that says nothing of them. How the app is
+    /// written down stays.
+    ///
+    /// # Errors
+    /// As above.
+    pub(super) fn to_usual(app: AppConfig, host: &Host) -> Result<Self, String> {
+        let log = host.memory.as_ref().map(|it| state::app_log(it, &app.name));
+        let elsewhere = AppConfig { log, ..app.clone() };
+        let mut plan = Self::to(Destination::Usual, elsewhere, host, None)?;
+        plan.app = app;
+        Ok(plan)
+    }
+
+    fn to(
+        destination: Destination,
+        app: AppConfig,
+        host: &Host,
+        log_file: Option<(OwnedFd, Option<u64>)>,
+    ) -> Result<Self, String> {
         let settings = app.written.settings()?;
         let layout = Layout::new(&app.name, &settings.log_settings);
         if destination == Destination::Journal {

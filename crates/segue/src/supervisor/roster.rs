@@ -18,8 +18,6 @@ use super::succession::app_prefix;
 use crate::config::app::AppConfig;
 use crate::config::change::{self, Change, Effect};
 use crate::config::command::is_app_name;
-use crate::config::log::Destination;
-use crate::config::state;
 use crate::control::command::{Asker, Caller};
 
 /// It is to be forgotten when it has stopped.
@@ -233,10 +231,7 @@ impl Supervisor {
                 "use letters, digits, dots, dashes and underscores",
             ));
         }
-        let usual = (&app.log, app.destination()) == (&None, Destination::Usual);
-        if let Some(memory) = self.host.memory.as_ref().filter(|_| usual) {
-            app.log = Some(state::app_log(memory, &app.name));
-        }
+        self.host.give_log(&mut app);
         Ok(app)
     }
 

@@ -36,6 +36,7 @@ use crate::control::socket::BindError;
 use crate::handoff::{InheritError, Inherited, Journal};
 use crate::keeper::{LinkError, Opened, Sender};
 use crate::listener::Inheritance;
+use crate::telemetry::lines::PREFIX;
 use crate::worker::log;
 use crate::worker::writer::Writer;
 
@@ -366,10 +367,15 @@ impl Supervisor {
         file: Option<(OwnedFd, Option<u64>)>,
     ) -> Result<Plan, RunError> {
         Plan::of(app.clone(), &self.host, file).or_else(|why| {
-            self.host
-                .say(format!("{}{why}", crate::telemetry::lines::PREFIX));
-            let mut plan = Plan::to_usual(app.clone(), &self.host).map_err(RunError::App)?;
-            plan.app.log = app.log;
+            let name = app.name.clone();
+            let plan = Plan::to_usual(app, &self.host).map_err(RunError::App)?;
+            let place = match plan.writer.log_path() {
+                Some(path) => path.display().to_string(),
+                None => "stdout and stderr".to_owned(),
+            };
+            self.host.say(format!(
+                "{PREFIX}{name}: {why}; until its next start it logs to {place}"
+            ));
             Ok(plan)
         })
     }

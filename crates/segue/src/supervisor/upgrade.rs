@@ -215,7 +215,7 @@ impl Supervisor {
         Leftovers {
             apps,
             own,
-            is_retired_stalled: !retired.all(|writer| writer.flush(limit)),
+            is_retired_stalled: !retired.all(|writer| writer.flush_log(limit)),
         }
     }
 

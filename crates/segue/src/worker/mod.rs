@@ -1,8 +1,8 @@
 //! One worker process: how it is launched, its channel, its output.
 
 mod archive;
-pub(crate) mod bounded;
-mod bounds;
+mod bounded;
+pub(crate) mod bounds;
 pub(crate) mod channel;
 pub(crate) mod compile_cache;
 mod journald;

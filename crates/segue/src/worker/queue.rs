@@ -74,6 +74,15 @@ pub(super) enum Place {
     Journal(OwnedFd, Journald),
 }
 
+impl Place {
+    pub(super) const fn file(&self) -> &OwnedFd {
+        match self {
+            Self::Given(file) | Self::Own(file, _) | Self::Journal(file, _) => file,
+            Self::Log(log) => &log.file,
+        }
+    }
+}
+
 /// What the thread does next.
 pub(super) enum Job {
     Write,
@@ -100,33 +109,29 @@ impl State {
 impl Queue {
     pub(super) fn start(thread: &str, place: Place, layout: &Arc<Layout>) -> io::Result<Arc<Self>> {
         let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let mut journald = None;
-        let (file, log, bounded) = match place {
-            Place::Given(file) => (file, None, None),
+        let (name, reader) = match &place {
+            Place::Given(file) | Place::Own(file, _) => (thread.to_owned(), Reader::of(file)),
+            Place::Log(log) => (log.path.display().to_string(), Reader::default()),
+            Place::Journal(..) => (journald::NAME.to_owned(), Reader::of_journal()),
+        };
+        let (mut log, mut journald, mut bounded) = (None, None, None);
+        let file = match place {
+            Place::Given(file) => file,
+            Place::Own(file, path) => {
+                bounded = Bounded::of(&file, &path);
+                file
+            }
+            Place::Log(it) => {
+                log = Some((it.path, it.rotation, it.began));
+                it.file
+            }
             Place::Journal(stream, how) => {
                 journald = Some(how);
-                (stream, None, None)
+                stream
             }
-            Place::Own(file, path) => {
-                let bounded = Bounded::of(&file, &path);
-                (file, None, bounded)
-            }
-            Place::Log(log) => {
-                let how = (log.path, log.rotation, log.began);
-                (log.file, Some(how), None)
-            }
-        };
-        let reader = match (&log, &journald) {
-            (None, None) => Reader::of(&file),
-            (Some(_), _) => Reader::default(),
-            (None, Some(_)) => Reader::of_journal(),
         };
         let queue = Arc::new_cyclic(|queue: &Weak<Self>| Self {
-            name: match (&log, &journald) {
-                (Some((path, _, _)), _) => path.display().to_string(),
-                (None, Some(_)) => journald::NAME.to_owned(),
-                (None, None) => thread.to_owned(),
-            },
+            name,
             path: log.as_ref().map(|(path, _, _)| path.clone()),
             archive: log.as_ref().and_then(|(path, rule, _)| {
                 let queue = queue.clone();

@@ -126,12 +126,7 @@ impl Writer {
     fn with(out: Place, err: OwnedFd, layout: Layout, log: Option<LogFile>) -> io::Result<Self> {
         let layout = Arc::new(layout);
         let one_file = {
-            let out = match &out {
-                Place::Given(out) | Place::Own(out, _) => rustix::fs::fstat(out)?,
-                Place::Log(log) => rustix::fs::fstat(&log.file)?,
-                Place::Journal(stream, _) => rustix::fs::fstat(stream)?,
-            };
-            let err = rustix::fs::fstat(&err)?;
+            let (out, err) = (rustix::fs::fstat(out.file())?, rustix::fs::fstat(&err)?);
             (out.st_dev, out.st_ino) == (err.st_dev, err.st_ino)
         };
         let out = Queue::start("stdout", out, &layout)?;
@@ -210,8 +205,12 @@ impl Writer {
     }
 
     /// The log, for people.
-    pub(crate) fn log_name(&self) -> &str {
-        (self.shared.log.as_ref()).map_or("", |log| log.name.as_str())
+    pub(crate) fn log_name(&self) -> String {
+        match &self.shared.log {
+            Some(log) if log.path.is_some() => format!("the log file {}", log.name),
+            Some(log) => log.name.clone(),
+            None => String::new(),
+        }
     }
 
     /// Whom the log file's thread tells about it.
@@ -236,10 +235,10 @@ impl Writer {
     }
 
     /// Has its log file left to another writer that was made after this one. What has been handed over
-    /// is written, for `limit` at most before this returns.
-    pub(crate) fn retire(&self, successor: &Self, limit: Duration) {
+    /// is written; says whether that is so within `limit`.
+    pub(crate) fn retire(&self, successor: &Self, limit: Duration) -> bool {
         let Some(log) = &self.shared.log else {
-            return;
+            return true;
         };
         let owner = {
             let mut state = log.lock();
@@ -249,11 +248,12 @@ impl Writer {
         if let Some(owner) = owner {
             owner.retire();
         }
-        let is_idle = log.flush(limit);
+        let is_through = log.flush(limit);
         // It would rotate the file that the other one has open.
-        if is_idle && self.log_path() == successor.log_path() {
+        if is_through && self.log_path() == successor.log_path() {
             log.pause(Duration::ZERO);
         }
+        is_through
     }
 
     /// Hands over lines, each with its newline. Never waits.
@@ -292,8 +292,13 @@ impl Writer {
     /// Waits until everything handed over so far is written, for `limit` at most on each file.
     /// Says whether it is. For the very end: it blocks.
     pub(crate) fn flush(&self, limit: Duration) -> bool {
-        let logged = (self.shared.log.as_ref()).is_none_or(|log| log.flush(limit));
+        let logged = self.flush_log(limit);
         self.shared.out.flush(limit) & self.shared.err.flush(limit) & logged
+    }
+
+    /// The same for its log file alone.
+    pub(crate) fn flush_log(&self, limit: Duration) -> bool {
+        (self.shared.log.as_ref()).is_none_or(|log| log.flush(limit))
     }
 
     /// Stops writing, in the middle of a line if need be, and gives what has not been written. Waits
